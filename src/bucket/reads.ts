@@ -1,0 +1,307 @@
+import type { Bytes } from '../lib/bytes.js';
+import { TidemarkError } from '../lib/errors.js';
+import { versionAsOf, walk, readRecord } from '../mvcc/reader.js';
+import { earlier, formatTimestamp, TIMESTAMP_MAX, type HybridClock } from '../mvcc/timestamp.js';
+import { nodeOfReplica, type BucketId } from '../placement/map.js';
+import type { Raft } from '../raft/raft.js';
+import type { LogIndex, ReadState, ReplicaId } from '../raft/types.js';
+import type { Consistency, Record, Served, Timestamp, Version } from './requests.js';
+import type { BucketState } from './state.js';
+
+/**
+ * Reads of one replica. Each consistency has a gate that must be passed, and then the value is read in the same synchronous
+ * turn as the gate's last check:
+ *
+ * - linearizable: this replica leads with a valid lease, or a ReadIndex round that began after the read came has been
+ *   confirmed and its index is applied. Reads of one turn share one round.
+ * - asOf T: nothing new can commit at or below T (the leader promises it, under a floor that a quorum acknowledged; another
+ *   replica has it from the closed timestamp), and everything at or below T is applied.
+ * - bounded: asOf the closed timestamp, if that is recent enough.
+ * - local: no gate.
+ */
+export interface View {
+  /** Versions above it are not seen. */
+  readonly timestamp: Timestamp;
+  readonly served: Served;
+}
+
+/** What reads need of their replica. */
+export interface ReadHost {
+  readonly bucket: BucketId;
+  readonly id: ReplicaId;
+  readonly state: BucketState;
+  readonly raft: Raft;
+  readonly hybrid: HybridClock;
+  /** The highest timestamp that this replica has assigned, promised or applied. */
+  readonly clock: Timestamp;
+  /** A snapshot is taking the place of the state. */
+  readonly installing: boolean;
+  /** Leads with a lease that is valid in this turn. */
+  hasLease(): boolean;
+  promise(timestamp: Timestamp): void;
+  notLeader(): TidemarkError;
+  /** There is a round to ask for when the turn ends. */
+  changed(): void;
+}
+
+interface Waiter {
+  readonly deadlineMs: number;
+  /** True: done. May throw to reject. */
+  readonly ready: () => boolean;
+  readonly expired: () => TidemarkError;
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+interface Round {
+  readonly context: number;
+  /** Set when the round is confirmed; 0 if it failed. */
+  index: LogIndex | undefined;
+}
+
+export class Reads {
+  readonly #replica: ReadHost;
+  #waiters: Waiter[] = [];
+  /** The round that reads of this turn join; asked for when the turn ends. */
+  #gathering: Round | undefined;
+  readonly #rounds = new Map<number, Round>();
+  #nextContext = 1;
+
+  constructor(replica: ReadHost) {
+    this.#replica = replica;
+  }
+
+  /**
+   * Passes the gate of a consistency; what is then read must be read at once, without another await. A bounded read is as of
+   * `atLeast` or later.
+   */
+  async open(consistency: Consistency, deadlineMs: number, atLeast: Timestamp = 0): Promise<View> {
+    this.#checkInstalled();
+    switch (consistency.kind) {
+      case 'linearizable':
+        return this.#openLinearizable(deadlineMs);
+      case 'asOf':
+        return this.#openAsOf(consistency.timestamp, deadlineMs);
+      case 'bounded':
+        return this.#openBounded(consistency.maxStalenessMs, atLeast, deadlineMs);
+      case 'local':
+        return this.#view('local', TIMESTAMP_MAX, Math.max(this.#closed(), this.#replica.state.maxTimestamp));
+    }
+  }
+
+  /** Without waiting, where the gate is open already: the common case of a leader with a lease. */
+  tryOpen(consistency: Consistency): View | undefined {
+    return consistency.kind === 'linearizable' && this.#replica.hasLease() ? this.#latestView('linearizable') : undefined;
+  }
+
+  /** Whether this replica has the means to open the gate, perhaps after a wait. */
+  canOpen(consistency: Consistency): boolean {
+    if (this.#replica.installing) return false;
+    if (this.#replica.raft.canServe() || consistency.kind === 'local') return true;
+    return consistency.kind === 'asOf' ? this.#closed() >= consistency.timestamp : consistency.kind === 'bounded';
+  }
+
+  /** A timestamp at or above all that this bucket has acknowledged; only from a confirmed leader. */
+  async readTimestamp(deadlineMs: number): Promise<Timestamp> {
+    await this.#openLinearizable(deadlineMs);
+    return Math.max(this.#replica.clock, this.#replica.hybrid.now());
+  }
+
+  get(key: Bytes, view: View): Record | undefined {
+    const { state } = this.#replica;
+    const pointer = state.pointer(key);
+    if (pointer === undefined) return undefined;
+    if (pointer.timestamp <= view.timestamp) {
+      if (pointer.deleted) return undefined;
+      return { key, value: readRecord(state.store, state.slot, pointer).value, version: pointer.timestamp };
+    }
+    const found = versionAsOf(state.store, state.slot, pointer, view.timestamp, state.horizon);
+    if (found === undefined || found.record.deleted) return undefined;
+    return { key, value: found.record.value, version: found.id.timestamp };
+  }
+
+  /** Versions in [to, from], newest first: at most `limit`, and no more once their values have reached `bytesMax`. */
+  history(
+    key: Bytes,
+    { from, to, limit, bytesMax }: { from: Timestamp; to: Timestamp; limit: number; bytesMax: number },
+  ): { versions: Version[]; more: boolean } {
+    const { state } = this.#replica;
+    const pointer = state.pointer(key);
+    const versions: Version[] = [];
+    let bytes = 0;
+    if (pointer === undefined) return { versions, more: false };
+    for (const { id, record } of walk(state.store, state.slot, pointer, state.horizon)) {
+      if (id.timestamp < to) break;
+      if (id.timestamp > from) continue;
+      if (versions.length === limit || bytes >= bytesMax) return { versions, more: true };
+      versions.push({ version: id.timestamp, deleted: record.deleted, value: record.value });
+      bytes += record.value.length;
+    }
+    return { versions, more: false };
+  }
+
+  // --- gates
+
+  async #openLinearizable(deadlineMs: number): Promise<View> {
+    if (this.#replica.hasLease()) return this.#latestView('linearizable');
+    const { raft } = this.#replica;
+    if (!raft.canServe()) throw this.#replica.notLeader();
+    const round = (this.#gathering ??= this.#newRound());
+    this.#replica.changed();
+    await this.#until(
+      deadlineMs,
+      () => {
+        if (round.index === 0) throw this.#replica.notLeader();
+        return round.index !== undefined && this.#replica.state.applied.index >= round.index;
+      },
+      () => {
+        const message = `leadership of bucket ${this.#replica.bucket} could not be confirmed by a quorum in time`;
+        return new TidemarkError('UNAVAILABLE', 'NO_QUORUM', message, { retriable: true });
+      },
+    );
+    this.#checkInstalled();
+    return this.#latestView('linearizable');
+  }
+
+  async #openAsOf(timestamp: Timestamp, deadlineMs: number): Promise<View> {
+    const { hybrid, raft, state } = this.#replica;
+    hybrid.merge(timestamp, 'asOf');
+    if (this.#closed() < timestamp) {
+      if (!raft.canServe()) throw this.#replica.notLeader();
+      this.#replica.promise(timestamp);
+      const { term, lastIndex } = raft;
+      await this.#until(
+        deadlineMs,
+        () => {
+          if (raft.term !== term || !raft.canServe()) throw this.#replica.notLeader();
+          return raft.quorumFloor() >= timestamp && state.applied.index >= lastIndex;
+        },
+        () => {
+          const message =
+            `bucket ${this.#replica.bucket} cannot yet promise a read as of ${formatTimestamp(timestamp)}: a quorum ` +
+            `has confirmed up to ${formatTimestamp(raft.quorumFloor())}`;
+          return new TidemarkError('UNAVAILABLE', 'TIMESTAMP_NOT_REACHED', message, { retriable: true });
+        },
+      );
+      this.#checkInstalled();
+    }
+    // Also after the wait: the horizon may have risen meanwhile.
+    if (timestamp < state.horizon) {
+      throw new TidemarkError(
+        'OUT_OF_RANGE',
+        'BEFORE_HORIZON',
+        `history before ${formatTimestamp(state.horizon)} is gone; asked for ${formatTimestamp(timestamp)}`,
+        { details: { earliestReadable: String(state.horizon) } },
+      );
+    }
+    return this.#view('asOf', timestamp, timestamp);
+  }
+
+  async #openBounded(maxStalenessMs: number, atLeast: Timestamp, deadlineMs: number): Promise<View> {
+    if (this.#replica.hasLease()) return this.#latestView('bounded');
+    const closed = this.#closed();
+    const oldest = Math.max(1, atLeast, earlier(this.#replica.hybrid.physicalNow(), maxStalenessMs));
+    if (closed >= oldest) {
+      return this.#view('bounded', closed, closed);
+    }
+    if (this.#replica.raft.canServe()) {
+      const view = await this.#openLinearizable(deadlineMs);
+      return { ...view, served: { ...view.served, consistency: 'bounded' } };
+    }
+    const seen = closed === 0 ? 'no moment yet' : `up to ${formatTimestamp(closed)} only`;
+    throw new TidemarkError(
+      'UNAVAILABLE',
+      'STALE',
+      `this replica of bucket ${this.#replica.bucket} is complete ${seen}, not within ${maxStalenessMs} ms of now`,
+      { retriable: true, details: { closed: String(closed) } },
+    );
+  }
+
+  /** Everything at or below is applied here, and nothing more will commit at or below; 0 if nothing is known. */
+  #closed(): Timestamp {
+    return this.#replica.raft.closed().timestamp;
+  }
+
+  #latestView(consistency: Consistency['kind']): View {
+    return this.#view(consistency, TIMESTAMP_MAX, Math.max(this.#closed(), this.#replica.state.maxTimestamp));
+  }
+
+  #view(consistency: Consistency['kind'], timestamp: Timestamp, asOf: Timestamp): View {
+    return { timestamp, served: { node: nodeOfReplica(this.#replica.id), timestamp: asOf, consistency, hops: 0 } };
+  }
+
+  #checkInstalled(): void {
+    if (this.#replica.installing) throw this.#replica.notLeader();
+  }
+
+  // --- ReadIndex rounds
+
+  #newRound(): Round {
+    const round: Round = { context: this.#nextContext++, index: undefined };
+    this.#rounds.set(round.context, round);
+    return round;
+  }
+
+  /** Reads of this turn wait for a round that is still to be asked for. */
+  get wantRound(): boolean {
+    return this.#gathering !== undefined;
+  }
+
+  /** The turn ends: asks raft for the round that the reads of this turn wait for. */
+  request(now: number): void {
+    if (this.#gathering === undefined) return;
+    const { context } = this.#gathering;
+    this.#gathering = undefined;
+    this.#replica.raft.readIndex(context, now);
+  }
+
+  confirmed(reads: readonly ReadState[]): void {
+    for (const { context, index } of reads) {
+      const round = this.#rounds.get(context);
+      if (round === undefined) continue;
+      round.index = index;
+      this.#rounds.delete(context);
+    }
+  }
+
+  // --- waiting
+
+  #until(deadlineMs: number, ready: () => boolean, expired: () => TidemarkError): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const waiter: Waiter = { deadlineMs, ready, expired, resolve, reject };
+      if (!this.#settle(waiter)) this.#waiters.push(waiter);
+    });
+  }
+
+  #settle(waiter: Waiter): boolean {
+    try {
+      if (!waiter.ready()) return false;
+      waiter.resolve();
+    } catch (error) {
+      waiter.reject(error);
+    }
+    return true;
+  }
+
+  /** Wakes the reads whose gate has opened. */
+  advance(): void {
+    if (this.#waiters.length === 0) return;
+    this.#waiters = this.#waiters.filter((waiter) => !this.#settle(waiter));
+  }
+
+  /** Ends the reads that nobody waits for any more. */
+  expire(now: number): void {
+    if (this.#waiters.length === 0) return;
+    this.advance();
+    this.#waiters = this.#waiters.filter((waiter) => {
+      if (waiter.deadlineMs > now) return true;
+      waiter.reject(waiter.expired());
+      return false;
+    });
+  }
+
+  close(): void {
+    for (const { reject } of this.#waiters) reject(this.#replica.notLeader());
+    this.#waiters = [];
+  }
+}

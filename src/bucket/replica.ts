@@ -1,0 +1,374 @@
+import type { Clock, Logger, Random } from '../env/env.js';
+import type { Limits } from '../env/limits.js';
+import { assert } from '../lib/assert.js';
+import type { Bytes } from '../lib/bytes.js';
+import { TidemarkError } from '../lib/errors.js';
+import { later, type HybridClock } from '../mvcc/timestamp.js';
+import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
+import { Raft } from '../raft/raft.js';
+import type { ConfigChange } from '../raft/config.js';
+import type { Entry, HardState, LogIndex, Message, Ready, ReplicaId, SnapshotMeta } from '../raft/types.js';
+import type { LogStore } from './log-store.js';
+import { Proposals } from './proposals.js';
+import { Reads } from './reads.js';
+import type { WriteRequest, WriteResult } from './requests.js';
+import type { BucketState } from './state.js';
+
+/**
+ * One replica of one bucket: it joins the consensus core (raft), the log on disk, and the versioned state.
+ *
+ * The life of a write on its leader, over several turns of the event loop:
+ *   write()      evaluates the command, fixes timestamp, links and index, and appends it to raft       (one turn)
+ *   collect()    hands raft's Ready to the node: entries to the log writer, appends to the peers       (end of that turn)
+ *   persisted()  the group commit that held the entry is on disk
+ *   step()       a follower's acknowledgement; with a quorum, the next Ready says that it is committed
+ *   collect()    applies it to the state store's overlay and resolves the caller's promise
+ *
+ * What it is not: it does no I/O itself and knows no other bucket. The node drives it (node/turn.ts).
+ */
+export interface ReplicaHost {
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly limits: Limits;
+  readonly log: Logger;
+  /** The node's clock. */
+  readonly hybrid: HybridClock;
+  readonly timing: Timing;
+  /** False while wall and monotonic clock disagree (a suspended machine): then leases prove nothing. */
+  clockTrusted(): boolean;
+  /** The highest floor that this node may promise at present (its persisted clock ceiling); 0 if none. */
+  floorCeiling(): number;
+  /** A floor that covers every floor which this node promised before it was restarted. */
+  restartFloor(): number;
+  /** The replica has something for collect(). */
+  changed(replica: Replica): void;
+}
+
+export interface Timing {
+  readonly heartbeatMs: number;
+  readonly electionTimeoutMs: number;
+  readonly electionJitterMs: number;
+  readonly driftBound: number;
+  readonly leaseReads: boolean;
+}
+
+export interface ReplicaOptions {
+  readonly host: ReplicaHost;
+  readonly state: BucketState;
+  readonly log: LogStore;
+  readonly hardState: HardState;
+  /** Monotonic milliseconds before which this replica votes for nobody. */
+  readonly voteNotBefore: number;
+  readonly logCacheBytesMax: number;
+}
+
+export class Replica {
+  readonly bucket: BucketId;
+  readonly id: ReplicaId;
+  readonly state: BucketState;
+  readonly log: LogStore;
+  readonly raft: Raft;
+  readonly reads: Reads;
+  readonly #host: ReplicaHost;
+  #proposals: Proposals | undefined;
+  /** Bucket clock: the highest commit timestamp that this replica has assigned or must stay above. */
+  #clock = 0;
+  /** The highest floor that this replica has promised to repeat to a candidate. */
+  #floor: number;
+  #installing = false;
+  #dueMs = -Infinity;
+  /** Committed entries that wait because the state store's overlay is full or a snapshot is being installed. */
+  readonly #backlog: Entry[] = [];
+
+  constructor({ host, state, log, hardState, voteNotBefore, logCacheBytesMax }: ReplicaOptions) {
+    const { limits, timing } = host;
+    this.bucket = state.bucket;
+    this.id = state.meta.replicaId;
+    this.state = state;
+    this.log = log;
+    this.#host = host;
+    this.#floor = host.restartFloor();
+    host.hybrid.mergeCommitted(state.maxTimestamp);
+    this.raft = new Raft({
+      id: this.id,
+      config: state.meta.config,
+      log,
+      hardState,
+      applied: state.applied.index,
+      now: host.clock.monotonicMs(),
+      ...timing,
+      random: () => host.random.float(),
+      promises: {
+        offerFloor: () => this.#offerFloor(),
+        acceptFloor: (floor) => this.#acceptFloor(floor),
+        closed: () => this.#close(),
+        readTimestamp: () => Math.max(this.clock, this.#host.hybrid.last),
+      },
+      appendBytesMax: limits.appendBytesMax,
+      appendsInFlightMax: limits.appendsInFlightMax,
+      appendBytesInFlightMax: limits.appendBytesInFlightMax,
+      logCacheBytesMax,
+      voteNotBefore,
+    });
+    this.reads = new Reads(this);
+  }
+
+  get host(): ReplicaHost {
+    return this.#host;
+  }
+
+  get hybrid(): HybridClock {
+    return this.#host.hybrid;
+  }
+
+  changed(): void {
+    this.#host.changed(this);
+  }
+
+  /** Leads with a lease that is valid in this turn. */
+  hasLease(): boolean {
+    const { clock, timing } = this.#host;
+    const now = clock.monotonicMs();
+    return timing.leaseReads && !this.#installing && this.#trustsLease(now) && this.raft.leaseValid(now);
+  }
+
+  /**
+   * False while the clocks prove nothing. Raft must know it too: where it holds a lease, it confirms a ReadIndex without a
+   * round, and the monotonic clock of a machine that slept says that no time has passed.
+   */
+  #trustsLease(now: number): boolean {
+    if (this.#host.clockTrusted()) return true;
+    this.raft.expireLease(now);
+    return false;
+  }
+
+  get isLeader(): boolean {
+    return this.raft.role === 'leader';
+  }
+
+  /** The node that leads, as far as this replica knows; 0 if it knows none. */
+  get leaderNode(): NodeId {
+    return this.raft.leader === 0 ? 0 : nodeOfReplica(this.raft.leader);
+  }
+
+  get installing(): boolean {
+    return this.#installing;
+  }
+
+  // --- time: what this replica promises (design rule 9)
+
+  #offerFloor(): number {
+    const { hybrid, timing } = this.#host;
+    return Math.max(later(hybrid.physicalNow(), 2 * timing.heartbeatMs), this.#floor);
+  }
+
+  #acceptFloor(offered: number): number {
+    const accepted = Math.min(offered, this.#host.floorCeiling());
+    this.#floor = Math.max(this.#floor, accepted);
+    // Nothing is offered where a vote is asked for: that answer must name all that was ever promised.
+    return offered > 0 && accepted === 0 ? 0 : this.#floor;
+  }
+
+  /** Closes what a quorum's floor covers, up to now: nothing behind the present last entry will commit at or below it. */
+  #close(): number {
+    if (!this.raft.canServe()) return 0;
+    const closed = Math.min(this.raft.quorumFloor(), this.#host.hybrid.physicalNow());
+    this.promise(closed);
+    return closed;
+  }
+
+  /** From now on nothing new commits in this bucket at or below `timestamp`. Leaders only. */
+  promise(timestamp: number): void {
+    this.#clock = Math.max(this.#clock, timestamp);
+  }
+
+  /** The highest timestamp that this replica has assigned, promised or applied. */
+  get clock(): number {
+    return Math.max(this.#clock, this.state.maxTimestamp);
+  }
+
+  #nextTimestamp(): number {
+    const floor = Math.max(this.clock, this.raft.electedFloor) + 1;
+    this.#clock = Math.max(this.#host.hybrid.now(), floor);
+    return this.#clock;
+  }
+
+  // --- commands
+
+  /** Proposes a command and resolves when it is applied; rejects with NOT_LEADER if it must be asked elsewhere. */
+  write(request: WriteRequest): Promise<WriteResult> {
+    if (!this.raft.canServe() || this.#installing) return Promise.reject(this.notLeader());
+    try {
+      return this.#leaderProposals().write(request);
+    } catch (error) {
+      // Raft takes no proposals while leadership is being handed over.
+      return Promise.reject(error instanceof Error ? error : new Error(String(error)));
+    }
+  }
+
+  #leaderProposals(): Proposals {
+    if (this.#proposals?.term !== this.raft.term) {
+      this.#proposals?.abandon('leadership changed');
+      this.#proposals = new Proposals(
+        {
+          state: this.state,
+          limits: this.#host.limits,
+          nextTimestamp: () => this.#nextTimestamp(),
+          append: (data) => this.#append(data),
+        },
+        this.raft.term,
+      );
+    }
+    return this.#proposals;
+  }
+
+  #append(data: Bytes): LogIndex {
+    const index = this.raft.propose(data, this.#host.clock.monotonicMs());
+    this.#host.changed(this);
+    return index;
+  }
+
+  notLeader(): TidemarkError {
+    const leader = this.leaderNode;
+    const hint = leader === 0 ? 'no leader is known' : `node ${leader} leads it`;
+    return new TidemarkError('UNAVAILABLE', 'NOT_LEADER', `this replica does not lead bucket ${this.bucket}: ${hint}`, {
+      retriable: true,
+      details: leader === 0 || leader === nodeOfReplica(this.id) ? {} : { leader: String(leader) },
+    });
+  }
+
+  changeMembers(changes: readonly ConfigChange[]): LogIndex {
+    const index = this.raft.proposeConfig(changes, this.#host.clock.monotonicMs());
+    this.#host.changed(this);
+    return index;
+  }
+
+  transferLeadership(to: ReplicaId): void {
+    this.raft.transferLeadership(to, this.#host.clock.monotonicMs());
+    this.#host.changed(this);
+  }
+
+  // --- driven by the node
+
+  step(message: Message): void {
+    const now = this.#host.clock.monotonicMs();
+    if (message.type === 'readIndex') this.#trustsLease(now);
+    this.raft.step(message, now);
+    this.#host.changed(this);
+  }
+
+  /** When `tick` has something to do: kept here because a node looks at it for every replica, many times a second. */
+  get dueMs(): number {
+    return this.#dueMs;
+  }
+
+  tick(now: number): void {
+    this.raft.tick(now);
+    this.#dueMs = this.raft.nextTickMs;
+    if (this.raft.hasReady()) this.#host.changed(this);
+  }
+
+  campaign(now: number): void {
+    this.raft.campaign(now);
+    this.#host.changed(this);
+  }
+
+  persisted(index: LogIndex, term: number): void {
+    this.raft.persisted(index, term, this.#host.clock.monotonicMs());
+    this.#host.changed(this);
+  }
+
+  /** Takes raft's Ready, applies what is committed, and answers reads; the rest is the node's to write and to send. */
+  collect(): Ready | undefined {
+    const ready = this.#collect();
+    this.#dueMs = this.raft.nextTickMs;
+    return ready;
+  }
+
+  #collect(): Ready | undefined {
+    this.#endLostLeadership();
+    this.#requestRound();
+    if (!this.raft.hasReady()) {
+      this.#applyBacklog();
+      this.reads.advance();
+      return undefined;
+    }
+    const ready = this.raft.ready();
+    for (const entry of ready.committed) this.#backlog.push(entry);
+    this.#applyBacklog();
+    this.reads.confirmed(ready.reads);
+    this.reads.advance();
+    return ready;
+  }
+
+  /** The reads of this turn ask raft for one round together. */
+  #requestRound(): void {
+    if (!this.reads.wantRound) return;
+    const now = this.#host.clock.monotonicMs();
+    this.#trustsLease(now);
+    this.reads.request(now);
+  }
+
+  #endLostLeadership(): void {
+    const proposals = this.#proposals;
+    if (proposals === undefined || (this.isLeader && proposals.term === this.raft.term)) return;
+    proposals.abandon('its leader was replaced before the command was known to be committed');
+    this.#proposals = undefined;
+  }
+
+  get blocked(): boolean {
+    return this.#backlog.length > 0;
+  }
+
+  #applyBacklog(): void {
+    if (this.#installing || this.#backlog.length === 0) return;
+    let count = 0;
+    for (const entry of this.#backlog) {
+      if (this.state.store.full) break;
+      if (entry.index > this.state.applied.index) this.#apply(entry);
+      count += 1;
+    }
+    this.#backlog.splice(0, count);
+    this.raft.applied(this.state.applied.index);
+    // Having applied some, raft may give the next ones, or reads that waited for the term's first entry.
+    if (this.raft.hasReady()) this.#host.changed(this);
+  }
+
+  #apply(entry: Entry): void {
+    const known = this.#proposals?.effectsAt(entry.index, entry.term);
+    const effects = this.state.apply(entry, known);
+    if (effects !== undefined) this.#host.hybrid.mergeCommitted(effects.result.timestamp);
+    this.#proposals?.applied(entry.index, entry.term);
+  }
+
+  // --- snapshots
+
+  /** Stops applying and reading while a snapshot takes the state's place. */
+  beginInstall(): void {
+    assert(!this.#installing, `bucket ${this.bucket} installs two snapshots at once`);
+    this.#installing = true;
+  }
+
+  /** The snapshot stands in place of state and log. */
+  restored(meta: SnapshotMeta, now: number): void {
+    this.#backlog.length = 0;
+    const taken = this.raft.restore(meta, now);
+    assert(taken, `bucket ${this.bucket}: a snapshot at ${meta.index} was installed that raft does not take`);
+    this.#host.hybrid.mergeCommitted(this.state.maxTimestamp);
+  }
+
+  snapshotSent(to: ReplicaId, index: LogIndex, delivered: boolean, now: number): void {
+    this.raft.snapshotSent(to, index, delivered, now);
+    this.#host.changed(this);
+  }
+
+  endInstall(): void {
+    this.#installing = false;
+    this.#host.changed(this);
+  }
+
+  close(): void {
+    this.#proposals?.abandon('its node is stopping');
+    this.reads.close();
+  }
+}

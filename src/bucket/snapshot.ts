@@ -1,0 +1,145 @@
+import { pack, unpack } from 'msgpackr';
+import type { Bytes } from '../lib/bytes.js';
+import { keyAfter } from '../lib/ordered.js';
+import { TidemarkError } from '../lib/errors.js';
+import {
+  decodeRecord,
+  encodePointer,
+  pointerKey,
+  versionKey,
+  versionOfKey,
+  versionRange,
+  type Slot,
+  type VersionId,
+} from '../mvcc/records.js';
+import type { LogIndex, SnapshotMeta } from '../raft/types.js';
+import type { SnapshotSource } from './snapshot-port.js';
+import { decodeMeta, encodeMeta, metaKey, sessionsKey, type BucketState, type Meta } from './state.js';
+import type { StateStore } from './state-store.js';
+
+/**
+ * Snapshots of one bucket at a log index i: its meta record and sessions, copied in one turn at i, and all version records
+ * with log index <= i, streamed in pages. Version records are written once and never change, so the pages need no common
+ * moment; what is written after i is left out by its log index. Pointers are not sent: the receiver derives them, for a key's
+ * pointer names the highest of its versions.
+ *
+ * Install goes into a new slot beside the old one. Only when all of it is on disk does the meta record turn to the new slot,
+ * in one batch; a crash before that leaves a slot that nobody names, which is swept at the next start.
+ */
+const FORMAT = 1;
+
+type HeaderTuple = [format: number, meta: Bytes, sessions: Bytes];
+type RecordTuple = [id: Bytes, value: Bytes];
+
+const ID_OFFSET = 5;
+
+export class StateSnapshot implements SnapshotSource {
+  readonly header: Bytes;
+  readonly meta: SnapshotMeta;
+  readonly #state: BucketState;
+  readonly #slot: Slot;
+  readonly #index: LogIndex;
+  readonly #end: Bytes;
+  #next: Bytes;
+  #done = false;
+
+  constructor(state: BucketState) {
+    const { meta } = state;
+    const header: HeaderTuple = [FORMAT, encodeMeta(meta), state.sessions.encode()];
+    this.header = pack(header);
+    this.meta = { index: meta.applied.index, term: meta.applied.term, config: meta.config };
+    this.#state = state;
+    this.#slot = meta.slot;
+    this.#index = meta.applied.index;
+    const { gte, lt } = versionRange(meta.slot);
+    this.#next = gte;
+    this.#end = lt;
+  }
+
+  async next(bytesMax: number): Promise<Bytes | undefined> {
+    while (!this.#done) {
+      const page = await this.#state.store.page({ gte: this.#next, lt: this.#end, limit: 1000, bytesMax });
+      this.#checkSlot();
+      const last = page.entries.at(-1)?.[0];
+      if (last !== undefined) this.#next = keyAfter(last);
+      this.#done = !page.more;
+      const records: RecordTuple[] = [];
+      for (const [key, value] of page.entries) {
+        if (versionOfKey(key).index <= this.#index) records.push([key.subarray(ID_OFFSET), value]);
+      }
+      if (records.length > 0) return pack(records);
+    }
+    return undefined;
+  }
+
+  /** A snapshot that was itself installed here meanwhile lets the old slot be swept, and pages of it may lack records. */
+  #checkSlot(): void {
+    if (this.#state.slot === this.#slot) return;
+    const message = `bucket ${this.#state.bucket} has a newer state than the one that was being sent`;
+    throw new TidemarkError('ABORTED', 'SNAPSHOT_REPLACED', message, { retriable: true });
+  }
+
+  close(): void {
+    this.#done = true;
+  }
+}
+
+/** A received snapshot on its way to disk, in a slot of its own. */
+export class StagedSnapshot {
+  readonly slot: Slot;
+  readonly meta: SnapshotMeta;
+  readonly #store: StateStore;
+  readonly #source: Meta;
+  readonly #sessions: Bytes;
+
+  /** Throws INVALID_ARGUMENT or DATA_LOSS if the header cannot be read. */
+  constructor(header: Bytes, slot: Slot, store: StateStore) {
+    const [format, meta, sessions] = unpack(header) as HeaderTuple;
+    if (format !== FORMAT) {
+      throw new TidemarkError('INVALID_ARGUMENT', 'NEWER_FORMAT', `a snapshot has format ${format}, not ${FORMAT}`);
+    }
+    this.#source = decodeMeta(meta);
+    this.#sessions = sessions;
+    this.slot = slot;
+    this.#store = store;
+    const { applied, config } = this.#source;
+    this.meta = { index: applied.index, term: applied.term, config };
+  }
+
+  /** Stages one chunk; resolves when it is on disk. */
+  async write(chunk: Bytes): Promise<void> {
+    for (const [idBytes, value] of unpack(chunk) as RecordTuple[]) {
+      const id: VersionId = versionOfKey(Buffer.concat([Buffer.alloc(ID_OFFSET), idBytes]));
+      const record = decodeRecord(value);
+      // Chunks come in version order, so the last write of a pointer is that of the key's latest version.
+      this.#store.put(versionKey(this.slot, id), value);
+      this.#store.put(pointerKey(this.slot, record.key), encodePointer({ ...id, deleted: record.deleted }));
+    }
+    await this.#store.flush();
+  }
+
+  /** Turns the bucket to the new slot; resolves when that is on disk. The replica must not apply meanwhile. */
+  async flip(state: BucketState): Promise<void> {
+    const { replicaId } = state.meta;
+    const meta: Meta = { ...this.#source, slot: this.slot, replicaId, sessionsIndex: this.#source.applied.index };
+    this.#store.put(sessionsKey(this.slot), this.#sessions);
+    this.#store.put(metaKey(state.bucket), encodeMeta(meta));
+    state.replace(meta, this.#sessions);
+    await this.#store.flush();
+  }
+}
+
+/** Deletes everything of a slot that no meta record names any more, page by page. */
+export async function sweepSlot(store: StateStore, slot: Slot): Promise<void> {
+  const { gte, lt } = versionRange(slot);
+  for (;;) {
+    const page = await store.page({ gte, lt, limit: 500 });
+    for (const [key, value] of page.entries) {
+      store.del(pointerKey(slot, decodeRecord(value).key));
+      store.del(key);
+    }
+    store.del(sessionsKey(slot));
+    await store.flush();
+    if (!page.more) return;
+  }
+}

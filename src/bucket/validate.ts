@@ -1,0 +1,119 @@
+import type { Limits } from '../env/limits.js';
+import { printable, toMapKey, type Bytes } from '../lib/bytes.js';
+import { TidemarkError } from '../lib/errors.js';
+import { checkTimestamp } from '../mvcc/timestamp.js';
+import type { Condition, Consistency, KeyRange, Mutation, RequestId } from './requests.js';
+import { RESERVED_PREFIX } from '../placement/map.js';
+
+/**
+ * What every request must fulfil before anything is proposed or read: the one place for it. The router checks what its callers
+ * hand in; the serving end of a pipeline checks again what arrives, since anybody can write frames. Each message names the
+ * field, what was found and what is allowed; all are INVALID_ARGUMENT.
+ */
+export function checkKey(key: Bytes, limits: Limits, field = 'key'): void {
+  if (key.length === 0) throw invalid('EMPTY_KEY', `${field} is empty; a key has at least one byte`, { field });
+  if (key.length > limits.keyBytesMax) {
+    const message = `${field} '${printable(key)}' has ${key.length} bytes; at most ${limits.keyBytesMax} are allowed`;
+    throw invalid('KEY_TOO_LARGE', message, { field, limit: String(limits.keyBytesMax) });
+  }
+  if (key[0] === RESERVED_PREFIX) {
+    throw invalid('RESERVED_KEY', `${field} is '${printable(key)}'; keys that begin with '!' belong to Tidemark`, { field });
+  }
+}
+
+export function checkValue(value: Bytes, limits: Limits, field = 'value'): void {
+  if (value.length <= limits.valueBytesMax) return;
+  throw invalid('VALUE_TOO_LARGE', `${field} has ${value.length} bytes; at most ${limits.valueBytesMax} are allowed`, {
+    field,
+    limit: String(limits.valueBytesMax),
+  });
+}
+
+export interface WriteParts {
+  readonly conditions: readonly Condition[];
+  readonly mutations: readonly Mutation[];
+}
+
+/** Returns the bytes of all keys and values. */
+export function checkWrite({ conditions, mutations }: WriteParts, limits: Limits): number {
+  const count = conditions.length + mutations.length;
+  if (count === 0) throw invalid('EMPTY_WRITE', 'a write needs at least one condition or mutation');
+  if (count > limits.writeMutationsMax) {
+    const message = `a write has ${count} conditions and mutations; at most ${limits.writeMutationsMax} are allowed`;
+    throw invalid('WRITE_TOO_LARGE', message, { limit: String(limits.writeMutationsMax) });
+  }
+  let bytes = 0;
+  for (const [index, condition] of conditions.entries()) {
+    checkKey(condition.key, limits, `conditions[${index}].key`);
+    bytes += condition.key.length;
+    if (condition.kind === 'version') checkTimestamp(condition.version, `conditions[${index}].version`);
+    if (condition.kind === 'value') {
+      checkValue(condition.value, limits, `conditions[${index}].value`);
+      bytes += condition.value.length;
+    }
+  }
+  for (const [index, mutation] of mutations.entries()) {
+    checkKey(mutation.key, limits, `mutations[${index}].key`);
+    bytes += mutation.key.length;
+    if (mutation.kind === 'put') {
+      checkValue(mutation.value, limits, `mutations[${index}].value`);
+      bytes += mutation.value.length;
+    }
+  }
+  if (mutations.length > 1) checkDistinct(mutations);
+  if (bytes > limits.writeBytesMax) {
+    const message = `the keys and values of a write have ${bytes} bytes; at most ${limits.writeBytesMax} are allowed`;
+    throw invalid('WRITE_TOO_LARGE', message, { limit: String(limits.writeBytesMax) });
+  }
+  return bytes;
+}
+
+function checkDistinct(mutations: readonly Mutation[]): void {
+  const seen = new Set<string>();
+  for (const [index, { key }] of mutations.entries()) {
+    const name = toMapKey(key);
+    if (seen.has(name)) {
+      const message = `mutations[${index}].key '${printable(key)}' is mutated twice in one write`;
+      throw invalid('DUPLICATE_KEY', message, { field: `mutations[${index}].key` });
+    }
+    seen.add(name);
+  }
+}
+
+/** Bounds are not keys: they may be empty, and `!` is a place in the order like any other. */
+export function checkRange(range: KeyRange, limits: Limits): void {
+  for (const [field, bound] of [['start', range.start], ['end', range.end]] as const) {
+    // One byte more than a key, so that the successor of the longest key is a bound.
+    if (bound.length > limits.keyBytesMax + 1) {
+      const message = `${field} has ${bound.length} bytes; at most ${limits.keyBytesMax + 1} are allowed`;
+      throw invalid('KEY_TOO_LARGE', message, { field, limit: String(limits.keyBytesMax + 1) });
+    }
+  }
+  if (range.end.length > 0 && range.start.compare(range.end) > 0) {
+    const message = `the range is inverted: start '${printable(range.start)}' is above end '${printable(range.end)}'`;
+    throw invalid('RANGE_INVERTED', message, { field: 'end' });
+  }
+}
+
+export function checkConsistency(consistency: Consistency): void {
+  if (consistency.kind === 'asOf') checkTimestamp(consistency.timestamp, 'as_of');
+  if (consistency.kind !== 'bounded') return;
+  if (!Number.isSafeInteger(consistency.maxStalenessMs) || consistency.maxStalenessMs < 1) {
+    const message = `max_staleness_ms is ${consistency.maxStalenessMs}; expected a whole number of at least 1`;
+    throw invalid('STALENESS_MALFORMED', message, { field: 'max_staleness_ms' });
+  }
+}
+
+export function checkRequestId(id: RequestId): void {
+  const numbers = [id.session, id.born, id.sequence, id.lowest];
+  const whole = numbers.every((number) => Number.isSafeInteger(number) && number >= 0);
+  if (whole && id.session > 0 && id.lowest > 0 && id.lowest <= id.sequence) return;
+  const message =
+    `the request id (session ${id.session}, born ${id.born}, sequence ${id.sequence}, lowest ${id.lowest}) is malformed: ` +
+    'all are whole numbers below 2^53, session and lowest are at least 1, and lowest is not above sequence';
+  throw invalid('REQUEST_ID_MALFORMED', message, { field: 'id' });
+}
+
+export function invalid(reason: string, message: string, details: Readonly<Record<string, string>> = {}): TidemarkError {
+  return new TidemarkError('INVALID_ARGUMENT', reason, message, { details });
+}

@@ -1,0 +1,156 @@
+import { Option, type Command } from 'commander';
+import { UsageError } from '../exit.js';
+import {
+  duration,
+  integer,
+  integers,
+  share,
+  withConnection,
+  words,
+  type ConnectionArguments,
+} from '../arguments.js';
+import { beginLifetime } from '../lifetime.js';
+import { forEachInFlight } from '../in-flight.js';
+import { showProgress } from '../progress.js';
+import { table, write, type Terminal } from '../terminal.js';
+import { clientDriver } from './client-driver.js';
+import { benchKey, BENCH_PREFIX, benchValue, seededRandom, type Distribution } from './keys.js';
+import { runLoad, type Driver, type Load, type RunOptions, type RunResult } from './run.js';
+import { unaryDriver } from './unary-driver.js';
+
+/** `tidemark bench`: every combination of driver, key distribution, load and operations in flight, one after the other. */
+interface BenchArguments extends ConnectionArguments {
+  readonly load: Load[];
+  readonly inFlight: number[];
+  readonly distribution: Distribution[];
+  readonly driver: DriverName[];
+  readonly keys: number;
+  readonly valueBytes: number;
+  readonly readShare: number;
+  readonly duration: number;
+  readonly warmup: number;
+  readonly connections: number;
+  readonly seed: number;
+  readonly fill: boolean;
+}
+
+type DriverName = 'client' | 'unary';
+
+const LOADS = ['put', 'get', 'mixed'] as const;
+const DISTRIBUTIONS = ['uniform', 'zipf'] as const;
+const DRIVERS = ['client', 'unary'] as const;
+const FILL_IN_FLIGHT = 512;
+
+export function addBench(program: Command, terminal: Terminal): void {
+  const option = (flags: string, text: string, parse: (text: string) => unknown, value: unknown, shown?: string): Option =>
+    new Option(flags, text).argParser(parse).default(value, shown);
+  withConnection(program.command('bench'))
+    .description(`measure throughput and latency; writes keys that begin with ${BENCH_PREFIX}`)
+    .addOption(option('--load <list>', 'put, get, mixed', words(LOADS), LOADS, 'put,get,mixed'))
+    .addOption(option('--in-flight <list>', 'operations at a time', integers(1, 100_000), [1, 64, 512], '1,64,512'))
+    .addOption(option('--distribution <list>', 'of keys: uniform, zipf', words(DISTRIBUTIONS), DISTRIBUTIONS, 'uniform,zipf'))
+    .addOption(option('--driver <list>', 'client library, unary gRPC', words(DRIVERS), DRIVERS, 'client,unary'))
+    .addOption(option('--keys <n>', 'how many keys', integer(1, 100_000_000), 100_000))
+    .addOption(option('--value-bytes <n>', 'size of each value', integer(0, 1 << 20), 256))
+    .addOption(option('--read-share <share>', 'gets among the mixed load', share, 0.5))
+    .addOption(option('--duration <duration>', 'measure each combination for', duration, 5000, '5s'))
+    .addOption(option('--warmup <duration>', 'run each combination unmeasured for', duration, 1000, '1s'))
+    .addOption(option('--connections <n>', 'connections to each endpoint (unary driver)', integer(1, 1000), 1))
+    .addOption(option('--seed <n>', 'of the choice of keys', integer(0, 0xffff_ffff), 1))
+    .option('--no-fill', 'do not write all keys before gets; misses are then measured too')
+    .action((options: BenchArguments) => bench(options, terminal));
+}
+
+async function bench(options: BenchArguments, terminal: Terminal): Promise<void> {
+  if (options.duration < 1) throw new UsageError('--duration must be above 0');
+  const lifetime = beginLifetime();
+  const drivers: Driver[] = [];
+  try {
+    for (const name of options.driver) drivers.push(await openDriver(name, options));
+    const first = drivers[0];
+    if (first !== undefined && options.fill && options.load.some((load) => load !== 'put')) {
+      await fill(first, options, terminal, lifetime.signal);
+    }
+    const results = await runAll(drivers, options, terminal, lifetime.signal);
+    if (!options.json) await write(terminal.stdout, report(results));
+  } finally {
+    for (const driver of drivers) await driver.close();
+    lifetime.end();
+  }
+}
+
+async function openDriver(name: DriverName, options: BenchArguments): Promise<Driver> {
+  return name === 'client' ? clientDriver(options) : unaryDriver(options, options.connections);
+}
+
+/** Writes every key once, so that gets find something. */
+async function fill(driver: Driver, options: BenchArguments, terminal: Terminal, signal: AbortSignal): Promise<void> {
+  const value = benchValue(options.valueBytes, seededRandom(options.seed));
+  const progress = showProgress(terminal, { title: 'Filling', total: options.keys, unit: 'keys' });
+  let done = 0;
+  const numbers = Array.from({ length: options.keys }, (_, number) => number);
+  await forEachInFlight(numbers, FILL_IN_FLIGHT, signal, async (number) => {
+    await driver.put(benchKey(number), value);
+    done += 1;
+    progress.update(done);
+  });
+  progress.end();
+}
+
+async function runAll(
+  drivers: readonly Driver[],
+  options: BenchArguments,
+  terminal: Terminal,
+  signal: AbortSignal,
+): Promise<RunResult[]> {
+  const runs = drivers.flatMap((driver) =>
+    options.distribution.flatMap((distribution) =>
+      options.load.flatMap((load) => options.inFlight.map((inFlight) => ({ driver, distribution, load, inFlight }))),
+    ),
+  );
+  const eachMs = options.warmup + options.duration;
+  const progress = showProgress(terminal, { title: 'Measuring', total: Math.ceil((runs.length * eachMs) / 1000), unit: 's' });
+  const results: RunResult[] = [];
+  for (const [at, { driver, ...run }] of runs.entries()) {
+    if (signal.aborted) break;
+    const result = await runLoad(driver, {
+      ...run,
+      keys: options.keys,
+      valueBytes: options.valueBytes,
+      readShare: options.readShare,
+      warmupMs: options.warmup,
+      durationMs: options.duration,
+      seed: options.seed + at,
+      signal,
+      passed: (ms) => progress.update(Math.floor((at * eachMs + Math.min(ms, eachMs)) / 1000)),
+    } satisfies RunOptions);
+    results.push(result);
+    if (options.json) await write(terminal.stdout, `${JSON.stringify(result)}\n`);
+  }
+  progress.end();
+  return results;
+}
+
+const HEAD = ['driver', 'keys', 'load', 'in flight', 'ops/s', 'p50 ms', 'p99 ms', 'p999 ms', 'max ms', 'errors'];
+
+export function report(results: readonly RunResult[]): string {
+  const ms = (value: number): string => value.toFixed(2);
+  const rows = results.map((result) => [
+    result.driver,
+    result.distribution,
+    result.load,
+    String(result.inFlight),
+    String(Math.round(result.throughput)),
+    ms(result.all.p50Ms),
+    ms(result.all.p99Ms),
+    ms(result.all.p999Ms),
+    ms(result.all.maxMs),
+    String(result.errors),
+  ]);
+  const failed = results.filter(({ errors }) => errors > 0);
+  const lines = failed.map(
+    ({ driver, load, inFlight, errorCodes, firstError }) =>
+      `${driver} ${load} at ${inFlight}: ${JSON.stringify(errorCodes)}, the first: ${firstError ?? ''}\n`,
+  );
+  return table(HEAD, rows) + lines.join('');
+}

@@ -1,0 +1,139 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { build, type Histogram } from 'hdr-histogram-js';
+import { isTidemarkError, messageOf } from '../../lib/errors.js';
+import type { Bytes } from '../../lib/bytes.js';
+import { benchKey, benchValue, keyPicker, seededRandom, type Distribution } from './keys.js';
+
+/** One way to reach the cluster. Rejects when an operation fails. */
+export interface Driver {
+  readonly name: string;
+  get(key: Bytes): Promise<unknown>;
+  put(key: Bytes, value: Bytes): Promise<unknown>;
+  close(): Promise<void>;
+}
+
+export type Load = 'put' | 'get' | 'mixed';
+
+export interface RunOptions {
+  readonly load: Load;
+  /** Operations under way at any time: so many workers, each of which waits for its answer before it asks again. */
+  readonly inFlight: number;
+  readonly distribution: Distribution;
+  readonly keys: number;
+  readonly valueBytes: number;
+  /** Share of gets in a mixed load, 0 to 1. */
+  readonly readShare: number;
+  readonly warmupMs: number;
+  readonly durationMs: number;
+  readonly seed: number;
+  /** Stops early. */
+  readonly signal: AbortSignal;
+  /** Called about ten times a second with the milliseconds that have passed, warm-up included. */
+  readonly passed?: (ms: number) => void;
+}
+
+export interface Latency {
+  readonly count: number;
+  readonly p50Ms: number;
+  readonly p99Ms: number;
+  readonly p999Ms: number;
+  readonly maxMs: number;
+}
+
+export interface RunResult {
+  readonly driver: string;
+  readonly load: Load;
+  readonly inFlight: number;
+  readonly distribution: Distribution;
+  /** How long was measured. */
+  readonly seconds: number;
+  /** Successful operations per second. */
+  readonly throughput: number;
+  readonly all: Latency;
+  readonly get?: Latency;
+  readonly put?: Latency;
+  readonly errors: number;
+  /** How often each error came, by its code. */
+  readonly errorCodes: Readonly<Record<string, number>>;
+  /** The message of the first error. */
+  readonly firstError?: string;
+}
+
+/** A worker whose operation failed waits so long, so that refusals at once do not become a load of their own. */
+const PAUSE_AFTER_ERROR_MS = 10;
+const TICK_MS = 100;
+/** Latencies are recorded in microseconds with three digits, up to ten minutes. */
+const HISTOGRAM = { lowestDiscernibleValue: 1, highestTrackableValue: 600_000_000, numberOfSignificantValueDigits: 3 } as const;
+
+/**
+ * Drives one load and measures it. An operation counts if it began and ended in the measured window; those of the warm-up and
+ * those still under way at the end do not. Latency is taken from the call to its answer in this process.
+ */
+export async function runLoad(driver: Driver, options: RunOptions): Promise<RunResult> {
+  const histograms = { get: build(HISTOGRAM), put: build(HISTOGRAM) };
+  const errorCodes = new Map<string, number>();
+  let firstError: string | undefined;
+  const startedMs = performance.now();
+  const measureFromMs = startedMs + options.warmupMs;
+  const untilMs = measureFromMs + options.durationMs;
+  let lastEndMs = measureFromMs;
+
+  const worker = async (number: number): Promise<void> => {
+    const random = seededRandom(options.seed * 7919 + number);
+    const value = benchValue(options.valueBytes, random);
+    for (;;) {
+      const beganMs = performance.now();
+      if (beganMs >= untilMs || options.signal.aborted) return;
+      const kind = options.load === 'mixed' ? (random() < options.readShare ? 'get' : 'put') : options.load;
+      const key = benchKey(pick());
+      try {
+        await (kind === 'get' ? driver.get(key) : driver.put(key, value));
+        const endedMs = performance.now();
+        if (beganMs >= measureFromMs && endedMs <= untilMs) {
+          histograms[kind].recordValue(Math.max(1, Math.round((endedMs - beganMs) * 1000)));
+          lastEndMs = endedMs;
+        }
+      } catch (error) {
+        if (performance.now() >= measureFromMs) {
+          const code = isTidemarkError(error) ? error.code : 'UNKNOWN';
+          errorCodes.set(code, (errorCodes.get(code) ?? 0) + 1);
+          firstError ??= messageOf(error);
+        }
+        await sleep(PAUSE_AFTER_ERROR_MS);
+      }
+    }
+  };
+
+  const pick = keyPicker(options.distribution, options.keys, seededRandom(options.seed));
+  const ticker = setInterval(() => options.passed?.(performance.now() - startedMs), TICK_MS);
+  try {
+    await Promise.all(Array.from({ length: options.inFlight }, (_, number) => worker(number + 1)));
+  } finally {
+    clearInterval(ticker);
+  }
+  const seconds = (options.signal.aborted ? lastEndMs - measureFromMs : options.durationMs) / 1000;
+  const both = build(HISTOGRAM);
+  both.add(histograms.get);
+  both.add(histograms.put);
+  return {
+    driver: driver.name,
+    load: options.load,
+    inFlight: options.inFlight,
+    distribution: options.distribution,
+    seconds,
+    throughput: seconds > 0 ? both.totalCount / seconds : 0,
+    all: latencyOf(both),
+    ...(histograms.get.totalCount > 0 ? { get: latencyOf(histograms.get) } : {}),
+    ...(histograms.put.totalCount > 0 ? { put: latencyOf(histograms.put) } : {}),
+    errors: [...errorCodes.values()].reduce((sum, count) => sum + count, 0),
+    errorCodes: Object.fromEntries(errorCodes),
+    ...(firstError === undefined ? {} : { firstError }),
+  };
+}
+
+function latencyOf(histogram: Histogram): Latency {
+  const maxMs = histogram.totalCount > 0 ? histogram.maxValue / 1000 : 0;
+  // A percentile is the upper edge of its bin, which may lie above the highest value in it.
+  const at = (percentile: number): number => Math.min(maxMs, histogram.getValueAtPercentile(percentile) / 1000);
+  return { count: histogram.totalCount, p50Ms: at(50), p99Ms: at(99), p999Ms: at(99.9), maxMs };
+}

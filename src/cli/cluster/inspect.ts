@@ -1,0 +1,125 @@
+import { Option, type Command } from 'commander';
+import { formatTimestamp } from '../../mvcc/timestamp.js';
+import { isTidemarkError, TidemarkError } from '../../lib/errors.js';
+import { integers, withConnection, type ConnectionArguments } from '../arguments.js';
+import { openRpc } from '../rpc.js';
+import { table, write, type Terminal } from '../terminal.js';
+
+/** `tidemark cluster status` and `tidemark cluster buckets`: the cluster as the process at the endpoint sees it. */
+interface StatusReply {
+  readonly clusterId: string;
+  readonly epoch: number;
+  readonly node: number;
+  readonly buckets: number;
+  readonly timestamp: number;
+  readonly version: string;
+  readonly uptimeMs: number;
+  readonly nodes: readonly NodeStatus[];
+}
+
+interface NodeStatus {
+  readonly id: number;
+  readonly address: string;
+  readonly zone: string;
+  readonly reachable: boolean;
+  readonly replicas: number;
+  readonly leaders: number;
+}
+
+interface BucketsReply {
+  readonly epoch: number;
+  readonly buckets: readonly BucketStatus[];
+}
+
+interface BucketStatus {
+  readonly bucket: {
+    readonly id: number;
+    readonly leader: number;
+    readonly replicas: readonly { readonly id: number; readonly node: number; readonly learner: boolean }[];
+  };
+  readonly local: ReplicaStatus | null;
+}
+
+interface ReplicaStatus {
+  readonly replica: number;
+  readonly role: string;
+  readonly term: number;
+  readonly commitIndex: number;
+  readonly appliedIndex: number;
+  readonly digest: number;
+  readonly timestamp: number;
+}
+
+const CLUSTER = 'tidemark.v1.Cluster';
+const BUCKET_MAX = 65_535;
+
+export function addInspection(cluster: Command, terminal: Terminal): void {
+  withConnection(cluster.command('status'))
+    .description('who belongs to the cluster, who is reachable, who leads')
+    .action((options: ConnectionArguments) => status(options, terminal));
+  withConnection(cluster.command('buckets'))
+    .description('where the buckets are and how far their replicas on the asked node have come')
+    .addOption(new Option('--id <list>', 'only these').argParser(integers(0, BUCKET_MAX)))
+    .action((options: ConnectionArguments & { id?: number[] }) => buckets(options, terminal));
+}
+
+async function status(options: ConnectionArguments, terminal: Terminal): Promise<void> {
+  const reply = await askFirst<StatusReply>(options, 'Status', {});
+  await write(terminal.stdout, options.json ? `${JSON.stringify(reply)}\n` : describeStatus(reply));
+}
+
+export function describeStatus(reply: StatusReply): string {
+  const seconds = Math.round(reply.uptimeMs / 1000);
+  // A sidecar is no node.
+  const who = reply.node === 0 ? 'a sidecar' : `node ${reply.node}`;
+  const rows = reply.nodes.map((node) => [
+    String(node.id),
+    node.address,
+    node.zone === '' ? '-' : node.zone,
+    node.reachable ? 'reachable' : 'UNREACHABLE',
+    String(node.replicas),
+    String(node.leaders),
+  ]);
+  return [
+    `cluster ${reply.clusterId}: ${reply.buckets} buckets, placement epoch ${reply.epoch}`,
+    `answered by ${who}, version ${reply.version}, up ${seconds} s, clock ${formatTimestamp(reply.timestamp)}`,
+    '',
+    table(['node', 'address', 'zone', 'state', 'replicas', 'leads'], rows),
+  ].join('\n');
+}
+
+async function buckets(options: ConnectionArguments & { id?: number[] }, terminal: Terminal): Promise<void> {
+  const reply = await askFirst<BucketsReply>(options, 'Buckets', { ids: options.id ?? [] });
+  await write(terminal.stdout, options.json ? `${JSON.stringify(reply)}\n` : describeBuckets(reply));
+}
+
+export function describeBuckets(reply: BucketsReply): string {
+  const rows = reply.buckets.map(({ bucket, local }) => [
+    String(bucket.id),
+    bucket.leader === 0 ? '-' : String(bucket.leader),
+    bucket.replicas.map(({ node, learner }) => `${node}${learner ? ' (learner)' : ''}`).join(' '),
+    local?.role ?? '-',
+    local === null ? '-' : String(local.term),
+    local === null ? '-' : String(local.appliedIndex),
+    local === null ? '-' : local.digest.toString(16).padStart(8, '0'),
+    local === null || local.timestamp === 0 ? '-' : formatTimestamp(local.timestamp),
+  ]);
+  return table(['bucket', 'leader', 'on nodes', 'role here', 'term', 'applied', 'digest', 'latest'], rows);
+}
+
+/** The reply of the first endpoint that gives one. Asking changes nothing, so a failure's outcome is never unknown. */
+async function askFirst<Reply>(options: ConnectionArguments, method: string, request: object): Promise<Reply> {
+  const failures: string[] = [];
+  for (const endpoint of options.endpoint) {
+    const rpc = openRpc(endpoint, options);
+    try {
+      return await rpc.unary<Reply>(CLUSTER, method, request, options.timeout);
+    } catch (error) {
+      if (!isTidemarkError(error) || (error.code !== 'UNAVAILABLE' && error.code !== 'DEADLINE_EXCEEDED')) throw error;
+      failures.push(error.message);
+    } finally {
+      rpc.close();
+    }
+  }
+  throw new TidemarkError('UNAVAILABLE', 'NO_ENDPOINT_ANSWERED', failures.join('; '), { retriable: true });
+}

@@ -1,0 +1,145 @@
+import { z } from 'zod';
+import { DEFAULT_LIMITS, type Limits } from '../env/limits.js';
+import { parseAddress } from '../env/real/addresses.js';
+import { BUCKETS_MAX } from '../placement/map.js';
+
+/**
+ * What a configuration file may hold. Every field says what it expects; that text completes the sentence
+ * "FILE: field.path: expected ...".
+ */
+const NODE_ID_MAX = 65_535;
+const REPLICAS_MAX = 7;
+
+/** Refuses fields that it does not know and tells those that it does. */
+function fields<Shape extends z.core.$ZodLooseShape>(shape: Shape) {
+  const known = Object.keys(shape).join(', ');
+  return z.strictObject(shape, {
+    error: (issue) => (issue.code === 'unrecognized_keys' ? `one of ${known}` : `a mapping with some of ${known}`),
+  });
+}
+
+function whole(min: number, max: number) {
+  const error = `a whole number from ${min} to ${max}`;
+  return z.int({ error }).min(min, { error }).max(max, { error });
+}
+
+function oneOf<const Values extends readonly [string, ...string[]]>(...values: Values) {
+  return z.enum(values, { error: `one of ${values.join(', ')}` });
+}
+
+const text = z.string({ error: 'a text' }).min(1, { error: 'a text that is not empty' });
+const address = z
+  .string({ error: 'host:port' })
+  .refine((value) => (parseAddress(value)?.port ?? 0) > 0, { error: 'host:port or [ipv6]:port with a port from 1 to 65535' });
+const listener = z
+  .string({ error: 'host:port' })
+  .refine((value) => parseAddress(value) !== undefined, { error: 'host:port or [ipv6]:port; port 0 takes a free one' });
+
+const NAME = 'a name of 1 to 63 lower-case letters, digits and hyphens that begins with a letter';
+const name = z.string({ error: NAME }).regex(/^[a-z][a-z0-9-]{0,62}$/, { error: NAME });
+
+const clusterNode = fields({
+  id: whole(1, NODE_ID_MAX),
+  address,
+  http: address.optional(),
+  zone: text.optional(),
+});
+
+const cluster = fields({
+  id: name,
+  buckets: whole(1, BUCKETS_MAX).default(256),
+  replicas: whole(1, REPLICAS_MAX).default(3),
+  nodes: z.array(clusterNode, { error: 'a list of nodes' }).min(1, { error: 'at least one node' }),
+});
+
+const node = fields({
+  id: whole(1, NODE_ID_MAX).optional(),
+  dataDir: text,
+  listen: listener.optional(),
+  http: listener.optional(),
+});
+
+const sidecar = fields({ listen: listener, http: listener.optional() });
+
+const tls = fields({ ca: text, cert: text, key: text });
+
+const raft = fields({
+  heartbeatMs: whole(10, 60_000).default(300),
+  electionTimeoutMs: whole(50, 300_000).default(1000),
+  readMode: oneOf('lease', 'read-index').default('lease'),
+});
+
+const LIMIT_MAX = 2 ** 40;
+/** A version record has 16 bits for the length of its key, and its name 16 for the position in its Write. */
+const NARROW: Readonly<Record<string, number>> = { keyBytesMax: 2 ** 16 - 1, writeMutationsMax: 2 ** 16 - 1 };
+const limitFields = Object.fromEntries(
+  Object.keys(DEFAULT_LIMITS).map((field) => [field, whole(1, NARROW[field] ?? LIMIT_MAX).optional()]),
+) as { readonly [Field in keyof Limits]: z.ZodOptional<z.ZodInt> };
+
+const log = fields({ level: oneOf('debug', 'info', 'warn', 'error', 'silent').default('info') });
+
+export const schema = fields({
+  cluster,
+  node: node.optional(),
+  sidecar: sidecar.optional(),
+  tls: tls.optional(),
+  limits: fields(limitFields).prefault({}),
+  raft: raft.prefault({}),
+  log: log.prefault({}),
+});
+
+export type ConfigFile = z.infer<typeof schema>;
+
+/**
+ * What a message holds beside the largest Write: a page or a chunk that was begun before the largest value, and what belongs to
+ * each mutation. A log entry that fits into no message would stop its bucket for ever.
+ */
+const MESSAGE_ROOM_BYTES = 2 * 1024 * 1024;
+const MUTATION_ROOM_BYTES = 64;
+
+/** What no single field can tell. Returns a complaint for each rule that does not hold. */
+export function contradictions(config: ConfigFile): { path: readonly (string | number)[]; expected: string; got: unknown }[] {
+  const found: { path: readonly (string | number)[]; expected: string; got: unknown }[] = [];
+  const complain = (path: readonly (string | number)[], expected: string, got: unknown): void => {
+    found.push({ path, expected, got });
+  };
+  const { nodes, replicas } = config.cluster;
+  for (const field of ['id', 'address', 'http'] as const) {
+    const seen = new Map<unknown, number>();
+    for (const [index, each] of nodes.entries()) {
+      const first = seen.get(each[field]);
+      if (each[field] !== undefined && first !== undefined) {
+        complain(['cluster', 'nodes', index, field], `another than that of nodes[${first}]`, each[field]);
+      }
+      seen.set(each[field], first ?? index);
+    }
+  }
+  if (replicas > nodes.length) complain(['cluster', 'replicas'], `at most the number of nodes, ${nodes.length}`, replicas);
+  const id = config.node?.id;
+  if (id !== undefined && !nodes.some((each) => each.id === id)) {
+    complain(['node', 'id'], `the id of one of cluster.nodes: ${nodes.map((each) => each.id).join(', ')}`, id);
+  }
+  const { heartbeatMs, electionTimeoutMs } = config.raft;
+  if (electionTimeoutMs < 3 * heartbeatMs) {
+    complain(['raft', 'electionTimeoutMs'], `at least three heartbeats, ${3 * heartbeatMs}`, electionTimeoutMs);
+  }
+  const limits = limitsOf(config);
+  const inOrder = [['keyBytesMax', 'writeBytesMax'], ['valueBytesMax', 'writeBytesMax']] as const;
+  for (const [small, large] of inOrder) {
+    if (limits[small] > limits[large]) complain(['limits', small], `at most limits.${large}, ${limits[large]}`, limits[small]);
+  }
+  const room = MESSAGE_ROOM_BYTES + MUTATION_ROOM_BYTES * limits.writeMutationsMax;
+  if (limits.writeBytesMax > limits.messageBytesMax - room) {
+    const expected = `at most limits.messageBytesMax less ${room}, ${limits.messageBytesMax - room}`;
+    complain(['limits', 'writeBytesMax'], expected, limits.writeBytesMax);
+  }
+  if (limits.peerQueueBytesMax < limits.messageBytesMax) {
+    const expected = `at least limits.messageBytesMax, ${limits.messageBytesMax}`;
+    complain(['limits', 'peerQueueBytesMax'], expected, limits.peerQueueBytesMax);
+  }
+  return found;
+}
+
+export function limitsOf({ limits }: ConfigFile): Limits {
+  return { ...DEFAULT_LIMITS, ...Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined)) };
+}

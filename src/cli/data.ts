@@ -1,0 +1,203 @@
+import { Option, type Command } from 'commander';
+import type { Condition, Mutation, Served } from '../bucket/requests.js';
+import type { ScanOptions } from '../client/index.js';
+import type { Bytes } from '../lib/bytes.js';
+import { formatTimestamp, parseTimestamp } from '../mvcc/timestamp.js';
+import {
+  encodingOf,
+  integer,
+  readOptionsOf,
+  withConnection,
+  withEncoding,
+  withRead,
+  type ConnectionArguments,
+  type EncodingArguments,
+  type ReadArguments,
+} from './arguments.js';
+import { withDatabase } from './database.js';
+import { EXIT, Exit, UsageError } from './exit.js';
+import { LineWriter, write, type Terminal } from './terminal.js';
+import { decode, encode, jsonFields, readValue, type Encoding } from './values.js';
+
+/** `tidemark put|get|delete|scan|history`: one request each. */
+interface CommonArguments extends ConnectionArguments, EncodingArguments {}
+
+interface ChangeArguments extends CommonArguments {
+  readonly ifAbsent?: boolean;
+  readonly ifExists?: boolean;
+  readonly ifVersion?: string;
+}
+
+interface GetArguments extends CommonArguments, ReadArguments {
+  readonly raw: boolean;
+}
+
+interface ScanArguments extends CommonArguments, ReadArguments, RangeArguments {
+  readonly limit?: number;
+  readonly reverse: boolean;
+  readonly keysOnly: boolean;
+}
+
+interface HistoryArguments extends CommonArguments {
+  readonly newest?: string;
+  readonly oldest?: string;
+  readonly limit?: number;
+}
+
+export function addData(program: Command, terminal: Terminal): void {
+  const command = (name: string, description: string): Command =>
+    withEncoding(withConnection(program.command(name))).description(description);
+  const limit = (): Option =>
+    new Option('--limit <n>', 'at most so many').argParser(integer(1, Number.MAX_SAFE_INTEGER));
+
+  withConditions(command('put', 'set a key'))
+    .argument('<key>')
+    .argument('<value>', '- is standard input, @file a file, @@text is text that begins with @')
+    .action((key: string, value: string, options: ChangeArguments) => put(key, value, options, terminal));
+  withConditions(command('delete', 'delete a key; one that does not exist is deleted already'))
+    .argument('<key>')
+    .action((key: string, options: ChangeArguments) => remove(key, options, terminal));
+  withRead(command('get', 'print the value of a key'))
+    .argument('<key>')
+    .option('--raw', 'the bytes of the value and nothing else, not even an end of line', false)
+    .action((key: string, options: GetArguments) => get(key, options, terminal));
+  withRead(command('scan', 'print keys and values in the order of keys'))
+    .argument('[prefix]', 'only keys that begin so')
+    .option('--start <key>', 'from this key on')
+    .option('--end <key>', 'up to this key, exclusive')
+    .addOption(limit())
+    .option('--reverse', 'from the last key to the first', false)
+    .option('--keys-only', 'without values', false)
+    .action((prefix: string | undefined, options: ScanArguments) => scan(prefix, options, terminal));
+  command('history', 'print the versions of a key, newest first')
+    .argument('<key>')
+    .option('--newest <time>', 'from the version of that time on')
+    .option('--oldest <time>', 'back to that time')
+    .addOption(limit())
+    .action((key: string, options: HistoryArguments) => history(key, options, terminal));
+}
+
+function withConditions(command: Command): Command {
+  return command
+    .addOption(new Option('--if-absent', 'only if the key does not exist').conflicts(['ifExists', 'ifVersion']))
+    .addOption(new Option('--if-exists', 'only if the key exists').conflicts('ifVersion'))
+    .option('--if-version <version>', 'only if the key has this version; 0: if it does not exist');
+}
+
+function conditionsOf(key: Bytes, { ifAbsent, ifExists, ifVersion }: ChangeArguments): Condition[] {
+  if (ifAbsent === true || ifVersion === '0') return [{ kind: 'absent', key }];
+  if (ifExists === true) return [{ kind: 'exists', key }];
+  if (ifVersion === undefined) return [];
+  return [{ kind: 'version', key, version: parseTimestamp(ifVersion, 0, '--if-version') }];
+}
+
+async function put(keyText: string, valueText: string, options: ChangeArguments, terminal: Terminal): Promise<void> {
+  const encoding = encodingOf(options);
+  const key = decode(keyText, encoding, 'key');
+  const value = await readValue(valueText, encoding, terminal.stdin);
+  await change({ kind: 'put', key, value }, options, terminal);
+}
+
+async function remove(keyText: string, options: ChangeArguments, terminal: Terminal): Promise<void> {
+  await change({ kind: 'delete', key: decode(keyText, encodingOf(options), 'key') }, options, terminal);
+}
+
+async function change(mutation: Mutation, options: ChangeArguments, terminal: Terminal): Promise<void> {
+  const conditions = conditionsOf(mutation.key, options);
+  const { applied, version, failed, served } = await withDatabase(options, (db) =>
+    db.write({ conditions, mutations: [mutation] }),
+  );
+  const word = mutation.kind === 'put' ? 'put' : 'deleted';
+  if (options.json) {
+    const result = applied ? { applied, version } : { applied, failedVersion: failed?.version ?? 0 };
+    await write(terminal.stdout, jsonLine({ ...result, served }));
+  } else if (applied) {
+    await write(terminal.stdout, `${word}, version ${version} (${formatTimestamp(version)})\n`);
+  } else {
+    const present = failed?.version === 0 ? 'the key does not exist' : `the key has version ${failed?.version ?? 0}`;
+    terminal.stderr.write(`tidemark: not ${word}: the condition does not hold, ${present}\n`);
+  }
+  if (!applied) throw new Exit(EXIT.CONDITION_FAILED);
+}
+
+async function get(keyText: string, options: GetArguments, terminal: Terminal): Promise<void> {
+  const encoding = encodingOf(options);
+  const key = decode(keyText, encoding, 'key');
+  const entry = await withDatabase(options, (db) => db.get(key, readOptionsOf(options)));
+  const { found, served } = entry;
+  if (options.json) {
+    const fields = entry.found ? { ...jsonFields('value', entry.value, encoding), version: entry.version } : {};
+    await write(terminal.stdout, jsonLine({ found, ...jsonFields('key', key, encoding), ...fields, served }));
+  } else if (entry.found) {
+    await write(terminal.stdout, options.raw ? entry.value : printed(entry.value, encoding));
+  } else {
+    terminal.stderr.write(`tidemark: no such key${served.consistency === 'asOf' ? ' at that time' : ''}\n`);
+  }
+  if (!found) throw new Exit(EXIT.NOT_FOUND);
+}
+
+/** A value by itself is printed as it is, control characters and all: it may be a text of many lines. */
+function printed(value: Bytes, encoding: Encoding): Bytes | string {
+  return encoding === 'text' ? Buffer.concat([value, Buffer.from('\n')]) : `${value.toString(encoding)}\n`;
+}
+
+async function scan(prefix: string | undefined, options: ScanArguments, terminal: Terminal): Promise<void> {
+  const encoding = encodingOf(options);
+  const { limit, reverse, keysOnly, json } = options;
+  const scanOptions = { ...rangeOf(prefix, options), ...readOptionsOf(options), limit, reverse, keysOnly };
+  await withDatabase(options, async (db) => {
+    const lines = new LineWriter(terminal.stdout);
+    for await (const { key, value, version, served } of db.scan(scanOptions)) {
+      if (json) {
+        const values = keysOnly ? {} : jsonFields('value', value, encoding);
+        await lines.add(jsonLine({ ...jsonFields('key', key, encoding), ...values, version, asOf: served.timestamp }));
+      } else {
+        await lines.add(`${encode(key, encoding)}${keysOnly ? '' : `\t${encode(value, encoding)}`}\n`);
+      }
+    }
+    await lines.flush();
+  });
+}
+
+export interface RangeArguments extends EncodingArguments {
+  readonly start?: string;
+  readonly end?: string;
+}
+
+export function rangeOf(
+  prefix: string | undefined,
+  { start, end, ...encodings }: RangeArguments,
+): Pick<ScanOptions, 'prefix' | 'start' | 'end'> {
+  const encoding = encodingOf(encodings);
+  if (prefix !== undefined && (start !== undefined || end !== undefined)) {
+    throw new UsageError('give a prefix, or --start and --end, not both');
+  }
+  const key = (text: string | undefined, what: string): Bytes | undefined =>
+    text === undefined ? undefined : decode(text, encoding, what);
+  return { prefix: key(prefix, 'prefix'), start: key(start, '--start'), end: key(end, '--end') };
+}
+
+async function history(keyText: string, options: HistoryArguments, terminal: Terminal): Promise<void> {
+  const encoding = encodingOf(options);
+  const key = decode(keyText, encoding, 'key');
+  const { newest, oldest, limit } = options;
+  let count = 0;
+  await withDatabase(options, async (db) => {
+    const lines = new LineWriter(terminal.stdout);
+    for await (const { version, deleted, value } of db.history(key, { newest, oldest, limit })) {
+      count += 1;
+      const time = formatTimestamp(version);
+      const fields = deleted ? {} : jsonFields('value', value, encoding);
+      const shown = deleted ? '(deleted)' : encode(value, encoding);
+      await lines.add(options.json ? jsonLine({ version, time, deleted, ...fields }) : `${version}\t${time}\t${shown}\n`);
+    }
+    await lines.flush();
+  });
+  if (count > 0) return;
+  if (!options.json) terminal.stderr.write('tidemark: no versions of that key\n');
+  throw new Exit(EXIT.NOT_FOUND);
+}
+
+function jsonLine(fields: Readonly<Record<string, unknown>> & { readonly served?: Served }): string {
+  return `${JSON.stringify(fields)}\n`;
+}

@@ -1,0 +1,45 @@
+import { Command, CommanderError } from 'commander';
+import { addBench } from './bench/command.js';
+import { addInspection } from './cluster/inspect.js';
+import { addClusterStart } from './cluster/start.js';
+import { addData } from './data.js';
+import { describeError, EXIT, EXIT_CODES_HELP, exitCodeOf, Exit, type ExitCode } from './exit.js';
+import { addServers } from './serve.js';
+import type { Terminal } from './terminal.js';
+import { addTransfer } from './transfer.js';
+import { VERSION } from './version.js';
+
+/** Runs one command line (without the program's name) and says how it ended. Throws nothing. */
+export async function runCommand(args: readonly string[], terminal: Terminal): Promise<ExitCode> {
+  const json = args.includes('--json') && !args.slice(0, args.indexOf('--json')).includes('--');
+  try {
+    await buildProgram(terminal).parseAsync(args, { from: 'user' });
+    return EXIT.OK;
+  } catch (error) {
+    // Commander has printed what is wrong, or the help that was asked for.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.OK : EXIT.USAGE;
+    if (!(error instanceof Exit)) terminal.stderr.write(`${describeError(error, json)}\n`);
+    return exitCodeOf(error);
+  }
+}
+
+function buildProgram(terminal: Terminal): Command {
+  const program = new Command('tidemark')
+    .description('A distributed, replicated key-value store with a timeline.')
+    .version(VERSION)
+    .configureOutput({
+      writeOut: (text) => terminal.stdout.write(text),
+      writeErr: (text) => terminal.stderr.write(text),
+    })
+    .showHelpAfterError('(--help tells more)')
+    .exitOverride()
+    .addHelpText('after', EXIT_CODES_HELP);
+  addServers(program);
+  const cluster = program.command('cluster').description('run a local cluster, look at a running one');
+  addClusterStart(cluster, terminal);
+  addInspection(cluster, terminal);
+  addData(program, terminal);
+  addTransfer(program, terminal);
+  addBench(program, terminal);
+  return program;
+}

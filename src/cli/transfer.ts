@@ -1,0 +1,202 @@
+import { isUtf8 } from 'node:buffer';
+import { open, type FileHandle } from 'node:fs/promises';
+import type { Readable, Writable } from 'node:stream';
+import { finished } from 'node:stream/promises';
+import { Option, type Command } from 'commander';
+import { z } from 'zod';
+import { messageOf } from '../lib/errors.js';
+import type { Bytes } from '../lib/bytes.js';
+import { formatTimestamp } from '../mvcc/timestamp.js';
+import {
+  encodingOf,
+  integer,
+  readOptionsOf,
+  withConnection,
+  withEncoding,
+  withRead,
+  type ConnectionArguments,
+  type EncodingArguments,
+  type ReadArguments,
+} from './arguments.js';
+import { rangeOf, type RangeArguments } from './data.js';
+import { withDatabase } from './database.js';
+import { EXIT, Exit, UsageError } from './exit.js';
+import { forEachInFlight } from './in-flight.js';
+import { beginLifetime } from './lifetime.js';
+import { showProgress } from './progress.js';
+import { LineWriter, write, type Terminal } from './terminal.js';
+import { fromJsonFields, jsonFields, type Encoding } from './values.js';
+
+/**
+ * `tidemark import` and `tidemark export`: JSON lines, one record each:
+ *
+ *     {"key":"city/IS/39/Reykjavík/0","value":"..."}      text is UTF-8
+ *     {"keyBase64":"AP8=","valueBase64":"..."}            bytes that are not
+ *
+ * An export is one moment of the whole range, however long it takes. An import sets each key to its value: after an
+ * interruption it may simply be run again, from the start or from the line that it named.
+ */
+interface ImportArguments extends ConnectionArguments, EncodingArguments {
+  readonly inFlight: number;
+  readonly fromLine: number;
+}
+
+interface ExportArguments extends ConnectionArguments, ReadArguments, RangeArguments {
+  readonly output: string;
+}
+
+export function addTransfer(program: Command, terminal: Terminal): void {
+  withEncoding(withConnection(program.command('import')))
+    .description('set keys from a file of JSON lines: {"key": ..., "value": ...}')
+    .argument('<file>', '- is standard input')
+    .addOption(new Option('--in-flight <n>', 'records at a time').default(512).argParser(integer(1, 16_384)))
+    .addOption(new Option('--from-line <n>', 'skip the lines before').default(1).argParser(integer(1, Number.MAX_SAFE_INTEGER)))
+    .action((file: string, options: ImportArguments) => importFile(file, options, terminal));
+  withRead(withEncoding(withConnection(program.command('export'))))
+    .description('write keys and values as JSON lines, all as of one moment')
+    .argument('[prefix]', 'only keys that begin so')
+    .option('--start <key>', 'from this key on')
+    .option('--end <key>', 'up to this key, exclusive')
+    .option('-o, --output <file>', '- is standard output', '-')
+    .action((prefix: string | undefined, options: ExportArguments) => exportRange(prefix, options, terminal));
+}
+
+async function importFile(file: string, options: ImportArguments, terminal: Terminal): Promise<void> {
+  const encoding = encodingOf(options);
+  const handle = file === '-' ? undefined : await openFile(file, 'r');
+  const input = handle?.createReadStream() ?? terminal.stdin;
+  const total = (await handle?.stat())?.size;
+  const lifetime = beginLifetime();
+  const progress = showProgress(terminal, { title: 'Importing', total, unit: 'bytes' });
+  const mark = new LineMark(options.fromLine);
+  try {
+    await withDatabase(options, (db) =>
+      forEachInFlight(linesOf(input, options.fromLine), options.inFlight, lifetime.signal, async (line) => {
+        const record = parseLine(line, encoding);
+        if (record !== undefined) await db.put(record.key, record.value);
+        mark.done(line.number, record === undefined ? 0 : 1);
+        progress.update(line.endByte);
+      }),
+    );
+    if (lifetime.signal.aborted) throw new Exit(EXIT.INTERRUPTED);
+  } catch (error) {
+    progress.end();
+    terminal.stderr.write(`tidemark: all lines before line ${mark.next} are imported; go on with --from-line ${mark.next}\n`);
+    throw error;
+  } finally {
+    lifetime.end();
+    await handle?.close();
+  }
+  progress.end();
+  const { records } = mark;
+  await write(terminal.stdout, options.json ? `${JSON.stringify({ imported: records })}\n` : `imported ${records} records\n`);
+}
+
+async function openFile(path: string, flags: 'r' | 'w'): Promise<FileHandle> {
+  try {
+    return await open(path, flags);
+  } catch (error) {
+    throw new UsageError(`the file cannot be opened: ${messageOf(error)}`);
+  }
+}
+
+/** Lines are finished in any order; `next` is the first that is not. */
+class LineMark {
+  records = 0;
+  next: number;
+  readonly #ahead = new Set<number>();
+
+  constructor(first: number) {
+    this.next = first;
+  }
+
+  done(line: number, records: number): void {
+    this.records += records;
+    this.#ahead.add(line);
+    while (this.#ahead.delete(this.next)) this.next += 1;
+  }
+}
+
+interface Line {
+  /** From 1. */
+  readonly number: number;
+  readonly data: Bytes;
+  /** Where it ends in the input. */
+  readonly endByte: number;
+}
+
+/** A value of 1 MiB in base64 is far below it; what is longer is not a file of records. */
+const LINE_BYTES_MAX = 32 * 1024 * 1024;
+
+async function* linesOf(input: Readable, first: number): AsyncGenerator<Line> {
+  let rest: Bytes[] = [];
+  let restBytes = 0;
+  let number = 1;
+  let endByte = 0;
+  try {
+    for await (const chunk of input) {
+      const data = Buffer.from(chunk as Buffer);
+      let start = 0;
+      for (let end = data.indexOf(0x0a); end >= 0; end = data.indexOf(0x0a, start)) {
+        const line = Buffer.concat([...rest, data.subarray(start, end)]);
+        endByte += line.length + 1;
+        if (number >= first) yield { number, data: line, endByte };
+        number += 1;
+        rest = [];
+        restBytes = 0;
+        start = end + 1;
+      }
+      rest.push(data.subarray(start));
+      restBytes += data.length - start;
+      if (restBytes > LINE_BYTES_MAX) throw new UsageError(`line ${number} is longer than ${LINE_BYTES_MAX} bytes`);
+    }
+  } catch (error) {
+    throw error instanceof UsageError ? error : new UsageError(`the input cannot be read: ${messageOf(error)}`);
+  }
+  if (restBytes > 0 && number >= first) yield { number, data: Buffer.concat(rest), endByte: endByte + restBytes };
+}
+
+/** Undefined for an empty line. */
+function parseLine({ number, data }: Line, encoding: Encoding): { key: Bytes; value: Bytes } | undefined {
+  try {
+    if (!isUtf8(data)) throw new UsageError('it is not UTF-8');
+    const text = data.toString('utf8').trim();
+    if (text === '') return undefined;
+    const object = z.record(z.string(), z.unknown()).parse(JSON.parse(text));
+    return { key: fromJsonFields(object, 'key', encoding), value: fromJsonFields(object, 'value', encoding) };
+  } catch (error) {
+    const why = error instanceof z.ZodError ? 'it is not a JSON object' : messageOf(error);
+    throw new UsageError(`line ${number} is no record: ${why}`);
+  }
+}
+
+async function exportRange(prefix: string | undefined, options: ExportArguments, terminal: Terminal): Promise<void> {
+  const encoding = encodingOf(options);
+  const range = rangeOf(prefix, options);
+  const handle = options.output === '-' ? undefined : await openFile(options.output, 'w');
+  const output: Writable = handle?.createWriteStream() ?? terminal.stdout;
+  const lifetime = beginLifetime();
+  let count = 0;
+  let asOf = 0;
+  try {
+    await withDatabase(options, async (db) => {
+      const lines = new LineWriter(output);
+      const { signal } = lifetime;
+      for await (const { key, value, served } of db.scan({ ...range, ...readOptionsOf(options), signal })) {
+        const record = { ...jsonFields('key', key, encoding), ...jsonFields('value', value, encoding) };
+        await lines.add(`${JSON.stringify(record)}\n`);
+        count += 1;
+        asOf = served.timestamp;
+      }
+      await lines.flush();
+    });
+    if (handle !== undefined) await finished(output.end());
+  } finally {
+    lifetime.end();
+    await handle?.close();
+  }
+  const remark = options.json
+    ? JSON.stringify({ exported: count, asOf })
+    : `exported ${count} records as of ${asOf} (${formatTimestamp(asOf)})`;
+  terminal.stderr.write(`${remark}\n`);
+}

@@ -1,0 +1,269 @@
+import type { Env } from '../env/env.js';
+import { DEFAULT_LIMITS, type Limits } from '../env/limits.js';
+import { EMPTY, type Bytes } from '../lib/bytes.js';
+import { TidemarkError } from '../lib/errors.js';
+import { prefixEnd } from '../lib/ordered.js';
+import { parseTimestamp } from '../mvcc/timestamp.js';
+import type { Condition, Consistency, KeyRange, Mutation, RequestId, Served, Timestamp } from '../bucket/requests.js';
+import type { Placement } from '../placement/map.js';
+import { Router } from '../router/router.js';
+import { Entry, Missing, VersionEntry, bytesOf, type Data } from './entries.js';
+
+/**
+ * The public API for TypeScript and JavaScript: a thin, typed face of the router (router/router.ts), which does the work.
+ *
+ *     await using db = await connect({ endpoints: ['127.0.0.1:7100'] });
+ *     await db.put('user/1', JSON.stringify({ name: 'Ada' }));
+ *     const user = await db.get('user/1');
+ *     if (user.found) console.log(user.json(), user.version, user.served.node);
+ *     for await (const entry of db.scan({ prefix: 'user/' })) console.log(entry.key.toString());
+ *     const before = await db.asOf('-10s').get('user/1');
+ *
+ * One Database is one session: its bounded reads see its own writes, and never go back in time for a key. It is meant to be
+ * shared by everything in a process, and to be closed at the end; until then it keeps the process alive.
+ *
+ * Errors are TidemarkErrors. `outcome` says whether a write that failed may have taken effect.
+ */
+export type ClientEnv = Pick<Env, 'clock' | 'timers' | 'random' | 'network' | 'log' | 'metrics'>;
+
+export interface DatabaseOptions {
+  /** `host:port` of nodes, or of sidecars; not a mixture. */
+  readonly endpoints: readonly string[];
+  /** Refuse any other cluster. */
+  readonly clusterId?: string | undefined;
+  /** Replicas in the same zone are preferred for bounded and local reads. */
+  readonly zone?: string | undefined;
+  /** For each request that sets none; default 10 s. */
+  readonly timeoutMs?: number | undefined;
+  readonly limits?: Partial<Limits> | undefined;
+}
+
+export interface RequestOptions {
+  readonly timeoutMs?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface WriteOptions extends RequestOptions {
+  /** For callers that retry over their own restarts: the same id never applies twice. */
+  readonly id?: RequestId | undefined;
+}
+
+export interface ReadOptions extends RequestOptions {
+  /** Default `linearizable`; `bounded` if there is `maxStalenessMs`. */
+  readonly consistency?: 'linearizable' | 'bounded' | 'local' | undefined;
+  readonly maxStalenessMs?: number | undefined;
+  /** A timestamp, or text as in `asOf()`. */
+  readonly asOf?: Timestamp | string | undefined;
+}
+
+export interface ScanOptions extends ReadOptions {
+  /** Keys that begin so. Not together with `start` or `end`. */
+  readonly prefix?: Data | undefined;
+  /** Inclusive. */
+  readonly start?: Data | undefined;
+  /** Exclusive. */
+  readonly end?: Data | undefined;
+  readonly reverse?: boolean | undefined;
+  readonly limit?: number | undefined;
+  /** Leave the values empty. */
+  readonly keysOnly?: boolean | undefined;
+}
+
+export interface HistoryOptions extends RequestOptions {
+  readonly newest?: Timestamp | string | undefined;
+  readonly oldest?: Timestamp | string | undefined;
+  readonly limit?: number | undefined;
+}
+
+export type ConditionOf<K> =
+  | { readonly kind: 'exists' | 'absent'; readonly key: K }
+  | { readonly kind: 'version'; readonly key: K; readonly version: Timestamp }
+  | { readonly kind: 'value'; readonly key: K; readonly value: K };
+
+export type MutationOf<K> =
+  | { readonly kind: 'put'; readonly key: K; readonly value: K }
+  | { readonly kind: 'delete'; readonly key: K };
+
+export interface Write {
+  readonly conditions?: readonly ConditionOf<Data>[] | undefined;
+  readonly mutations?: readonly MutationOf<Data>[] | undefined;
+}
+
+export interface Written {
+  /** The commit timestamp: the version of every key that was put. */
+  readonly version: Timestamp;
+  readonly served: Served;
+}
+
+export interface WriteOutcome extends Written {
+  /** False: a condition did not hold, and nothing was written. */
+  readonly applied: boolean;
+  /** The first condition that did not hold, and the present version of its key (0: it does not exist). */
+  readonly failed?: { readonly condition: number; readonly version: Timestamp };
+}
+
+/** Reads as of one moment. */
+export interface Snapshot {
+  readonly timestamp: Timestamp;
+  get(key: Data, options?: RequestOptions): Promise<Entry | Missing>;
+  getMany(keys: readonly Data[], options?: RequestOptions): AsyncGenerator<Entry | Missing>;
+  scan(options?: Omit<ScanOptions, keyof ReadOptions> & RequestOptions): AsyncGenerator<Entry>;
+}
+
+export class Database implements AsyncDisposable {
+  readonly #router: Router;
+
+  constructor(env: ClientEnv, options: DatabaseOptions) {
+    const { endpoints, clusterId, zone, timeoutMs, limits } = options;
+    if (endpoints.length === 0) {
+      throw new TidemarkError('INVALID_ARGUMENT', 'NO_ENDPOINTS', 'endpoints is empty; expected host:port of a node or sidecar');
+    }
+    const merged = { ...DEFAULT_LIMITS, ...limits };
+    this.#router = new Router({ env, limits: merged, role: 'client', seeds: endpoints, clusterId, zone, timeoutMs });
+  }
+
+  /** Resolves when a node has answered. Requests may be made before. */
+  async ready(options: RequestOptions = {}): Promise<void> {
+    await this.#router.ready(options);
+  }
+
+  /** Which buckets are where, as far as known; behind a sidecar, that it has them all. */
+  get placement(): Placement | undefined {
+    return this.#router.placement;
+  }
+
+  /** The cluster's present time, approximately: good for choosing a moment in the past. */
+  now(): Timestamp {
+    return this.#router.now();
+  }
+
+  async put(key: Data, value: Data, options: WriteOptions = {}): Promise<Written> {
+    const { timestamp, served } = await this.#router.put(bytesOf(key), bytesOf(value), options);
+    return { version: timestamp, served };
+  }
+
+  /** Deleting a key that does not exist succeeds. */
+  async delete(key: Data, options: WriteOptions = {}): Promise<Written> {
+    const { timestamp, served } = await this.#router.delete(bytesOf(key), options);
+    return { version: timestamp, served };
+  }
+
+  /** Checks all conditions and, if they hold, applies all mutations, atomically. The keys must be in one bucket. */
+  async write({ conditions = [], mutations = [] }: Write, options: WriteOptions = {}): Promise<WriteOutcome> {
+    const reply = await this.#router.write(conditions.map(conditionOf), mutations.map(mutationOf), options);
+    const { applied, timestamp, failedCondition, failedVersion, served } = reply;
+    const written = { applied, version: timestamp, served };
+    return applied ? written : { ...written, failed: { condition: failedCondition, version: failedVersion } };
+  }
+
+  async get(key: Data, options: ReadOptions = {}): Promise<Entry | Missing> {
+    const bytes = bytesOf(key);
+    const { record, served } = await this.#router.get(bytes, { ...options, consistency: this.#consistencyOf(options) });
+    return record === undefined ? new Missing(bytes, served) : new Entry(record, served);
+  }
+
+  /** In the order of the keys. */
+  async *getMany(keys: readonly Data[], options: ReadOptions = {}): AsyncGenerator<Entry | Missing> {
+    const all = keys.map(bytesOf);
+    const batches = this.#router.getMany(all, { ...options, consistency: this.#consistencyOf(options) });
+    for await (const batch of batches) {
+      for (const { index, record, served } of batch) {
+        yield record === undefined ? new Missing(all[index] ?? EMPTY, served) : new Entry(record, served);
+      }
+    }
+  }
+
+  /** In the order of the keys, all as of one timestamp. */
+  async *scan(options: ScanOptions = {}): AsyncGenerator<Entry> {
+    const { reverse, limit, keysOnly, timeoutMs, signal } = options;
+    if (limit === 0) return;
+    const consistency = this.#consistencyOf(options);
+    const pages = this.#router.scan(rangeOf(options), { consistency, reverse, limit, keysOnly, timeoutMs, signal });
+    for await (const { records, served } of pages) {
+      for (const record of records) yield new Entry(record, served);
+    }
+  }
+
+  /** The versions of a key, newest first. */
+  async *history(key: Data, options: HistoryOptions = {}): AsyncGenerator<VersionEntry> {
+    const { newest, oldest, ...rest } = options;
+    if (rest.limit === 0) return;
+    const pages = this.#router.history(bytesOf(key), {
+      ...rest,
+      newest: newest === undefined ? undefined : this.#momentOf(newest, 'newest'),
+      oldest: oldest === undefined ? undefined : this.#momentOf(oldest, 'oldest'),
+    });
+    for await (const { versions, served } of pages) {
+      for (const version of versions) yield new VersionEntry(version, served);
+    }
+  }
+
+  /** The past: a timestamp, ISO 8601 text, or a span before now such as `-10s`, which is counted from this call. */
+  asOf(moment: Timestamp | string): Snapshot {
+    const asOf = this.#momentOf(moment, 'asOf');
+    return {
+      timestamp: asOf,
+      get: (key, options) => this.get(key, { ...options, asOf }),
+      getMany: (keys, options) => this.getMany(keys, { ...options, asOf }),
+      scan: (options) => this.scan({ ...options, asOf }),
+    };
+  }
+
+  /** Requests under way fail; writes among them with outcome unknown. */
+  async close(): Promise<void> {
+    await this.#router.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  #momentOf(moment: Timestamp | string, field: string): Timestamp {
+    return parseTimestamp(String(moment), this.now(), field);
+  }
+
+  #consistencyOf({ consistency, maxStalenessMs, asOf }: ReadOptions): Consistency {
+    if (asOf !== undefined) {
+      if (consistency !== undefined || maxStalenessMs !== undefined) throw contradiction('asOf', 'consistency or maxStalenessMs');
+      return { kind: 'asOf', timestamp: this.#momentOf(asOf, 'asOf') };
+    }
+    if (maxStalenessMs !== undefined) {
+      if (consistency !== undefined && consistency !== 'bounded') throw contradiction('maxStalenessMs', `'${consistency}'`);
+      return { kind: 'bounded', maxStalenessMs };
+    }
+    if (consistency !== 'bounded') return { kind: consistency ?? 'linearizable' };
+    throw new TidemarkError('INVALID_ARGUMENT', 'STALENESS_MISSING', "consistency 'bounded' needs maxStalenessMs");
+  }
+}
+
+function rangeOf({ prefix, start, end }: ScanOptions): KeyRange {
+  if (prefix === undefined) return { start: boundOf(start), end: boundOf(end) };
+  if (start !== undefined || end !== undefined) throw contradiction('prefix', 'start or end');
+  const first = bytesOf(prefix);
+  return { start: first, end: prefixEnd(first) };
+}
+
+function boundOf(bound: Data | undefined): Bytes {
+  return bound === undefined ? EMPTY : bytesOf(bound);
+}
+
+function conditionOf(condition: ConditionOf<Data>): Condition {
+  const key = bytesOf(condition.key);
+  switch (condition.kind) {
+    case 'version':
+      return { kind: 'version', key, version: condition.version };
+    case 'value':
+      return { kind: 'value', key, value: bytesOf(condition.value) };
+    default:
+      return { kind: condition.kind, key };
+  }
+}
+
+function mutationOf(mutation: MutationOf<Data>): Mutation {
+  const key = bytesOf(mutation.key);
+  return mutation.kind === 'put' ? { kind: 'put', key, value: bytesOf(mutation.value) } : { kind: 'delete', key };
+}
+
+function contradiction(one: string, other: string): TidemarkError {
+  return new TidemarkError('INVALID_ARGUMENT', 'OPTIONS_CONTRADICT', `${one} cannot be combined with ${other}`);
+}

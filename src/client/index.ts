@@ -1,0 +1,22 @@
+/** What `import ... from 'tidemark'` gives. */
+export { connect, type ConnectOptions } from './connect.js';
+export {
+  Database,
+  type ConditionOf,
+  type DatabaseOptions,
+  type HistoryOptions,
+  type MutationOf,
+  type ReadOptions,
+  type RequestOptions,
+  type ScanOptions,
+  type Snapshot,
+  type Write,
+  type WriteOptions,
+  type WriteOutcome,
+  type Written,
+} from './database.js';
+export { Entry, Missing, VersionEntry, type Data } from './entries.js';
+export { STATUS, TidemarkError, isTidemarkError, type Outcome, type StatusCode } from '../lib/errors.js';
+export { formatTimestamp, parseTimestamp, type Timestamp } from '../mvcc/timestamp.js';
+export type { RequestId, Served } from '../bucket/requests.js';
+export type { TlsFiles } from '../env/real/network.js';

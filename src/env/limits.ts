@@ -1,0 +1,89 @@
+/**
+ * Every limit in one place. Reaching one is RESOURCE_EXHAUSTED, INVALID_ARGUMENT or back-pressure, never unbounded memory.
+ * The first group may be changed in the configuration; a cluster's nodes should agree on it.
+ */
+export interface Limits {
+  readonly keyBytesMax: number;
+  readonly valueBytesMax: number;
+  /** Keys and values of one Write together. */
+  readonly writeBytesMax: number;
+  readonly writeMutationsMax: number;
+  readonly messageBytesMax: number;
+  /** How far ahead of this node's wall clock a timestamp may be before it is refused. */
+  readonly maxClockOffsetMs: number;
+
+  /** Commands, and separately Queries, that a node works on at a time; more are refused at once. */
+  readonly commandsInFlightMax: number;
+  readonly queriesInFlightMax: number;
+  /** Payload bytes of Commands in flight on a node. */
+  readonly commandBytesInFlightMax: number;
+  /** Proposed and not yet applied entries and bytes of one bucket. */
+  readonly proposalsPerBucketMax: number;
+  readonly proposalBytesPerBucketMax: number;
+  /** Applied writes that wait for their state batch; above it the node stops to apply. */
+  readonly overlayBytesMax: number;
+  /** Latest values kept in memory for reads. */
+  readonly readCacheBytesMax: number;
+  /** Raft: bytes of entries in one append, appends and bytes in flight to one follower. */
+  readonly appendBytesMax: number;
+  readonly appendsInFlightMax: number;
+  readonly appendBytesInFlightMax: number;
+  /** Log kept behind the applied index for slow followers, per bucket. */
+  readonly logEntriesKept: number;
+  readonly logBytesKept: number;
+  /** Entries in memory of one group's log (the rest is read from disk). */
+  readonly logCacheBytesMax: number;
+  readonly snapshotChunkBytes: number;
+  readonly snapshotChunksInFlightMax: number;
+  /** Snapshots that one node sends or receives at a time. */
+  readonly snapshotsAtOnceMax: number;
+  /** Queued bytes on one stream before its sender is held back, and before a peer's messages are dropped. */
+  readonly streamBufferBytesMax: number;
+  readonly peerQueueBytesMax: number;
+  readonly pageEntriesMax: number;
+  readonly pageBytesMax: number;
+  /** Requests that one router keeps waiting: Commands, and separately Queries. */
+  readonly routerInFlightMax: number;
+  readonly routerBytesInFlightMax: number;
+  readonly sessionResultsMax: number;
+  readonly sessionLifetimeMs: number;
+  readonly sessionRetentionMs: number;
+}
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+
+export const DEFAULT_LIMITS: Limits = {
+  keyBytesMax: 4 * KIB,
+  valueBytesMax: MIB,
+  writeBytesMax: 8 * MIB,
+  writeMutationsMax: 1024,
+  messageBytesMax: 16 * MIB,
+  maxClockOffsetMs: 1000,
+
+  commandsInFlightMax: 4096,
+  queriesInFlightMax: 4096,
+  commandBytesInFlightMax: 64 * MIB,
+  proposalsPerBucketMax: 1024,
+  proposalBytesPerBucketMax: 16 * MIB,
+  overlayBytesMax: 64 * MIB,
+  readCacheBytesMax: 16 * MIB,
+  appendBytesMax: MIB,
+  appendsInFlightMax: 64,
+  appendBytesInFlightMax: 8 * MIB,
+  logEntriesKept: 2000,
+  logBytesKept: 4 * MIB,
+  logCacheBytesMax: MIB,
+  snapshotChunkBytes: 512 * KIB,
+  snapshotChunksInFlightMax: 4,
+  snapshotsAtOnceMax: 4,
+  streamBufferBytesMax: 4 * MIB,
+  peerQueueBytesMax: 32 * MIB,
+  pageEntriesMax: 1000,
+  pageBytesMax: MIB,
+  routerInFlightMax: 16384,
+  routerBytesInFlightMax: 64 * MIB,
+  sessionResultsMax: 8192,
+  sessionLifetimeMs: 10 * 60_000,
+  sessionRetentionMs: 60 * 60_000,
+};

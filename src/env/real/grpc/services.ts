@@ -1,0 +1,141 @@
+import type { sendUnaryData, ServerUnaryCall, ServerWritableStream, UntypedServiceImplementation } from '@grpc/grpc-js';
+import type { MethodDefinition, ServiceDefinition } from '@grpc/proto-loader';
+import { assert } from '../../../lib/assert.js';
+import { TidemarkError } from '../../../lib/errors.js';
+import type { RpcContext, RpcMethod, RpcService } from '../../network.js';
+import type { Clock } from '../../time.js';
+import { statusOf } from './errors.js';
+import { asTidemarkError } from './frame-stream.js';
+import { serviceNamed, strictDecoder } from './protos.js';
+
+/**
+ * Public services: handlers of plain requests behind grpc-js calls. Requests are decoded strictly; whatever a handler throws
+ * becomes a status with its detail, and what is no TidemarkError is a bug, which is reported and answered with INTERNAL.
+ */
+export interface BoundService {
+  readonly definition: ServiceDefinition;
+  readonly implementation: UntypedServiceImplementation;
+}
+
+export interface ServicePorts {
+  readonly clock: Clock;
+  readonly onBug: (error: unknown) => void;
+}
+
+export function bindService(name: string, service: RpcService, ports: ServicePorts): BoundService {
+  const declared = serviceNamed(name);
+  const definition: Record<string, MethodDefinition<object, object>> = {};
+  const implementation: UntypedServiceImplementation = {};
+  for (const [methodName, method] of Object.entries(service)) {
+    const wire = declared[methodName];
+    assert(wire !== undefined, `${name} has no method ${methodName}`);
+    const fits = !wire.requestStream && wire.responseStream === (method.kind === 'stream');
+    assert(fits, `${name}.${methodName} is no ${method.kind}`);
+    definition[methodName] = {
+      ...wire,
+      requestDeserialize: strictDecoder(wire),
+      responseSerialize: reporting(wire.responseSerialize, ports.onBug),
+    };
+    implementation[methodName] = method.kind === 'unary' ? unary(method, ports) : streaming(method, ports);
+  }
+  return { definition, implementation };
+}
+
+/** grpc-js answers INTERNAL when a reply cannot be encoded, but tells nobody. */
+function reporting(serialize: (reply: object) => Buffer, onBug: (error: unknown) => void): (reply: object) => Buffer {
+  return (reply) => {
+    try {
+      return serialize(reply);
+    } catch (error) {
+      onBug(error);
+      throw error;
+    }
+  };
+}
+
+type UnaryCall = ServerUnaryCall<object, unknown>;
+type StreamCall = ServerWritableStream<object, unknown>;
+type Handler<K extends RpcMethod['kind']> = Extract<RpcMethod, { kind: K }>;
+
+function unary(method: Handler<'unary'>, ports: ServicePorts) {
+  return (call: UnaryCall, callback: sendUnaryData<unknown>): void => {
+    const run = async (): Promise<unknown> => {
+      if (call.request instanceof TidemarkError) throw call.request;
+      return method.handle(call.request as never, new CallContext(call, ports.clock));
+    };
+    run().then(
+      (reply) => callback(null, reply),
+      (error: unknown) => callback(statusOf(asTidemarkError(error, ports.onBug))),
+    );
+  };
+}
+
+function streaming(method: Handler<'stream'>, ports: ServicePorts) {
+  return (call: StreamCall): void => {
+    const context = new CallContext(call, ports.clock);
+    const run = async (): Promise<void> => {
+      if (call.request instanceof TidemarkError) throw call.request;
+      for await (const reply of method.handle(call.request as never, context)) {
+        if (!(await write(call, reply, context.signal))) return;
+      }
+    };
+    run().then(
+      () => call.end(),
+      (error: unknown) => {
+        if (!context.signal.aborted || !(error instanceof TidemarkError)) {
+          call.emit('error', statusOf(asTidemarkError(error, ports.onBug)));
+        }
+      },
+    );
+  };
+}
+
+/** One reply at a time, each handed to the connection before the next is asked for. False once the caller is gone. */
+function write(call: StreamCall, reply: unknown, signal: AbortSignal): Promise<boolean> {
+  return new Promise((resolve) => {
+    if (signal.aborted) {
+      resolve(false);
+      return;
+    }
+    const gone = (): void => resolve(false);
+    signal.addEventListener('abort', gone, { once: true });
+    call.write(reply, () => {
+      signal.removeEventListener('abort', gone);
+      resolve(!signal.aborted);
+    });
+  });
+}
+
+class CallContext implements RpcContext {
+  readonly #call: UnaryCall | StreamCall;
+  readonly deadlineMs: number;
+  readonly remote: string;
+  #signal: AbortSignal | undefined;
+  #metadata: ReadonlyMap<string, string> | undefined;
+
+  constructor(call: UnaryCall | StreamCall, clock: Clock) {
+    this.#call = call;
+    this.remote = call.getPeer();
+    const deadline = Number(call.getDeadline());
+    this.deadlineMs = deadline === Infinity ? Infinity : clock.monotonicMs() + deadline - clock.wallMs();
+  }
+
+  /** Made when first asked for: most handlers never do. */
+  get signal(): AbortSignal {
+    if (this.#signal === undefined) {
+      const controller = new AbortController();
+      this.#signal = controller.signal;
+      if (this.#call.cancelled) controller.abort();
+      else this.#call.once('cancelled', () => controller.abort());
+    }
+    return this.#signal;
+  }
+
+  get metadata(): ReadonlyMap<string, string> {
+    if (this.#metadata === undefined) {
+      const entries = Object.entries(this.#call.metadata.getMap());
+      this.#metadata = new Map(entries.flatMap(([name, value]) => (typeof value === 'string' ? [[name, value]] : [])));
+    }
+    return this.#metadata;
+  }
+}

@@ -1,0 +1,14 @@
+/** Thrown when the program's own reasoning is wrong; never for bad input. It is fatal to the process that meets it. */
+export class AssertionError extends Error {
+  override readonly name = 'AssertionError';
+}
+
+/** States an invariant. Stays on in production: a wrong answer costs more than a stopped node. */
+export function assert(condition: unknown, message: string): asserts condition {
+  if (!condition) throw new AssertionError(message);
+}
+
+/** For the default branch of a switch over a union: compiles only while every case is handled. */
+export function unreachable(value: never): never {
+  throw new AssertionError(`unreachable case: ${JSON.stringify(value)}`);
+}

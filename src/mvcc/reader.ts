@@ -1,0 +1,67 @@
+import type { Bytes } from '../lib/bytes.js';
+import { TidemarkError } from '../lib/errors.js';
+import {
+  decodePointer,
+  decodeRecord,
+  pointerKey,
+  versionKey,
+  type Pointer,
+  type Slot,
+  type VersionId,
+  type VersionRecord,
+} from './records.js';
+
+/** Point reads of the state store, at once, applied writes included. */
+export interface PointReader {
+  get(key: Bytes): Bytes | undefined;
+}
+
+export function readPointer(state: PointReader, slot: Slot, key: Bytes): Pointer | undefined {
+  const data = state.get(pointerKey(slot, key));
+  return data === undefined ? undefined : decodePointer(data);
+}
+
+/** A record that must be there, for a pointer or a link above the horizon names it. */
+export function readRecord(state: PointReader, slot: Slot, id: VersionId): VersionRecord {
+  const data = state.get(versionKey(slot, id));
+  if (data === undefined) {
+    throw new TidemarkError('DATA_LOSS', 'RECORD_MISSING', `version ${id.timestamp} is named but not on disk`);
+  }
+  return decodeRecord(data);
+}
+
+/** A record with its name. */
+export interface Found {
+  readonly id: VersionId;
+  readonly record: VersionRecord;
+}
+
+/**
+ * The versions of a key from `from` (a pointer or a previous link) down, newest first. The walk ends at the first version of
+ * the key, or where garbage collection removed the predecessor of a version at or below the horizon.
+ */
+export function* walk(state: PointReader, slot: Slot, from: VersionId, horizon: number): Generator<Found> {
+  let id = from;
+  let aboveHorizon = true;
+  while (id.timestamp > 0) {
+    if (!aboveHorizon && state.get(versionKey(slot, id)) === undefined) return;
+    const record = readRecord(state, slot, id);
+    yield { id, record };
+    aboveHorizon = id.timestamp > horizon;
+    id = record.previous;
+  }
+}
+
+/** The version of a key that was the latest at `timestamp`, tombstones included; undefined if it had none. */
+export function versionAsOf(
+  state: PointReader,
+  slot: Slot,
+  latest: VersionId,
+  timestamp: number,
+  horizon: number,
+): Found | undefined {
+  for (const found of walk(state, slot, latest, horizon)) {
+    if (found.id.timestamp <= timestamp) return found;
+  }
+  return undefined;
+}

@@ -1,0 +1,152 @@
+import type { Metrics } from '../env/env.js';
+import type { Limits } from '../env/limits.js';
+import { isTidemarkError, TidemarkError } from '../lib/errors.js';
+import type { Replica } from '../bucket/replica.js';
+import type { Served, WriteRequest } from '../bucket/requests.js';
+import type { StateStore } from '../bucket/state-store.js';
+import { checkWrite } from '../bucket/validate.js';
+import type { HybridClock } from '../mvcc/timestamp.js';
+import type { BucketId, NodeId } from '../placement/map.js';
+import type { Answer, NodeHandle, Operation, OperationContext, OperationKind } from '../router/operations.js';
+import { Admission } from './admission.js';
+import { scanPage } from './scan.js';
+
+/**
+ * Executes operations on the replicas of this node: where every request ends, whichever way it came (a client's pipeline,
+ * the sidecar's, another node's gateway, or this node's own).
+ */
+export interface ExecutorOptions {
+  readonly nodeId: NodeId;
+  readonly limits: Limits;
+  readonly metrics: Metrics;
+  readonly state: StateStore;
+  readonly hybrid: HybridClock;
+  replica(bucket: BucketId): Replica | undefined;
+  /** A record on this node's disk is bad or missing: it must stop, for what else is wrong nobody knows. */
+  onCorrupt(error: TidemarkError): void;
+}
+
+export class Executor implements NodeHandle {
+  readonly #options: ExecutorOptions;
+  readonly #commands: Admission;
+  readonly #queries: Admission;
+
+  constructor(options: ExecutorOptions) {
+    const { limits, metrics } = options;
+    this.#options = options;
+    this.#commands = new Admission('commands', limits.commandsInFlightMax, limits.commandBytesInFlightMax, metrics);
+    this.#queries = new Admission('queries', limits.queriesInFlightMax, Infinity, metrics);
+  }
+
+  async execute<O extends Operation>(operation: O, context: OperationContext): Promise<Answer<O['kind']>> {
+    try {
+      return operation.kind === 'write'
+        ? await this.#commands.run(bytesOf(operation.request), () => this.#write(operation.bucket, operation.request, context))
+        : await this.#queries.run(0, () => this.#query(operation, context));
+    } catch (error) {
+      if (isTidemarkError(error) && error.code === 'DATA_LOSS') this.#options.onCorrupt(error);
+      throw error;
+    }
+  }
+
+  async #write(bucket: BucketId, request: WriteRequest, { hops, seen }: OperationContext): Promise<Answer<'write'>> {
+    const { limits, hybrid } = this.#options;
+    checkWrite(request, limits);
+    // A session's later writes come after what it has seen, whichever buckets that was in.
+    if (seen !== undefined) hybrid.merge(seen, 'the highest timestamp seen');
+    // A session is forgotten by the time of its birth: one of the far future would never be.
+    hybrid.check(request.id.born, 'the birth of the session');
+    const result = await this.#replica(bucket).write(request);
+    const served: Served = {
+      node: this.#options.nodeId,
+      timestamp: result.timestamp,
+      consistency: 'linearizable',
+      hops: hops + 1,
+    };
+    return { result, served };
+  }
+
+  async #query(operation: Exclude<Operation, { kind: 'write' }>, context: OperationContext): Promise<Answer> {
+    const { deadlineMs, seen } = context;
+    if (seen !== undefined) this.#options.hybrid.merge(seen, 'the highest timestamp seen');
+    switch (operation.kind) {
+      case 'get': {
+        const { reads } = this.#replica(operation.bucket);
+        const view = reads.tryOpen(operation.consistency) ?? (await reads.open(operation.consistency, deadlineMs, seen));
+        const record = reads.get(operation.key, view);
+        return answer<'get'>({ record }, view.served, context);
+      }
+      case 'history': {
+        const { reads } = this.#replica(operation.bucket);
+        const view = await reads.open({ kind: 'linearizable' }, deadlineMs);
+        const { limits } = this.#options;
+        const limit = Math.min(operation.limit, limits.pageEntriesMax);
+        const result = reads.history(operation.key, { ...operation, limit, bytesMax: limits.pageBytesMax });
+        return answer<'history'>(result, view.served, context);
+      }
+      case 'readTimestamp': {
+        const replicas = this.#replicas(operation.buckets, ({ raft }) => raft.canServe());
+        const clocks = await Promise.all(replicas.map(({ reads }) => reads.readTimestamp(deadlineMs)));
+        const timestamp = Math.max(0, ...clocks);
+        const { nodeId } = this.#options;
+        const served: Served = { node: nodeId, timestamp, consistency: 'linearizable', hops: 0 };
+        return answer<'readTimestamp'>({ timestamp }, served, context);
+      }
+      case 'scan': {
+        const { consistency } = operation;
+        const replicas = this.#replicas(operation.buckets, ({ reads }) => reads.canOpen(consistency));
+        const { result, served } = await scanPage(operation, replicas, this.#options, { deadlineMs, seen });
+        return answer<'scan'>(result, served, context);
+      }
+    }
+  }
+
+  /** All of these buckets' replicas; one refusal names every bucket that has to be asked elsewhere. */
+  #replicas(buckets: readonly BucketId[], able: (replica: Replica) => boolean): Replica[] {
+    const replicas: Replica[] = [];
+    const elsewhere: string[] = [];
+    for (const bucket of buckets) {
+      const replica = this.#options.replica(bucket);
+      if (replica !== undefined && able(replica)) replicas.push(replica);
+      else elsewhere.push(`${bucket}=${this.#leaderElsewhere(replica)}`);
+    }
+    if (elsewhere.length === 0) return replicas;
+    const message = `node ${this.#options.nodeId} cannot serve ${elsewhere.length} of ${buckets.length} buckets`;
+    throw new TidemarkError('UNAVAILABLE', 'NOT_LEADER', message, {
+      retriable: true,
+      details: { leaders: elsewhere.join(',') },
+    });
+  }
+
+  #leaderElsewhere(replica: Replica | undefined): NodeId {
+    const leader = replica?.leaderNode ?? 0;
+    return leader === this.#options.nodeId ? 0 : leader;
+  }
+
+  #replica(bucket: BucketId): Replica {
+    const replica = this.#options.replica(bucket);
+    if (replica !== undefined) return replica;
+    throw new TidemarkError(
+      'UNAVAILABLE',
+      'NOT_HOSTED',
+      `node ${this.#options.nodeId} hosts no replica of bucket ${bucket}`,
+      { retriable: true },
+    );
+  }
+}
+
+function answer<K extends OperationKind>(
+  result: Answer<K>['result'],
+  served: Served,
+  { hops }: OperationContext,
+): Answer<K> {
+  return { result, served: { ...served, hops: hops + 1 } };
+}
+
+function bytesOf(request: WriteRequest): number {
+  let bytes = 0;
+  for (const mutation of request.mutations) {
+    bytes += mutation.key.length + (mutation.kind === 'put' ? mutation.value.length : 0);
+  }
+  return bytes;
+}

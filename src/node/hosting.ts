@@ -1,0 +1,187 @@
+import type { Env, Store } from '../env/env.js';
+import type { Limits } from '../env/limits.js';
+import { assert } from '../lib/assert.js';
+import type { Bytes } from '../lib/bytes.js';
+import { keyAfter } from '../lib/ordered.js';
+import { TidemarkError } from '../lib/errors.js';
+import { LogStore } from '../bucket/log-store.js';
+import { Replica, type ReplicaHost } from '../bucket/replica.js';
+import { Sessions } from '../bucket/sessions.js';
+import { sweepSlot } from '../bucket/snapshot.js';
+import { BucketState, decodeMeta, encodeMeta, metaKey, sessionsKey, type Meta } from '../bucket/state.js';
+import type { StateStore } from '../bucket/state-store.js';
+import { versionRange, type Slot } from '../mvcc/records.js';
+import { later } from '../mvcc/timestamp.js';
+import type { BucketId, BucketInfo, NodeId } from '../placement/map.js';
+import type { LogWriter } from './log-writer.js';
+
+/**
+ * The replicas that this node hosts: what a data directory holds of them, how they are created and opened again.
+ *
+ * Invariant: a meta record names the only slot that counts for its bucket. Slots that no meta record names are left over from
+ * a snapshot that was not finished, and are swept.
+ */
+const NEXT_SLOT_KEY = Buffer.from('n/slot');
+const META_RANGE = { gte: metaKey(0), lt: keyAfter(metaKey(0xffff_ffff)) };
+const REPLAY_ENTRIES_AT_ONCE = 200;
+
+/** Log entries memory of one node, shared out among its replicas. */
+const LOG_CACHE_BYTES = 2 * 1024 * 1024;
+
+export interface HostingOptions {
+  readonly env: Env;
+  readonly limits: Limits;
+  readonly nodeId: NodeId;
+  readonly logStore: Store;
+  readonly state: StateStore;
+  readonly writer: LogWriter;
+  readonly host: ReplicaHost;
+}
+
+export class Hosting {
+  readonly replicas = new Map<BucketId, Replica>();
+  readonly #options: HostingOptions;
+  #nextSlot: Slot = 1;
+
+  constructor(options: HostingOptions) {
+    this.#options = options;
+    const data = options.state.get(NEXT_SLOT_KEY);
+    if (data !== undefined) this.#nextSlot = data.readUInt32BE(0);
+  }
+
+  /** A slot that was never used in this data directory. */
+  newSlot(): Slot {
+    const slot = this.#nextSlot;
+    this.#nextSlot += 1;
+    const data = Buffer.alloc(4);
+    data.writeUInt32BE(this.#nextSlot, 0);
+    this.#options.state.put(NEXT_SLOT_KEY, data);
+    return slot;
+  }
+
+  /** The first start of this node: creates its replicas of the given buckets, all or none. */
+  async create(buckets: readonly BucketInfo[]): Promise<void> {
+    const { nodeId, state } = this.#options;
+    for (const bucket of buckets) {
+      const mine = bucket.replicas.find(({ node }) => node === nodeId);
+      if (mine === undefined) continue;
+      const ids = (learner: boolean): number[] =>
+        bucket.replicas.filter((replica) => replica.learner === learner).map(({ id }) => id).sort((a, b) => a - b);
+      const meta: Meta = {
+        slot: this.newSlot(),
+        replicaId: mine.id,
+        applied: { index: 0, term: 0 },
+        maxTimestamp: 0,
+        horizon: 0,
+        digest: 0,
+        config: { voters: ids(false), outgoing: [], learners: ids(true), learnersNext: [] },
+        sessionsIndex: 0,
+      };
+      state.put(metaKey(bucket.id), encodeMeta(meta));
+    }
+    await state.flush();
+  }
+
+  /**
+   * Opens every replica that the data directory holds, and says how many. They vote for nobody before `voteNotBefore`, in
+   * monotonic milliseconds.
+   */
+  async open(voteNotBefore: number): Promise<number> {
+    const metas = await this.#readMetas();
+    await this.#sweepUnnamed(new Set(metas.map(([, { slot }]) => slot)));
+    const logCacheBytesMax = Math.max(4 * 1024, Math.floor(LOG_CACHE_BYTES / Math.max(1, metas.length)));
+    for (const [bucket, meta] of metas) {
+      this.replicas.set(bucket, await this.#openReplica(bucket, meta, { logCacheBytesMax, voteNotBefore }));
+    }
+    return metas.length;
+  }
+
+  async #readMetas(): Promise<[BucketId, Meta][]> {
+    const metas: [BucketId, Meta][] = [];
+    let { gte } = META_RANGE;
+    for (;;) {
+      const page = await this.#options.state.page({ gte, lt: META_RANGE.lt, limit: 1000 });
+      for (const [key, value] of page.entries) metas.push([key.readUInt32BE(1), decodeMeta(value)]);
+      const last = page.entries.at(-1)?.[0];
+      if (!page.more || last === undefined) return metas;
+      gte = keyAfter(last);
+    }
+  }
+
+  async #openReplica(
+    bucket: BucketId,
+    meta: Meta,
+    options: { readonly logCacheBytesMax: number; readonly voteNotBefore: number },
+  ): Promise<Replica> {
+    const { host, limits, logStore, state, writer } = this.#options;
+    const retention = later(0, limits.sessionRetentionMs);
+    const sessions = new Sessions(retention, limits.sessionResultsMax);
+    const checkpoint = state.get(sessionsKey(meta.slot));
+    if (checkpoint !== undefined) sessions.restore(checkpoint);
+    const bucketState = new BucketState(bucket, state, meta, sessions);
+    const { log, hardState } = await LogStore.open(logStore, bucket);
+    const { index, term } = meta.applied;
+    if (index < log.firstIndex() - 1) {
+      const message = `bucket ${bucket}: its state ends at entry ${index}, but its log begins at ${log.firstIndex()}`;
+      throw new TidemarkError('DATA_LOSS', 'STATE_CORRUPT', message);
+    }
+    if (index > log.lastIndex() || log.term(index) !== term) {
+      // A snapshot was installed and the node ended before the log was reset: the log restarts where the state stands.
+      assert(meta.sessionsIndex === index, `bucket ${bucket}: the log ends at ${log.lastIndex()}, the state at ${index}`);
+      await writer.restart(log, index, term);
+    }
+    await this.#replaySessions(bucketState, log);
+    return new Replica({ host, state: bucketState, log, hardState, ...options });
+  }
+
+  /** Brings the sessions from their checkpoint to the applied index. */
+  async #replaySessions(state: BucketState, log: LogStore): Promise<void> {
+    const end = state.applied.index + 1;
+    for (let next = state.sessionsIndex + 1; next < end; ) {
+      const entries = log.entries(next, Math.min(end, next + REPLAY_ENTRIES_AT_ONCE), 1024 * 1024);
+      for (const entry of entries) state.replaySession(entry);
+      next += entries.length;
+      await new Promise<void>((resolve) => {
+        this.#options.env.timers.turnEnd(resolve);
+      });
+    }
+  }
+
+  /** Finds the slots that hold records by skipping from one to the next, and sweeps those without a name. */
+  async #sweepUnnamed(named: ReadonlySet<Slot>): Promise<void> {
+    const { state, env } = this.#options;
+    const end = versionRange(0xffff_ffff).lt;
+    let gte: Bytes = versionRange(0).gte;
+    for (;;) {
+      const page = await state.page({ gte, lt: end, limit: 1 });
+      const key = page.entries[0]?.[0];
+      if (key === undefined) return;
+      const slot = key.readUInt32BE(1);
+      if (!named.has(slot)) {
+        env.log.info('sweeping an unfinished snapshot', { slot });
+        await sweepSlot(state, slot);
+      }
+      gte = versionRange(slot).lt;
+    }
+  }
+
+  /** Checkpoints sessions and drops log that neither a restart nor a slow follower needs. */
+  compact(): void {
+    const { limits, writer } = this.#options;
+    for (const replica of this.replicas.values()) {
+      const { state, log, raft } = replica;
+      if (replica.installing) continue;
+      const kept = Math.min(limits.logEntriesKept, Math.ceil(limits.logBytesKept / log.entryBytes));
+      if (state.applied.index - state.sessionsIndex >= kept / 2) state.checkpoint();
+      const index = Math.min(state.sessionsIndex, state.durableIndex, state.applied.index - kept);
+      if (index - log.firstIndex() < kept / 4) continue;
+      raft.compact(index);
+      writer.compact(replica, index);
+    }
+  }
+
+  /** Writes the sessions of every replica, so that the next start has nothing to replay. */
+  checkpointAll(): void {
+    for (const { state } of this.replicas.values()) state.checkpoint();
+  }
+}

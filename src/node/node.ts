@@ -1,0 +1,432 @@
+import type { Env, Server, Store, Timer } from '../env/env.js';
+import type { Limits } from '../env/limits.js';
+import { messageOf, TidemarkError } from '../lib/errors.js';
+import type { Replica, ReplicaHost, Timing } from '../bucket/replica.js';
+import { StateStore } from '../bucket/state-store.js';
+import { HybridClock } from '../mvcc/timestamp.js';
+import { initialPlacement, initialSystemBucket, preferredLeader } from '../placement/initial.js';
+import { nodeOfReplica, SYSTEM_BUCKET, type BucketId, type NodeId, type NodeInfo, type Placement } from '../placement/map.js';
+import type { Message } from '../raft/types.js';
+import { every } from './every.js';
+import { PipelineServer } from '../router/pipeline-server.js';
+import type { LeaderHint } from '../router/operations.js';
+import { Router } from '../router/router.js';
+import { Sessions as RequestIds } from '../router/session.js';
+import { balanceLeaders } from './balance.js';
+import { ClockCeiling, ClockGuard } from './ceiling.js';
+import { Executor } from './executor.js';
+import { Hosting } from './hosting.js';
+import { claimStores, completeIdentity, openPins, readIdentity, type Identity } from './identity.js';
+import { Installs } from './installs.js';
+import { LogWriter } from './log-writer.js';
+import { Peers, type PeerItem, type PeerPins } from './peers.js';
+import { NodeView } from './services/node-view.js';
+import { publicServices } from './services/services.js';
+import { SnapshotTransfer } from './snapshots.js';
+import { SystemBucket } from './system.js';
+import { TurnLoop } from './turn.js';
+
+/**
+ * A node: one process with one data directory, which hosts replicas of many buckets and serves them.
+ *
+ *   requests   gRPC services -> router (this node's gateway) -> executor -> replica
+ *              pipeline streams of smart clients and other routers -> executor -> replica
+ *   consensus  peers -> replica.step -> turn loop -> log writer and peers -> ... -> state store
+ *
+ * It depends on nothing but its own configuration, its data directory and a quorum of each bucket: the system bucket only
+ * carries changes of placement. Anything that should not happen (a failed sync, an assertion, a corrupt record) ends the
+ * node through `onFatal` instead of letting it guess.
+ */
+export interface NodeConfig {
+  readonly clusterId: string;
+  readonly nodeId: NodeId;
+  /** All nodes of a new cluster; of an existing one, where to find them. */
+  readonly nodes: readonly NodeInfo[];
+  readonly buckets: number;
+  readonly replicas: number;
+  /** `host:port` to listen on. */
+  readonly listen: string;
+  readonly timing: Timing;
+  readonly limits: Limits;
+}
+
+const TICK_MS = 50;
+const SECOND_MS = 1000;
+/** Much of the log is dropped again before a buffer of this size is full, and then never compacted. */
+const LOG_WRITE_BUFFER_BYTES = 8 * 1024 * 1024;
+const STATE_WRITE_BUFFER_BYTES = 4 * 1024 * 1024;
+/** Applied writes gather this long before they go to the state store. */
+const STATE_GATHER_MS = 100;
+/** Wall and monotonic clock may part by this much before leases are not trusted. */
+const CLOCK_PARTING_MS = 50;
+
+export interface NodeHooks {
+  /** The node cannot go on: a failed disk, a broken invariant, an identity that its peers refuse. Called once. */
+  readonly onFatal: (error: unknown) => void;
+}
+
+/** Opens the data directory, joins the other nodes, and serves. Rejects, changing nothing, if the directory is not its own. */
+export async function startNode(env: Env, config: NodeConfig, hooks: NodeHooks): Promise<Node> {
+  const { clusterId, nodeId, nodes, buckets, replicas } = config;
+  const members = nodes.map(({ id }) => id).sort((a, b) => a - b);
+  const expected = { cluster: clusterId, node: nodeId, buckets, members, replicas };
+  const known = await readIdentity(env.disk, expected);
+  const pins = await openPins(env.disk);
+  const logStore = await env.disk.openStore('log', { writeBufferBytes: LOG_WRITE_BUFFER_BYTES });
+  const stateStore = await env.disk.openStore('state', { writeBufferBytes: STATE_WRITE_BUFFER_BYTES });
+  const identity = await claimStores(env, { log: logStore, state: stateStore }, known, expected);
+  const node = new Node({ env, config, hooks, identity, pins, logStore, stateStore });
+  await node.open();
+  await completeIdentity(env.disk, identity);
+  return node;
+}
+
+interface NodeParts {
+  readonly env: Env;
+  readonly config: NodeConfig;
+  readonly hooks: NodeHooks;
+  readonly identity: Identity;
+  readonly pins: PeerPins;
+  readonly logStore: Store;
+  readonly stateStore: Store;
+}
+
+export class Node {
+  readonly identity: Identity;
+  readonly config: NodeConfig;
+  readonly hybrid: HybridClock;
+  readonly hosting: Hosting;
+  readonly router: Router;
+  /** The cluster as this node sees it. */
+  readonly view: NodeView;
+  readonly #env: Env;
+  readonly #hooks: NodeHooks;
+  readonly #state: StateStore;
+  readonly #writer: LogWriter;
+  readonly #turns: TurnLoop;
+  readonly #peers: Peers;
+  readonly #snapshots: SnapshotTransfer;
+  readonly #installs: Installs;
+  readonly #ceiling: ClockCeiling;
+  readonly #guard: ClockGuard;
+  readonly #system: SystemBucket;
+  readonly #pipelines: PipelineServer;
+  readonly #requestIds: RequestIds;
+  readonly #leadersTold = new Map<BucketId, LeaderHint>();
+  readonly #placementWatchers = new Set<() => void>();
+  #placement: Placement;
+  #server: Server | undefined;
+  #timers: Timer[] = [];
+  #failed = false;
+
+  constructor({ env, config, hooks, identity, pins, logStore, stateStore }: NodeParts) {
+    const { limits, timing, nodeId, clusterId } = config;
+    const { clock, timers, metrics, log } = env;
+    const onFatal = (error: unknown): void => this.#fatal(error);
+    this.#env = env;
+    this.#hooks = hooks;
+    this.config = config;
+    this.identity = identity;
+    this.#placement = initialPlacement(clusterId, config.nodes, config.buckets, config.replicas);
+    this.hybrid = new HybridClock(() => clock.wallMs(), limits.maxClockOffsetMs);
+    this.#state = new StateStore({
+      store: stateStore,
+      timers,
+      gatherMs: STATE_GATHER_MS,
+      overlayBytesMax: limits.overlayBytesMax,
+      onFatal,
+    });
+    this.#writer = new LogWriter(logStore, clock, metrics, onFatal);
+    this.#ceiling = new ClockCeiling(logStore, this.#writer, this.hybrid);
+    this.#guard = new ClockGuard(clock, CLOCK_PARTING_MS, timing.electionTimeoutMs);
+    this.#peers = new Peers({
+      env,
+      limits,
+      clusterId,
+      self: { nodeId, uuid: identity.uuid },
+      pins,
+      addressOf: (id) => this.#placement.nodes.find((node) => node.id === id)?.address,
+      onMessages: (from, items) => this.#received(from, items),
+      onFatal,
+    });
+    this.#peers.onLost((peer) => this.#lost(peer));
+    this.#turns = new TurnLoop(
+      timers,
+      this.#writer,
+      {
+        send: (to, bucket, message) => this.#peers.send(to, { kind: 'raft', bucket, message }),
+        flush: () => this.#peers.flush(),
+        snapshotWanted: (replica, to) => this.#installs.send(replica, to),
+      },
+      onFatal,
+    );
+    this.hosting = new Hosting({
+      env,
+      limits,
+      nodeId,
+      logStore,
+      state: this.#state,
+      writer: this.#writer,
+      host: this.#replicaHost(),
+    });
+    this.#installs = new Installs({
+      hosting: this.hosting,
+      state: this.#state,
+      writer: this.#writer,
+      log,
+      transfer: () => this.#snapshots,
+      settled: (replica) => this.#settled(replica),
+      now: () => clock.monotonicMs(),
+      onBug: onFatal,
+    });
+    this.#snapshots = new SnapshotTransfer({
+      env,
+      limits,
+      peers: this.#peers,
+      accept: (_from, bucket, header) => this.#installs.accept(bucket, header),
+      onFatal,
+    });
+    const executor = new Executor({
+      nodeId,
+      limits,
+      metrics,
+      state: this.#state,
+      hybrid: this.hybrid,
+      onCorrupt: onFatal,
+      replica: (bucket) => (bucket === SYSTEM_BUCKET ? undefined : this.hosting.replicas.get(bucket)),
+    });
+    this.#pipelines = new PipelineServer({
+      env,
+      limits,
+      node: nodeId,
+      handle: executor,
+      placement: () => this.#placement,
+      leaders: () => [...this.#leadersTold.values()],
+      now: () => this.hybrid.now(),
+      fatal: onFatal,
+    });
+    this.router = new Router({
+      env,
+      limits,
+      role: 'node',
+      clusterId,
+      seeds: [],
+      self: { node: nodeId, handle: executor },
+      now: () => this.hybrid.now(),
+    });
+    this.view = new NodeView({
+      nodeId,
+      clock,
+      timers,
+      startedMs: clock.monotonicMs(),
+      replicas: this.hosting.replicas,
+      placement: () => this.#placement,
+      leaderOf: (bucket) => this.hosting.replicas.get(bucket)?.leaderNode ?? 0,
+      watch: (changed) => {
+        this.#placementWatchers.add(changed);
+        return () => void this.#placementWatchers.delete(changed);
+      },
+      now: () => this.hybrid.now(),
+      reachable: (id) => this.#peers.connected(id),
+    });
+    this.#requestIds = new RequestIds(clock, env.random, limits, () => this.hybrid.now());
+    this.#system = new SystemBucket(
+      {
+        replica: () => this.hosting.replicas.get(SYSTEM_BUCKET),
+        log,
+        beginRequest: () => this.#requestIds.begin(),
+        adopt: (placement) => this.#adopt(placement),
+      },
+      this.#placement,
+    );
+  }
+
+  /** What replicas need of their node. */
+  #replicaHost(): ReplicaHost {
+    const { clock, random, log } = this.#env;
+    return {
+      clock,
+      random,
+      log,
+      limits: this.config.limits,
+      hybrid: this.hybrid,
+      timing: this.config.timing,
+      clockTrusted: () => this.#guard.trusted(),
+      floorCeiling: () => this.#ceiling.promisable,
+      restartFloor: () => this.#ceiling.restartFloor,
+      changed: (replica) => this.#turns.changed(replica),
+    };
+  }
+
+  // --- life
+
+  async open(): Promise<void> {
+    const { config, hosting } = this;
+    const { clock } = this.#env;
+    // Whoever was here before may have voted, heard a leader, or promised floors.
+    const voteNotBefore = clock.monotonicMs() + Math.max(config.timing.electionTimeoutMs, this.#ceiling.waitMs());
+    const known = await hosting.open(voteNotBefore);
+    if (known === 0) {
+      await hosting.create([initialSystemBucket(config.nodes), ...this.#placement.map]);
+      await hosting.open(-Infinity);
+    }
+    const { timers, log } = this.#env;
+    this.#ceiling.tick();
+    this.#server = await this.#env.network.serve({
+      address: config.listen,
+      accept: (channel, hello, stream) =>
+        channel === 'peer' ? this.#peers.accept(hello, stream) : this.#pipelines.accept(hello, stream),
+      services: publicServices({
+        router: this.router,
+        cluster: this.view,
+        pageBytesMax: config.limits.pageBytesMax,
+      }),
+    });
+    this.router.adopt(this.#placement);
+    this.#timers.push(every(timers, TICK_MS, () => this.#tick()));
+    this.#timers.push(every(timers, SECOND_MS, () => this.#eachSecond()));
+    if (known === 0) this.#standForPreferred();
+    log.info('node is up', { address: this.#server.address, replicas: hosting.replicas.size });
+  }
+
+  get address(): string {
+    return this.#server?.address ?? this.config.listen;
+  }
+
+  /** A new cluster need not wait for election timeouts: each bucket's first node stands at once. */
+  #standForPreferred(): void {
+    const now = this.#env.clock.monotonicMs();
+    for (const replica of this.hosting.replicas.values()) {
+      if (this.#preferredLeader(replica.bucket) === this.config.nodeId) replica.campaign(now);
+    }
+  }
+
+  #preferredLeader(bucket: BucketId): NodeId {
+    const info = this.#placement.map[bucket];
+    return info === undefined ? 0 : preferredLeader(info);
+  }
+
+  #tick(): void {
+    const now = this.#env.clock.monotonicMs();
+    this.#ceiling.tick();
+    this.#guard.tick();
+    for (const replica of this.hosting.replicas.values()) {
+      if (replica.dueMs <= now && !replica.installing) replica.tick(now);
+      replica.reads.expire(now);
+      if (replica.blocked && !this.#state.full) this.#turns.changed(replica);
+    }
+    this.#tellLeaders();
+  }
+
+  #eachSecond(): void {
+    this.hosting.compact();
+    this.#system.tick();
+    balanceLeaders(
+      {
+        nodeId: this.config.nodeId,
+        replicas: this.hosting.replicas,
+        log: this.#env.log,
+        preferredLeader: (bucket) => this.#preferredLeader(bucket),
+        connectedSince: (node) => this.#peers.connectedSince(node),
+      },
+      this.#env.clock.monotonicMs(),
+    );
+  }
+
+  /** Tells routers which leaders have changed since they were told. */
+  #tellLeaders(): void {
+    const hints: LeaderHint[] = [];
+    for (const { bucket, leaderNode, raft } of this.hosting.replicas.values()) {
+      if (bucket === SYSTEM_BUCKET || leaderNode === 0) continue;
+      const told = this.#leadersTold.get(bucket);
+      if (told?.leader === leaderNode && told.term === raft.term) continue;
+      const hint = { bucket, leader: leaderNode, term: raft.term };
+      this.#leadersTold.set(bucket, hint);
+      hints.push(hint);
+    }
+    if (hints.length === 0) return;
+    this.router.learn(hints);
+    this.#pipelines.pushLeaders(hints);
+  }
+
+  #adopt(placement: Placement): void {
+    if (placement.epoch <= this.#placement.epoch) return;
+    this.#placement = placement;
+    this.router.adopt(placement);
+    this.#pipelines.pushPlacement();
+    for (const changed of this.#placementWatchers) changed();
+  }
+
+  // --- consensus
+
+  #received(from: NodeId, items: readonly PeerItem[]): void {
+    for (const item of items) {
+      if (item.kind !== 'raft') {
+        this.#snapshots.onItem(from, item);
+        continue;
+      }
+      const replica = this.hosting.replicas.get(item.bucket);
+      if (replica === undefined || replica.installing || replica.id !== item.message.to) continue;
+      if (nodeOfReplica(item.message.from) !== from) continue;
+      replica.step(replica.blocked ? withoutEntries(item.message) : item.message);
+    }
+  }
+
+  /** What was on its way to a peer is lost: its followers are probed instead of waited for. */
+  #lost(peer: NodeId): void {
+    const now = this.#env.clock.monotonicMs();
+    for (const replica of this.hosting.replicas.values()) {
+      if (!replica.isLeader) continue;
+      for (const { id } of replica.raft.progress()) {
+        if (nodeOfReplica(id) === peer) replica.raft.unreachable(id, now);
+      }
+    }
+  }
+
+  /** Resolves when nothing of a replica that has stopped is on its way to the log. */
+  async #settled(replica: Replica): Promise<void> {
+    while (replica.raft.hasReady() || !this.#turns.settled(replica)) {
+      if (this.#failed) throw new TidemarkError('UNAVAILABLE', 'SHUTTING_DOWN', 'the node is stopping', { retriable: true });
+      await new Promise<void>((resolve) => {
+        this.#env.timers.after(1, resolve);
+      });
+    }
+  }
+
+  #fatal(error: unknown): void {
+    if (this.#failed) return;
+    this.#failed = true;
+    this.#turns.stop();
+    this.#env.log.error('this node cannot go on', { error: messageOf(error) });
+    this.#hooks.onFatal(error);
+  }
+
+  /** Hands over what it leads, finishes what is under way, and closes its stores. */
+  async close(): Promise<void> {
+    for (const timer of this.#timers) timer.cancel();
+    this.#timers = [];
+    await this.#server?.close(500);
+    await this.router.close();
+    this.#pipelines.close();
+    const transfersEnded = this.#snapshots.close();
+    // After a failure nothing reaches the disk any more, and an install would wait for it for ever.
+    if (!this.#failed) await transfersEnded;
+    this.#peers.close();
+    if (!this.#failed) this.hosting.checkpointAll();
+    this.#turns.stop();
+    for (const replica of this.hosting.replicas.values()) replica.close();
+    if (this.#failed) return;
+    await this.#writer.close();
+    await this.#state.close();
+  }
+}
+
+/**
+ * A follower whose disk is slow must not gather entries in memory without end: to raft they are lost. The rest of the message is
+ * not: the leader is alive and wants to know whether this replica is, else both would take each other for dead under load.
+ */
+function withoutEntries(message: Message): Message {
+  if (message.type !== 'append' || message.entries.length === 0) return message;
+  const { from, to, term, round, floor, closed, closedIndex } = message;
+  return { type: 'heartbeat', from, to, term, commit: 0, round, floor, closed, closedIndex };
+}

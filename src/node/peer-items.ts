@@ -1,0 +1,213 @@
+import { crc32 } from 'node:zlib';
+import { Packr, RESERVE_START_SPACE } from 'msgpackr';
+import type { Bytes } from '../lib/bytes.js';
+import { isTidemarkError, messageOf, STATUS, TidemarkError, type StatusCode } from '../lib/errors.js';
+import type { BucketId } from '../placement/map.js';
+import { messageFromArray, messageToArray } from '../raft/codec.js';
+import type { Entry, Message } from '../raft/types.js';
+
+/**
+ * What nodes say to each other, and its bytes. A frame is a CRC-32 (four bytes, big-endian) of what follows it, and that is a
+ * msgpack array of items, each an array that begins with its kind. The checksum is not only against the wire: an array of
+ * numbers with one bit turned mostly is another valid array of numbers, and would go into the log.
+ */
+export type PeerItem = RaftItem | SnapshotItem;
+
+export interface RaftItem {
+  readonly kind: 'raft';
+  readonly bucket: BucketId;
+  readonly message: Message;
+}
+
+/** `transfer` is the sender's number for one transfer; see snapshots.ts for who says what when. */
+interface OfTransfer {
+  readonly bucket: BucketId;
+  readonly transfer: number;
+}
+
+export interface SnapshotOffer extends OfTransfer {
+  readonly kind: 'snapshotOffer';
+  readonly toReplica: number;
+  readonly header: Bytes;
+}
+
+export interface SnapshotChunk extends OfTransfer {
+  readonly kind: 'snapshotChunk';
+  /** Counts from 1. */
+  readonly sequence: number;
+  readonly crc: number;
+  readonly data: Bytes;
+}
+
+export interface SnapshotEnd extends OfTransfer {
+  readonly kind: 'snapshotEnd';
+  readonly chunks: number;
+  /** Of all chunks, one after the other. */
+  readonly crc: number;
+}
+
+/** The receiver has taken the first `sequence` chunks; 0 says that it wants the snapshot. */
+export interface SnapshotTaken extends OfTransfer {
+  readonly kind: 'snapshotTaken';
+  readonly sequence: number;
+}
+
+export interface SnapshotInstalled extends OfTransfer {
+  readonly kind: 'snapshotInstalled';
+}
+
+/** One side gave up. `by` tells whose transfer is meant, for both sides may send the same bucket to each other. */
+export interface SnapshotAborted extends OfTransfer {
+  readonly kind: 'snapshotAborted';
+  readonly by: 'sender' | 'receiver';
+  readonly code: StatusCode;
+  readonly reason: string;
+  readonly message: string;
+}
+
+export type SnapshotItem =
+  | SnapshotOffer
+  | SnapshotChunk
+  | SnapshotEnd
+  | SnapshotTaken
+  | SnapshotInstalled
+  | SnapshotAborted;
+
+const RAFT = 0;
+const OFFER = 1;
+const CHUNK = 2;
+const END = 3;
+const TAKEN = 4;
+const INSTALLED = 5;
+const ABORTED = 6;
+
+const CRC_BYTES = 4;
+const TEXT_MAX = 1000;
+/** Below this size a frame may live as long as the entries that were decoded from it. */
+const SHARED_FRAME_BYTES_MAX = 16 * 1024;
+
+const packr = new Packr({ useRecords: false, moreTypes: false });
+
+/** An upper estimate of an item's bytes in a frame. */
+export function sizeOf(item: PeerItem): number {
+  if (item.kind === 'raft') {
+    let size = 160;
+    if (item.message.type === 'append') for (const entry of item.message.entries) size += entry.data.length + 40;
+    return size;
+  }
+  if (item.kind === 'snapshotOffer') return 64 + item.header.length;
+  if (item.kind === 'snapshotChunk') return 64 + item.data.length;
+  return item.kind === 'snapshotAborted' ? 128 + 4 * TEXT_MAX : 64;
+}
+
+export function encodeFrame(items: readonly PeerItem[]): Bytes {
+  const frame = packr.pack(items.map(toArray), RESERVE_START_SPACE + CRC_BYTES);
+  frame.writeUInt32BE(crc32(frame.subarray(CRC_BYTES)), 0);
+  return frame;
+}
+
+/** Throws INVALID_ARGUMENT / MALFORMED_FRAME, whatever the bytes are. */
+export function decodeFrame(frame: Bytes): PeerItem[] {
+  if (frame.length <= CRC_BYTES) throw malformed(`${frame.length} bytes are too short`);
+  const body = frame.subarray(CRC_BYTES);
+  if (crc32(body) !== frame.readUInt32BE(0)) throw malformed('the checksum does not match');
+  try {
+    const decoded: unknown = packr.unpack(body);
+    if (!Array.isArray(decoded)) throw malformed('not an array of items');
+    const items: PeerItem[] = [];
+    for (const parts of decoded as readonly unknown[]) items.push(fromArray(parts, frame.length));
+    return items;
+  } catch (error) {
+    if (isTidemarkError(error) && error.reason === 'MALFORMED_FRAME') throw error;
+    throw malformed(messageOf(error));
+  }
+}
+
+function toArray(item: PeerItem): readonly unknown[] {
+  switch (item.kind) {
+    case 'raft':
+      return [RAFT, item.bucket, messageToArray(item.message)];
+    case 'snapshotOffer':
+      return [OFFER, item.bucket, item.transfer, item.toReplica, item.header];
+    case 'snapshotChunk':
+      return [CHUNK, item.bucket, item.transfer, item.sequence, item.crc, item.data];
+    case 'snapshotEnd':
+      return [END, item.bucket, item.transfer, item.chunks, item.crc];
+    case 'snapshotTaken':
+      return [TAKEN, item.bucket, item.transfer, item.sequence];
+    case 'snapshotInstalled':
+      return [INSTALLED, item.bucket, item.transfer];
+    case 'snapshotAborted': {
+      const message = item.message.slice(0, TEXT_MAX);
+      return [ABORTED, item.bucket, item.transfer, item.by === 'sender', item.code, item.reason, message];
+    }
+  }
+}
+
+function fromArray(parts: unknown, frameBytes: number): PeerItem {
+  if (!Array.isArray(parts)) throw malformed('an item is not an array');
+  const [kind, second, third, ...rest] = parts as readonly unknown[];
+  const bucket = natural(second, 'bucket');
+  if (bucket > 0xffff_ffff) throw malformed('a bucket id is out of range');
+  if (kind === RAFT) {
+    return { kind: 'raft', bucket, message: detached(messageFromArray(third), frameBytes) };
+  }
+  const of = { bucket, transfer: natural(third, 'transfer') };
+  switch (kind) {
+    case OFFER:
+      return { kind: 'snapshotOffer', ...of, toReplica: natural(rest[0], 'replica'), header: bytes(rest[1]) };
+    case CHUNK: {
+      const [sequence, crc, data] = rest;
+      return {
+        kind: 'snapshotChunk',
+        ...of,
+        sequence: natural(sequence, 'sequence'),
+        crc: natural(crc, 'crc'),
+        data: bytes(data),
+      };
+    }
+    case END:
+      return { kind: 'snapshotEnd', ...of, chunks: natural(rest[0], 'chunks'), crc: natural(rest[1], 'crc') };
+    case TAKEN:
+      return { kind: 'snapshotTaken', ...of, sequence: natural(rest[0], 'sequence') };
+    case INSTALLED:
+      return { kind: 'snapshotInstalled', ...of };
+    case ABORTED: {
+      const [bySender, code, reason, message] = rest;
+      if (typeof code !== 'string' || typeof reason !== 'string' || typeof message !== 'string') {
+        throw malformed('an abort lacks a text');
+      }
+      const known = Object.hasOwn(STATUS, code) ? (code as StatusCode) : 'UNKNOWN';
+      return { kind: 'snapshotAborted', ...of, by: bySender === true ? 'sender' : 'receiver', code: known, reason, message };
+    }
+    default:
+      throw malformed(`an item of unknown kind ${String(kind)}`);
+  }
+}
+
+/**
+ * Decoded bytes share memory with their frame. Entries are cached for long; one small entry must not keep alive a large frame
+ * with the entries of all other buckets.
+ */
+function detached(message: Message, frameBytes: number): Message {
+  if (message.type !== 'append' || frameBytes <= SHARED_FRAME_BYTES_MAX) return message;
+  let bytesOfMessage = 0;
+  for (const entry of message.entries) bytesOfMessage += entry.data.length;
+  if (bytesOfMessage > frameBytes / 2 && message.entries.length === 1) return message;
+  const entries: Entry[] = message.entries.map((entry) => ({ ...entry, data: Buffer.from(entry.data) }));
+  return { ...message, entries };
+}
+
+function natural(value: unknown, what: string): number {
+  if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0) return value;
+  throw malformed(`${what} is not a whole number`);
+}
+
+function bytes(value: unknown): Bytes {
+  if (Buffer.isBuffer(value)) return value;
+  throw malformed('a field is not bytes');
+}
+
+function malformed(message: string): TidemarkError {
+  return new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_FRAME', `malformed peer frame: ${message}`);
+}

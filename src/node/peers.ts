@@ -1,0 +1,317 @@
+import type { Bytes } from '../lib/bytes.js';
+import { isTidemarkError, TidemarkError } from '../lib/errors.js';
+import type { Counter, Env, FrameStream, Gauge, StreamHandlers } from '../env/env.js';
+import type { Limits } from '../env/limits.js';
+import type { NodeId } from '../placement/map.js';
+import { decodeHello, encodeHello, encodeWelcome, type Hello } from './peer-hello.js';
+import { decodeFrame, type PeerItem } from './peer-items.js';
+import { PeerLink, refusedHere, type LinkHost } from './peer-link.js';
+
+export type { PeerItem, RaftItem, SnapshotItem } from './peer-items.js';
+
+/**
+ * How the nodes of a cluster talk: one stream from each node to each other node, on which frames flow one way. An answer comes
+ * on the stream that the other side dialed. What a node says to a peer within one turn of its event loop, for all buckets
+ * together, leaves in one frame.
+ *
+ * A stream opens with a hello (cluster, who, to whom), answered by a welcome (who). Each side then knows the other's uuid, the
+ * random name that a data directory gets when it is made, and nothing is handed up or sent before that is checked:
+ *
+ * - The first uuid seen for a node id is pinned, durably. A node id that later comes with another uuid has lost its data
+ *   directory, and with it votes and acknowledged entries that the others count on (design rule 4). It is refused by all who
+ *   knew it, and stops.
+ * - A node of another cluster, or another node than the one dialed, is refused and said so in both logs.
+ *
+ * Example: node 1 sends to node 2. It dials 2's address with [1, 'c', 1, 'u1', 2]; node 2 pins u1 and answers
+ * ['welcome', 2, 'u2']; node 1 pins u2 and sends what it has queued. For its answers node 2 dials node 1 likewise.
+ *
+ * Not here: delivery. A frame may be lost with its stream, and a full queue drops; Raft repeats what matters, and a snapshot
+ * transfer starts again.
+ */
+export interface PeerPins {
+  get(nodeId: NodeId): string | undefined;
+  /** Fulfilled when durable; a rejection is fatal, as of any disk. */
+  pin(nodeId: NodeId, uuid: string): Promise<void>;
+}
+
+export interface PeersOptions {
+  readonly env: Pick<Env, 'clock' | 'timers' | 'random' | 'network' | 'log' | 'metrics'>;
+  readonly limits: Pick<Limits, 'messageBytesMax' | 'peerQueueBytesMax'>;
+  readonly clusterId: string;
+  readonly self: { readonly nodeId: NodeId; readonly uuid: string };
+  readonly pins: PeerPins;
+  /** Where a member listens; undefined for a node that is none. */
+  addressOf(nodeId: NodeId): string | undefined;
+  onMessages(from: NodeId, items: readonly PeerItem[]): void;
+  /** This node must stop: its identity is refused, or its disk failed. Called at most once. */
+  onFatal(error: unknown): void;
+}
+
+/** Called when the stream to a node, or the one from it, has ended: what was on its way may be lost. */
+export type LostListener = (nodeId: NodeId, error: TidemarkError) => void;
+
+export interface PeerStatus {
+  readonly nodeId: NodeId;
+  /** Monotonic ms since when this node can send to it; undefined while it cannot. */
+  readonly connectedSince: number | undefined;
+  /** The peer has a stream to this node. */
+  readonly receiving: boolean;
+  readonly queuedBytes: number;
+}
+
+/** A stream that a peer dialed. */
+interface Inbound {
+  readonly stream: FrameStream;
+  open: boolean;
+}
+
+export class Peers {
+  readonly #options: PeersOptions;
+  readonly #host: LinkHost;
+  readonly #links = new Map<NodeId, PeerLink>();
+  readonly #inbound = new Map<NodeId, Inbound>();
+  /** Pins on their way to the disk. */
+  readonly #pinning = new Map<NodeId, { readonly uuid: string; readonly done: Promise<void> }>();
+  readonly #listeners = new Set<LostListener>();
+  readonly #bytesReceived: Counter;
+  readonly #connectedGauge: Gauge;
+  #lastRefusal = '';
+  #failed = false;
+  #closed = false;
+
+  constructor(options: PeersOptions) {
+    this.#options = options;
+    const { env, limits, clusterId, self } = options;
+    const { metrics } = env;
+    this.#bytesReceived = metrics.counter('tidemark_peer_received_bytes_total', 'Bytes of frames received from peers.');
+    this.#connectedGauge = metrics.gauge('tidemark_peers_connected', 'Peers that this node can send to.');
+    this.#host = {
+      env,
+      limits,
+      log: env.log,
+      framesSent: metrics.counter('tidemark_peer_sent_frames_total', 'Frames sent to peers.'),
+      bytesSent: metrics.counter('tidemark_peer_sent_bytes_total', 'Bytes of frames sent to peers.'),
+      messagesDropped: metrics.counter('tidemark_peer_dropped_messages_total', 'Messages to peers that were dropped.'),
+      addressOf: (nodeId) => options.addressOf(nodeId),
+      helloTo: (to) => encodeHello({ clusterId, from: self.nodeId, uuid: self.uuid, to }),
+      verify: (nodeId, uuid) => this.#verify(nodeId, uuid),
+      connected: () => this.#countConnected(),
+      lost: (nodeId, error) => {
+        this.#countConnected();
+        this.#lost(nodeId, error);
+      },
+      fatal: (error) => this.#fatal(error),
+    };
+  }
+
+  /** Queues an item for the next flush. False if it was dropped: the peer is out of reach, or its queue is full. */
+  send(to: NodeId, item: PeerItem): boolean {
+    if (this.#closed) return false;
+    let link = this.#links.get(to);
+    if (link === undefined) {
+      link = new PeerLink(this.#host, to);
+      this.#links.set(to, link);
+    }
+    return link.send(item);
+  }
+
+  /** Sends what is queued: one frame per peer, more only if it is over half a message. Called at the end of a turn. */
+  flush(): void {
+    for (const link of this.#links.values()) link.flush();
+  }
+
+  /** True if this node can send to that one. */
+  connected(nodeId: NodeId): boolean {
+    return this.#links.get(nodeId)?.connectedSince !== undefined;
+  }
+
+  /** Monotonic ms since when `connected`, or undefined. */
+  connectedSince(nodeId: NodeId): number | undefined {
+    return this.#links.get(nodeId)?.connectedSince;
+  }
+
+  status(): PeerStatus[] {
+    const nodes = new Set([...this.#links.keys(), ...this.#inbound.keys()]);
+    return [...nodes].sort((a, b) => a - b).map((nodeId) => {
+      const link = this.#links.get(nodeId);
+      return {
+        nodeId,
+        connectedSince: link?.connectedSince,
+        receiving: this.#inbound.has(nodeId),
+        queuedBytes: link?.queuedBytes ?? 0,
+      };
+    });
+  }
+
+  /** Tells about ended streams, of both directions. Returns what ends that. */
+  onLost(listener: LostListener): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Ends all streams with a node that is no member any more. */
+  forget(nodeId: NodeId): void {
+    const error = new TidemarkError('FAILED_PRECONDITION', 'UNKNOWN_NODE', `node ${nodeId} is not a member any more`);
+    this.#links.get(nodeId)?.close(error);
+    this.#links.delete(nodeId);
+    this.#endInbound(nodeId, error);
+  }
+
+  /** For the serving side: a stream on the channel `peer` has arrived. Throws the refusal. */
+  accept(hello: Bytes, stream: FrameStream): StreamHandlers {
+    const { from, pinned } = this.#admit(hello, stream.remote);
+    const inbound: Inbound = { stream, open: false };
+    let ended = false;
+    pinned.then(
+      () => {
+        if (ended || this.#closed) return;
+        const replaced = new TidemarkError('ABORTED', 'STREAM_REPLACED', `node ${from} dialed again`);
+        this.#endInbound(from, replaced);
+        this.#inbound.set(from, inbound);
+        inbound.open = true;
+        stream.send(encodeWelcome(this.#options.self));
+        this.#links.get(from)?.nudge();
+      },
+      (error: unknown) => this.#fatal(error),
+    );
+    return {
+      frame: (frame) => {
+        if (ended || this.#closed) return;
+        // A replaced stream says nothing more.
+        if (inbound.open && this.#inbound.get(from) !== inbound) return;
+        this.#onFrame(from, inbound, frame);
+      },
+      closed: (error) => {
+        if (ended) return;
+        ended = true;
+        if (this.#closed) return;
+        const was = this.#inbound.get(from) === inbound;
+        if (was) this.#inbound.delete(from);
+        if (error?.reason === 'NODE_IDENTITY_CHANGED') this.#fatal(refusedHere(from, error));
+        if (was) this.#lost(from, error ?? streamEnded(from));
+      },
+    };
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    const error = new TidemarkError('UNAVAILABLE', 'SHUTTING_DOWN', `node ${this.#options.self.nodeId} is stopping`, {
+      retriable: true,
+    });
+    for (const link of this.#links.values()) link.close(error);
+    for (const { stream } of this.#inbound.values()) stream.close(error);
+    this.#links.clear();
+    this.#inbound.clear();
+    this.#listeners.clear();
+  }
+
+  #onFrame(from: NodeId, inbound: Inbound, frame: Bytes): void {
+    let items: PeerItem[];
+    try {
+      if (!inbound.open) {
+        throw new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_FRAME', 'a frame came before this node said welcome');
+      }
+      items = decodeFrame(frame);
+    } catch (error) {
+      if (!isTidemarkError(error)) throw error;
+      const { code, reason, message } = error;
+      this.#options.env.log.error('a peer sent a frame that cannot be read', { peer: from, code, reason, error: message });
+      if (inbound.open) this.#endInbound(from, error);
+      else inbound.stream.close(error);
+      return;
+    }
+    this.#bytesReceived.add(frame.length);
+    this.#options.onMessages(from, items);
+  }
+
+  #endInbound(nodeId: NodeId, error: TidemarkError): void {
+    const inbound = this.#inbound.get(nodeId);
+    if (inbound === undefined) return;
+    this.#inbound.delete(nodeId);
+    inbound.stream.close(error);
+    this.#lost(nodeId, error);
+  }
+
+  /** Checks a hello; throws the refusal, which is also logged. */
+  #admit(data: Bytes, remote: string): { from: NodeId; pinned: Promise<void> } {
+    try {
+      const hello = decodeHello(data);
+      this.#check(hello, remote);
+      return { from: hello.from, pinned: this.#verify(hello.from, hello.uuid) };
+    } catch (error) {
+      if (isTidemarkError(error) && error.message !== this.#lastRefusal) {
+        this.#lastRefusal = error.message;
+        const { code, reason, message } = error;
+        this.#options.env.log.error('refused a peer', { remote, code, reason, error: message });
+      }
+      throw error;
+    }
+  }
+
+  #check(hello: Hello, remote: string): void {
+    const { clusterId, self } = this.#options;
+    if (this.#closed) {
+      const message = `node ${self.nodeId} is stopping`;
+      throw new TidemarkError('UNAVAILABLE', 'SHUTTING_DOWN', message, { retriable: true });
+    }
+    if (hello.clusterId !== clusterId) {
+      const message =
+        `node ${hello.from} of cluster '${hello.clusterId}' (${remote}) called node ${self.nodeId} of cluster ` +
+        `'${clusterId}': check the addresses in their configurations`;
+      throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_CLUSTER', message);
+    }
+    if (hello.to !== self.nodeId) {
+      const message = `node ${hello.from} called node ${hello.to}, but this is node ${self.nodeId}`;
+      throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_NODE', message);
+    }
+    if (hello.from === self.nodeId) {
+      const message = `another process (${remote}) says that it is node ${self.nodeId}`;
+      throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_NODE', message);
+    }
+    if (this.#options.addressOf(hello.from) === undefined) {
+      const message = `node ${hello.from} (${remote}) is no member of cluster '${clusterId}' as node ${self.nodeId} knows it`;
+      throw new TidemarkError('FAILED_PRECONDITION', 'UNKNOWN_NODE', message, { retriable: true });
+    }
+  }
+
+  #verify(nodeId: NodeId, uuid: string): Promise<void> {
+    const { pins, self } = this.#options;
+    const pinned = pins.get(nodeId);
+    const pinning = this.#pinning.get(nodeId);
+    const known = pinned ?? pinning?.uuid;
+    if (known !== undefined && known !== uuid) {
+      const message =
+        `node ${nodeId} was known to node ${self.nodeId} as ${known}, now it comes as ${uuid}: its data directory was lost ` +
+        `or replaced; remove node ${nodeId} and add it under a new id`;
+      throw new TidemarkError('FAILED_PRECONDITION', 'NODE_IDENTITY_CHANGED', message, { details: { known, uuid } });
+    }
+    if (pinning !== undefined) return pinning.done;
+    if (pinned !== undefined) return Promise.resolve();
+    const done = pins.pin(nodeId, uuid).then(() => {
+      this.#pinning.delete(nodeId);
+    });
+    this.#pinning.set(nodeId, { uuid, done });
+    return done;
+  }
+
+  #countConnected(): void {
+    let count = 0;
+    for (const link of this.#links.values()) if (link.connectedSince !== undefined) count += 1;
+    this.#connectedGauge.set(count);
+  }
+
+  #lost(nodeId: NodeId, error: TidemarkError): void {
+    for (const listener of this.#listeners) listener(nodeId, error);
+  }
+
+  #fatal(error: unknown): void {
+    if (this.#failed || this.#closed) return;
+    this.#failed = true;
+    this.#options.onFatal(error);
+  }
+}
+
+function streamEnded(nodeId: NodeId): TidemarkError {
+  return new TidemarkError('UNAVAILABLE', 'PEER_UNREACHABLE', `node ${nodeId} closed its stream`, { retriable: true });
+}

@@ -1,0 +1,138 @@
+import type { Limits } from '../env/limits.js';
+import { EMPTY, type Bytes } from '../lib/bytes.js';
+import { keyAfter } from '../lib/ordered.js';
+import { TidemarkError } from '../lib/errors.js';
+import type { Replica } from '../bucket/replica.js';
+import type { Consistency, Record, Served, Timestamp } from '../bucket/requests.js';
+import type { StateStore } from '../bucket/state-store.js';
+import { decodePointer, pointerOfKey, pointerRange, type Pointer, type Slot } from '../mvcc/records.js';
+import { readRecord, versionAsOf } from '../mvcc/reader.js';
+import { earlier, formatTimestamp, TIMESTAMP_MAX } from '../mvcc/timestamp.js';
+import type { Operation, OperationContext, Result } from '../router/operations.js';
+
+/**
+ * One page of a scan over any replicas of this node, in key order.
+ *
+ * Pointers of all buckets lie together, ordered by key, so the page is one pass over a range that leaves out what belongs to
+ * other slots. Values are looked up in between pages of pointers, a bounded number in one turn.
+ */
+type ScanOperation = Extract<Operation, { kind: 'scan' }>;
+
+interface ScanOptions {
+  readonly nodeId: number;
+  readonly limits: Limits;
+  readonly state: StateStore;
+}
+
+export async function scanPage(
+  operation: ScanOperation,
+  replicas: readonly Replica[],
+  options: ScanOptions,
+  { deadlineMs, seen = 0 }: Pick<OperationContext, 'deadlineMs' | 'seen'>,
+): Promise<{ result: Result['scan']; served: Served }> {
+  const { timestamp, consistency, asOf } = await openAll(operation.consistency, replicas, deadlineMs, seen);
+  const slots = new Map(replicas.map((replica): [Slot, Replica] => [replica.state.slot, replica]));
+  const result = await collect(operation, slots, timestamp, options);
+  // What was read is void if meanwhile a snapshot took the place of a replica's state or its horizon passed the timestamp.
+  for (const [slot, replica] of slots) {
+    if (replica.state.slot !== slot || replica.installing) throw replica.notLeader();
+    if (timestamp < replica.state.horizon) await replica.reads.open({ kind: 'asOf', timestamp }, deadlineMs);
+  }
+  return { result, served: { node: options.nodeId, timestamp: asOf, consistency, hops: 0 } };
+}
+
+/** Passes every replica's gate; the scan sees all of them at one timestamp. */
+async function openAll(
+  consistency: Consistency,
+  replicas: readonly Replica[],
+  deadlineMs: number,
+  atLeast: Timestamp,
+): Promise<{ timestamp: Timestamp; asOf: Timestamp; consistency: Consistency['kind'] }> {
+  switch (consistency.kind) {
+    case 'asOf':
+      await Promise.all(replicas.map(({ reads }) => reads.open(consistency, deadlineMs)));
+      return { timestamp: consistency.timestamp, asOf: consistency.timestamp, consistency: 'asOf' };
+    case 'local': {
+      const views = await Promise.all(replicas.map(({ reads }) => reads.open(consistency, deadlineMs)));
+      return { timestamp: TIMESTAMP_MAX, asOf: Math.min(...views.map(({ served }) => served.timestamp)), consistency: 'local' };
+    }
+    case 'bounded': {
+      const timestamp = await openBounded(consistency.maxStalenessMs, replicas, deadlineMs, atLeast);
+      return { timestamp, asOf: timestamp, consistency: 'bounded' };
+    }
+    case 'linearizable':
+      throw new TidemarkError('INVALID_ARGUMENT', 'SCAN_NEEDS_TIMESTAMP', 'a linearizable scan is read as of a timestamp');
+  }
+}
+
+/** One timestamp for all: what everybody has closed, if that is recent enough; else leaders may promise a later one. */
+async function openBounded(
+  maxStalenessMs: number,
+  replicas: readonly Replica[],
+  deadlineMs: number,
+  atLeast: Timestamp,
+): Promise<Timestamp> {
+  const hybrid = replicas[0]?.hybrid;
+  if (hybrid === undefined) return 0;
+  const now = hybrid.physicalNow();
+  const oldest = Math.max(1, atLeast, earlier(now, maxStalenessMs));
+  const closedOf = (some: readonly Replica[]): Timestamp => Math.min(...some.map(({ raft }) => raft.closed().timestamp));
+  const closed = closedOf(replicas);
+  if (closed >= oldest) return closed;
+  const followers = replicas.filter(({ raft }) => !raft.canServe());
+  const timestamp = Math.min(Math.max(now, atLeast), closedOf(followers));
+  if (timestamp < oldest) {
+    const seen = closed === 0 ? 'no moment yet' : `up to ${formatTimestamp(closed)} only`;
+    const message = `this node's replicas are complete ${seen}, not within ${maxStalenessMs} ms of now`;
+    throw new TidemarkError('UNAVAILABLE', 'STALE', message, { retriable: true, details: { closed: String(closed) } });
+  }
+  await Promise.all(replicas.map(({ reads }) => reads.open({ kind: 'asOf', timestamp }, deadlineMs)));
+  return timestamp;
+}
+
+async function collect(
+  { range, reverse, limit, keysOnly }: ScanOperation,
+  slots: ReadonlyMap<Slot, Replica>,
+  timestamp: Timestamp,
+  { limits, state }: ScanOptions,
+): Promise<Result['scan']> {
+  const wanted = Math.min(limit, limits.pageEntriesMax);
+  const records: Record[] = [];
+  let bytes = 0;
+  let { gte, lt } = pointerRange(range.start, range.end);
+  for (;;) {
+    // Other slots' pointers are passed over, so read more than is wanted; but never more than a turn can look up.
+    const page = await state.page({ gte, lt, reverse, limit: Math.min(256, Math.max(32, wanted * 3)) });
+    for (const [pointerBytes, data] of page.entries) {
+      const { key, slot } = pointerOfKey(pointerBytes);
+      const replica = slots.get(slot);
+      const record = replica && recordAt(replica, key, decodePointer(data), timestamp, keysOnly);
+      if (record !== undefined) {
+        if (records.length === wanted || bytes >= limits.pageBytesMax) return { records, more: true };
+        records.push(record);
+        bytes += record.key.length + record.value.length;
+      }
+    }
+    const last = page.entries.at(-1)?.[0];
+    if (!page.more || last === undefined) return { records, more: false };
+    if (reverse) lt = last;
+    else gte = keyAfter(last);
+  }
+}
+
+function recordAt(
+  { state }: Replica,
+  key: Bytes,
+  pointer: Pointer,
+  timestamp: Timestamp,
+  keysOnly: boolean,
+): Record | undefined {
+  if (pointer.timestamp <= timestamp) {
+    if (pointer.deleted) return undefined;
+    const value = keysOnly ? EMPTY : readRecord(state.store, state.slot, pointer).value;
+    return { key, value, version: pointer.timestamp };
+  }
+  const found = versionAsOf(state.store, state.slot, pointer, timestamp, state.horizon);
+  if (found === undefined || found.record.deleted) return undefined;
+  return { key, value: keysOnly ? EMPTY : found.record.value, version: found.id.timestamp };
+}

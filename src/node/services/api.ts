@@ -1,0 +1,56 @@
+import type { Timestamp } from '../../bucket/requests.js';
+import type { BucketId, NodeId, NodeInfo, Placement } from '../../placement/map.js';
+import type { Router } from '../../router/router.js';
+
+/**
+ * What the public services need of the process that serves them; a node and a sidecar both have it. The services translate
+ * messages and nothing more: every rule about keys, buckets, time and retries lives behind this.
+ */
+export type RequestRouter = Pick<Router, 'put' | 'delete' | 'write' | 'get' | 'getMany' | 'scan' | 'history' | 'now'>;
+
+export interface ClusterStatus {
+  readonly clusterId: string;
+  readonly epoch: number;
+  readonly node: NodeId;
+  readonly buckets: number;
+  readonly timestamp: Timestamp;
+  readonly uptimeMs: number;
+  readonly nodes: readonly NodeStatus[];
+}
+
+export interface NodeStatus extends NodeInfo {
+  readonly reachable: boolean;
+  readonly replicas: number;
+  readonly leaders: number;
+}
+
+export interface ReplicaStatus {
+  readonly replica: number;
+  readonly role: string;
+  readonly term: number;
+  readonly lastIndex: number;
+  readonly commitIndex: number;
+  readonly appliedIndex: number;
+  readonly digest: number;
+  readonly timestamp: Timestamp;
+}
+
+export interface ClusterView {
+  status(): ClusterStatus;
+  /** With the leaders as far as they are known; throws UNAVAILABLE while no placement is known. */
+  placement(): Placement;
+  /** Calls `changed` after each new placement, until the returned function is called. */
+  watch(changed: () => void): () => void;
+  /** The replica of a bucket in this process. */
+  replica(bucket: BucketId): ReplicaStatus | undefined;
+  /** Resolves to the node that leads afterwards. */
+  transferLeader(bucket: BucketId, to: NodeId, deadlineMs: number): Promise<NodeId>;
+}
+
+export interface ServicePorts {
+  readonly router: RequestRouter;
+  readonly cluster: ClusterView;
+  /** Bytes of keys and values after which a streamed reply is sent and another begun. */
+  readonly pageBytesMax: number;
+}
+

@@ -1,0 +1,70 @@
+import type { RpcContext, RpcService } from '../../env/network.js';
+import { VERSION } from '../../lib/version.js';
+import { checkTimestamp } from '../../mvcc/timestamp.js';
+import type { BucketInfo, Placement } from '../../placement/map.js';
+import type { ClusterView } from './api.js';
+import type * as wire from './messages.js';
+import { outOfPlacement } from './translate.js';
+
+/** `tidemark.v1.Cluster`. Inner names and message fields are the same here, so most of it passes through. */
+export function clusterService(cluster: ClusterView): RpcService {
+  return {
+    Status: {
+      kind: 'unary',
+      handle: async () => ({ ...cluster.status(), version: VERSION }),
+    },
+    Buckets: {
+      kind: 'unary',
+      handle: async ({ ids }: wire.BucketsRequest) => {
+        const { epoch, buckets, map } = cluster.placement();
+        const wanted = ids.length === 0 ? map : ids.map((id) => existing(map, id, buckets));
+        return { epoch, buckets: wanted.map((bucket) => ({ bucket, local: cluster.replica(bucket.id) })) };
+      },
+    },
+    Placement: {
+      kind: 'stream',
+      handle: ({ knownEpoch }: wire.PlacementRequest, { signal }: RpcContext) =>
+        placements(cluster, checkTimestamp(knownEpoch, 'known_epoch'), signal),
+    },
+    TransferLeader: {
+      kind: 'unary',
+      handle: async ({ bucket, node }: wire.TransferLeaderRequest, { deadlineMs }: RpcContext) => {
+        const { buckets, map } = cluster.placement();
+        existing(map, bucket, buckets);
+        return { leader: await cluster.transferLeader(bucket, node, deadlineMs) };
+      },
+    },
+  };
+}
+
+function existing(map: readonly BucketInfo[], id: number, buckets: number): BucketInfo {
+  const info = map[id];
+  if (info === undefined) throw outOfPlacement(id, buckets);
+  return info;
+}
+
+/** The present placement if it is later than `known`, then each later one. */
+async function* placements(cluster: ClusterView, known: number, signal: AbortSignal): AsyncGenerator<Placement> {
+  let epoch = known;
+  while (!signal.aborted) {
+    const placement = cluster.placement();
+    if (placement.epoch > epoch) {
+      epoch = placement.epoch;
+      yield placement;
+    } else {
+      await changeOf(cluster, signal);
+    }
+  }
+}
+
+function changeOf(cluster: ClusterView, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = (): void => {
+      stop();
+      signal.removeEventListener('abort', done);
+      resolve();
+    };
+    const stop = cluster.watch(done);
+    signal.addEventListener('abort', done);
+  });
+}

@@ -1,0 +1,113 @@
+import type { Clock, Timers } from '../../env/time.js';
+import { TidemarkError } from '../../lib/errors.js';
+import type { Replica } from '../../bucket/replica.js';
+import type { Timestamp } from '../../bucket/requests.js';
+import type { BucketId, NodeId, NodeInfo, Placement } from '../../placement/map.js';
+import type { ClusterStatus, ClusterView, NodeStatus, ReplicaStatus } from './api.js';
+
+/** The cluster as one node sees it. Everything here is answered from memory, also by a node that is cut off. */
+export interface NodeViewParts {
+  readonly nodeId: NodeId;
+  readonly clock: Clock;
+  readonly timers: Timers;
+  /** Monotonic milliseconds at which the node started. */
+  readonly startedMs: number;
+  readonly replicas: ReadonlyMap<BucketId, Replica>;
+  readonly placement: () => Placement;
+  readonly leaderOf: (bucket: BucketId) => NodeId;
+  readonly watch: (changed: () => void) => () => void;
+  readonly now: () => Timestamp;
+  /** Whether another node has been heard from lately. */
+  readonly reachable: (node: NodeId) => boolean;
+}
+
+const LOOK_MS = 10;
+const TRANSFER_MS = 3000;
+
+export class NodeView implements ClusterView {
+  readonly #parts: NodeViewParts;
+
+  constructor(parts: NodeViewParts) {
+    this.#parts = parts;
+  }
+
+  status(): ClusterStatus {
+    const { nodeId, clock, startedMs, now } = this.#parts;
+    const { clusterId, epoch, buckets, nodes, map } = this.placement();
+    const replicas = new Map<NodeId, number>();
+    const leaders = new Map<NodeId, number>();
+    for (const bucket of map) {
+      for (const { node } of bucket.replicas) replicas.set(node, (replicas.get(node) ?? 0) + 1);
+      leaders.set(bucket.leader, (leaders.get(bucket.leader) ?? 0) + 1);
+    }
+    const statusOf = (node: NodeInfo): NodeStatus => ({
+      ...node,
+      reachable: node.id === nodeId || this.#parts.reachable(node.id),
+      replicas: replicas.get(node.id) ?? 0,
+      leaders: leaders.get(node.id) ?? 0,
+    });
+    const uptimeMs = Math.round(clock.monotonicMs() - startedMs);
+    return { clusterId, epoch, node: nodeId, buckets, timestamp: now(), uptimeMs, nodes: nodes.map(statusOf) };
+  }
+
+  placement(): Placement {
+    const placement = this.#parts.placement();
+    return { ...placement, map: placement.map.map((bucket) => ({ ...bucket, leader: this.#parts.leaderOf(bucket.id) })) };
+  }
+
+  watch(changed: () => void): () => void {
+    return this.#parts.watch(changed);
+  }
+
+  replica(bucket: BucketId): ReplicaStatus | undefined {
+    const replica = this.#parts.replicas.get(bucket);
+    if (replica === undefined) return undefined;
+    const { id, raft, state } = replica;
+    const isLearner = raft.config.learners.includes(id);
+    return {
+      replica: id,
+      role: raft.role === 'follower' && isLearner ? 'learner' : raft.role,
+      term: raft.term,
+      lastIndex: raft.lastIndex,
+      commitIndex: raft.commitIndex,
+      appliedIndex: state.applied.index,
+      digest: state.meta.digest,
+      timestamp: state.maxTimestamp,
+    };
+  }
+
+  async transferLeader(bucket: BucketId, to: NodeId, deadlineMs: number): Promise<NodeId> {
+    const { nodeId, clock, replicas } = this.#parts;
+    const target = this.placement().map[bucket]?.replicas.find(({ node, learner }) => node === to && !learner);
+    if (target === undefined) {
+      const message = `node ${to} has no voting replica of bucket ${bucket}`;
+      throw new TidemarkError('FAILED_PRECONDITION', 'NO_VOTING_REPLICA', message, { details: { field: 'node' } });
+    }
+    const replica = replicas.get(bucket);
+    if (replica?.isLeader !== true) throw notLeader(nodeId, bucket, this.#parts.leaderOf(bucket));
+    if (to === nodeId) return nodeId;
+    replica.raft.transferLeadership(target.id, clock.monotonicMs());
+    replica.host.changed(replica);
+    const untilMs = Math.min(deadlineMs, clock.monotonicMs() + TRANSFER_MS);
+    while (replica.leaderNode === nodeId || replica.leaderNode === 0) {
+      if (clock.monotonicMs() >= untilMs) throw notInTime(bucket, to);
+      await this.#pause();
+    }
+    return replica.leaderNode;
+  }
+
+  #pause(): Promise<void> {
+    return new Promise((resolve) => void this.#parts.timers.after(LOOK_MS, resolve));
+  }
+}
+
+function notLeader(node: NodeId, bucket: BucketId, leader: NodeId): TidemarkError {
+  const elsewhere = leader === 0 || leader === node ? 'nobody is known to' : `node ${leader} does`;
+  const message = `node ${node} does not lead bucket ${bucket}; ${elsewhere}`;
+  return new TidemarkError('UNAVAILABLE', 'NOT_LEADER', message, { retriable: true, details: { leader: String(leader) } });
+}
+
+function notInTime(bucket: BucketId, to: NodeId): TidemarkError {
+  const message = `node ${to} did not take over bucket ${bucket} in time; it may still`;
+  return new TidemarkError('UNAVAILABLE', 'TRANSFER_NOT_FINISHED', message, { outcome: 'unknown', retriable: true });
+}

@@ -1,0 +1,93 @@
+import { crc32 } from 'node:zlib';
+import { TidemarkError } from '../lib/errors.js';
+import type { SnapshotSource } from '../bucket/snapshot-port.js';
+import type { BucketId, NodeId } from '../placement/map.js';
+import { TransferHalf, type TransferHost } from './snapshot-transfer.js';
+
+export interface Outgoing {
+  readonly to: NodeId;
+  readonly bucket: BucketId;
+  readonly transfer: number;
+  readonly toReplica: number;
+  readonly source: SnapshotSource;
+}
+
+/** The sending half. Reads the next chunk while those before it are on their way, but at most a window of them. */
+export class SnapshotSender extends TransferHalf {
+  readonly #toReplica: number;
+  readonly #source: SnapshotSource;
+  #hasSlot = false;
+  /** Whether the receiver wants it. */
+  #wanted = false;
+  #sent = 0;
+  #taken = 0;
+  #ended = false;
+  #installed = false;
+
+  constructor(host: TransferHost, { to, bucket, transfer, toReplica, source }: Outgoing) {
+    super(host, to, bucket, transfer);
+    this.#toReplica = toReplica;
+    this.#source = source;
+  }
+
+  get hasSlot(): boolean {
+    return this.#hasSlot;
+  }
+
+  /** It may begin. */
+  giveSlot(): void {
+    this.#hasSlot = true;
+    this.changed();
+  }
+
+  taken(sequence: number): void {
+    if (sequence > this.#sent || sequence < this.#taken) return;
+    this.#wanted = true;
+    this.#taken = sequence;
+    this.changed();
+  }
+
+  installed(): void {
+    if (!this.#ended) return;
+    this.#installed = true;
+    this.changed();
+  }
+
+  /** Fulfilled when the receiver has it durably installed. Closes the source in any case. */
+  async run(): Promise<void> {
+    try {
+      await this.until(() => this.#hasSlot);
+      await this.#send();
+    } catch (error) {
+      throw this.failed(error, 'sender');
+    } finally {
+      this.#source.close();
+    }
+  }
+
+  async #send(): Promise<void> {
+    const { bucket, transfer } = this;
+    const { limits, progressMsMax, installMsMax } = this.host;
+    const { header } = this.#source;
+    const headerBytesMax = limits.messageBytesMax / 2;
+    if (header.length > headerBytesMax) {
+      const message = `the snapshot of bucket ${bucket} has a header of ${header.length} bytes, over ${headerBytesMax}`;
+      throw new TidemarkError('RESOURCE_EXHAUSTED', 'SNAPSHOT_HEADER_TOO_LARGE', message);
+    }
+    this.post({ kind: 'snapshotOffer', bucket, transfer, toReplica: this.#toReplica, header });
+    await this.within(progressMsMax, 'answer to the offer', () => this.#wanted);
+    let crc = 0;
+    for (;;) {
+      const data = await this.#source.next(limits.snapshotChunkBytes);
+      this.check();
+      if (data === undefined) break;
+      await this.within(progressMsMax, 'progress', () => this.#sent - this.#taken < limits.snapshotChunksInFlightMax);
+      this.#sent += 1;
+      crc = crc32(data, crc);
+      this.post({ kind: 'snapshotChunk', bucket, transfer, sequence: this.#sent, crc: crc32(data), data });
+    }
+    this.#ended = true;
+    this.post({ kind: 'snapshotEnd', bucket, transfer, chunks: this.#sent, crc });
+    await this.within(installMsMax, 'installation', () => this.#installed);
+  }
+}

@@ -1,0 +1,124 @@
+import type { Timers } from '../env/env.js';
+import type { Replica } from '../bucket/replica.js';
+import { nodeOfReplica, type NodeId } from '../placement/map.js';
+import type { Message, Ready } from '../raft/types.js';
+import type { BucketId } from '../placement/map.js';
+import type { LogWriter } from './log-writer.js';
+
+/**
+ * The turn loop: everything is done once per turn of the event loop, not once per command or bucket.
+ *
+ * Messages and commands only mark their replica as changed. When the input of the turn is handled, every changed replica
+ * hands over its Ready: messages that depend on no disk leave at once, in one frame per peer; entries and votes of all
+ * buckets go into one synced batch; messages that depend on it wait until it is on disk.
+ */
+export interface TurnOutput {
+  send(to: NodeId, bucket: BucketId, message: Message): void;
+  /** Sends one frame to each peer that has something queued. */
+  flush(): void;
+  snapshotWanted(replica: Replica, to: number): void;
+}
+
+/** How much of a replica's output is not on disk yet: later messages must queue behind it. */
+interface Unsynced {
+  batches: number;
+}
+
+export class TurnLoop {
+  readonly #timers: Timers;
+  readonly #writer: LogWriter;
+  readonly #output: TurnOutput;
+  readonly #onBug: (error: unknown) => void;
+  #changed = new Set<Replica>();
+  readonly #unsynced = new Map<Replica, Unsynced>();
+  #scheduled = false;
+  #stopped = false;
+
+  constructor(timers: Timers, writer: LogWriter, output: TurnOutput, onBug: (error: unknown) => void) {
+    this.#timers = timers;
+    this.#writer = writer;
+    this.#output = output;
+    this.#onBug = onBug;
+  }
+
+  changed(replica: Replica): void {
+    this.#changed.add(replica);
+    this.#schedule();
+  }
+
+  /** A frame was queued outside of a replica's turn. */
+  touched(): void {
+    this.#schedule();
+  }
+
+  #schedule(): void {
+    if (this.#scheduled || this.#stopped) return;
+    this.#scheduled = true;
+    this.#timers.turnEnd(() => {
+      this.#scheduled = false;
+      if (this.#stopped) return;
+      try {
+        this.#run();
+      } catch (error) {
+        // Consensus or apply failed in a way that its own code did not foresee: going on could break a promise.
+        this.#stopped = true;
+        this.#onBug(error);
+      }
+    });
+  }
+
+  #run(): void {
+    const changed = this.#changed;
+    this.#changed = new Set();
+    for (const replica of changed) {
+      const ready = replica.collect();
+      if (ready !== undefined) this.#carryOut(replica, ready);
+      // One Ready holds a page of committed entries; the next page follows in the next turn, not with the next message.
+      if (replica.raft.hasReady()) this.changed(replica);
+    }
+    this.#writer.flush();
+    this.#output.flush();
+  }
+
+  #carryOut(replica: Replica, ready: Ready): void {
+    this.#send(replica, ready.messages);
+    for (const to of ready.snapshotsWanted) this.#output.snapshotWanted(replica, to);
+    const { entries, hardState, messagesAfterSync } = ready;
+    const writes = entries.length > 0 || hardState !== undefined;
+    const earlier = this.#unsynced.get(replica);
+    if (!writes && earlier === undefined) {
+      this.#send(replica, messagesAfterSync);
+      return;
+    }
+    if (!writes && messagesAfterSync.length === 0) return;
+    const unsynced = earlier ?? { batches: 0 };
+    unsynced.batches += 1;
+    this.#unsynced.set(replica, unsynced);
+    const last = entries.at(-1);
+    this.#writer.append({
+      replica,
+      entries,
+      hardState,
+      done: () => {
+        unsynced.batches -= 1;
+        if (unsynced.batches === 0) this.#unsynced.delete(replica);
+        this.#send(replica, messagesAfterSync);
+        if (last !== undefined) replica.persisted(last.index, last.term);
+        this.touched();
+      },
+    });
+  }
+
+  #send(replica: Replica, messages: readonly Message[]): void {
+    for (const message of messages) this.#output.send(nodeOfReplica(message.to), replica.bucket, message);
+  }
+
+  /** True while nothing of this replica is on its way to the disk. */
+  settled(replica: Replica): boolean {
+    return !this.#unsynced.has(replica);
+  }
+
+  stop(): void {
+    this.#stopped = true;
+  }
+}

@@ -1,0 +1,76 @@
+import { crc32 } from 'node:zlib';
+import type { Bytes } from '../lib/bytes.js';
+
+/**
+ * Placement: which replicas of which virtual bucket stand on which node. Pure data and functions. The map is versioned by
+ * `epoch`, which grows with every change; who leads a bucket is only a hint and changes without a new epoch.
+ */
+export type NodeId = number;
+export type BucketId = number;
+
+/** The system bucket holds membership and placement; it has a number outside the range of data buckets. */
+export const SYSTEM_BUCKET: BucketId = 0xffff_ffff;
+/** Keys that begin with this byte belong to Tidemark. */
+export const RESERVED_PREFIX = 0x21; // '!'
+export const BUCKETS_MAX = 65_536;
+
+const OPEN = 0x7b; // '{'
+const CLOSE = 0x7d; // '}'
+
+/** What decides the bucket: the bytes between the first `{` and the next `}` if there are any, else the whole key. */
+export function partitionKeyOf(key: Bytes): Bytes {
+  const open = key.indexOf(OPEN);
+  if (open < 0) return key;
+  const close = key.indexOf(CLOSE, open + 1);
+  return close > open + 1 ? key.subarray(open + 1, close) : key;
+}
+
+export function bucketOf(key: Bytes, buckets: number): BucketId {
+  return crc32(partitionKeyOf(key)) % buckets;
+}
+
+/** The most node ids that a replica id has room for. */
+const NODES_MAX = 65_536;
+
+/**
+ * A raft replica id names the node and the life of the replica on it, so that a group's own configuration tells where its
+ * members are, without the system bucket. A node that lost its disk comes back as a new node id or with a new life.
+ */
+export function replicaIdOf(node: NodeId, life: number): number {
+  return life * NODES_MAX + node;
+}
+
+export function nodeOfReplica(replicaId: number): NodeId {
+  return replicaId % NODES_MAX;
+}
+
+export interface NodeInfo {
+  readonly id: NodeId;
+  /** `host:port` of its gRPC listener. */
+  readonly address: string;
+  readonly zone: string;
+}
+
+export interface ReplicaInfo {
+  /** The raft replica id: unique within the bucket for ever. */
+  readonly id: number;
+  readonly node: NodeId;
+  readonly learner: boolean;
+}
+
+export interface BucketInfo {
+  readonly id: BucketId;
+  readonly replicas: readonly ReplicaInfo[];
+  /** The node that leads, as far as the sender knows; 0 if it knows none. */
+  readonly leader: NodeId;
+}
+
+export interface Placement {
+  readonly clusterId: string;
+  readonly epoch: number;
+  /** How many data buckets there are; fixed for the life of the cluster. */
+  readonly buckets: number;
+  readonly nodes: readonly NodeInfo[];
+  /** Data buckets in order of their id. */
+  readonly map: readonly BucketInfo[];
+}

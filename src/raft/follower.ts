@@ -1,0 +1,133 @@
+import { assert } from '../lib/assert.js';
+import { decodeConfig } from './config.js';
+import type { Core } from './core.js';
+import type { AppendMessage, HeartbeatMessage, LogIndex, ReplicaId, SnapshotMessage } from './types.js';
+
+/** How many closed timestamps wait for their index to be applied; more are thinned out. */
+const CLOSED_WAITING_MAX = 16;
+
+/**
+ * The closed timestamps that a follower heard (design rule 11). One counts when the last index that its leader had then is
+ * applied here, if that happens in the same term: what is applied is then exactly what that leader had. Once it counts it
+ * is a fact for ever; what still waits when the term ends is forgotten, for other entries may take those places.
+ */
+export class ClosedTimestamps {
+  /** The highest one that counts. */
+  usable = 0;
+  private waiting: { timestamp: number; index: LogIndex }[] = [];
+
+  hear(timestamp: number, index: LogIndex, applied: LogIndex): void {
+    if (timestamp <= this.usable) return;
+    if (index <= applied) {
+      this.usable = timestamp;
+      return;
+    }
+    const last = this.waiting[this.waiting.length - 1];
+    if (last === undefined || (timestamp > last.timestamp && index > last.index)) {
+      // When full, the last one gives way to the newer: both are true, and this one says more, later.
+      if (this.waiting.length >= CLOSED_WAITING_MAX) this.waiting.pop();
+      this.waiting.push({ timestamp, index });
+    } else if (timestamp > last.timestamp && index === last.index) {
+      last.timestamp = timestamp;
+    }
+  }
+
+  onApplied(applied: LogIndex): void {
+    while ((this.waiting[0]?.index ?? Infinity) <= applied) {
+      this.usable = Math.max(this.usable, this.waiting.shift()?.timestamp ?? 0);
+    }
+  }
+
+  onTermEnd(): void {
+    if (this.waiting.length > 0) this.waiting = [];
+  }
+}
+
+/** The receiving side: what a follower does with the messages of its leader. */
+export class Follower {
+  readonly closed = new ClosedTimestamps();
+  private readonly core: Core;
+
+  constructor(core: Core) {
+    this.core = core;
+  }
+
+  onHeartbeat(m: HeartbeatMessage): void {
+    const { core } = this;
+    core.commitTo(m.commit);
+    this.closed.hear(m.closed, m.closedIndex, core.applied);
+    if (m.round === 0) return;
+    // Not after the sync: that this replica knows of no later leader is true whatever its disk holds.
+    const floor = core.options.promises.acceptFloor(m.floor);
+    core.send({ type: 'heartbeatReply', from: core.id, to: m.from, term: core.term, round: m.round, floor });
+  }
+
+  onAppend(m: AppendMessage): void {
+    const { core } = this;
+    const { log } = core;
+    const end = m.prevIndex + m.entries.length;
+    this.closed.hear(m.closed, m.closedIndex, core.applied);
+    // At or below the commit index the logs agree, whether this one still has the entry or not.
+    if (m.prevIndex >= core.commit && log.term(m.prevIndex) !== m.prevTerm) {
+      assert(m.prevIndex > core.commit, 'logs agree up to the commit index');
+      const hintIndex = Math.max(log.lastIndexUpTo(m.prevIndex, m.prevTerm), log.firstIndex - 1);
+      core.send({
+        type: 'appendReply',
+        from: core.id,
+        to: m.from,
+        term: core.term,
+        index: m.prevIndex,
+        rejected: true,
+        hintIndex,
+        hintTerm: log.term(hintIndex),
+        round: m.round,
+        floor: core.options.promises.acceptFloor(m.floor),
+      });
+      return;
+    }
+    this.appendMissing(m);
+    core.commitTo(Math.min(m.commit, end));
+    this.accept(m.from, Math.max(end, core.commit), m.round, m.floor);
+  }
+
+  /** Appends the entries that the log does not have, in place of what contradicts them. */
+  private appendMissing(m: AppendMessage): void {
+    const { core } = this;
+    const { log, configs } = core;
+    let at = Math.max(0, core.commit - m.prevIndex);
+    if (at > 0 && at <= m.entries.length) {
+      assert(log.term(core.commit) === m.entries[at - 1]?.term, 'logs agree up to the commit index');
+    }
+    while (at < m.entries.length && log.term(m.prevIndex + 1 + at) === m.entries[at]?.term) at += 1;
+    if (at >= m.entries.length) return;
+    const missing = m.entries.slice(at);
+    // Decoded before anything is changed: they may be malformed.
+    const decoded = missing.map((entry) => (entry.kind === 'config' ? decodeConfig(entry.data) : undefined));
+    const from = m.prevIndex + 1 + at;
+    if (from <= log.lastIndex) {
+      assert(from > core.commit, 'what is committed is never removed');
+      log.truncateFrom(from);
+      configs.truncateFrom(from);
+    }
+    missing.forEach((entry, i) => {
+      log.append(entry);
+      const config = decoded[i];
+      if (config !== undefined) configs.push(entry.index, config);
+    });
+  }
+
+  /** Tells the leader that this log agrees with its up to `index`. */
+  accept(to: ReplicaId, index: LogIndex, round: number, floorOffered: number): void {
+    const { core } = this;
+    const floor = core.options.promises.acceptFloor(floorOffered);
+    const found = { index, rejected: false, hintIndex: 0, hintTerm: 0, round, floor };
+    core.sendAfterSync({ type: 'appendReply', from: core.id, to, term: core.term, ...found });
+  }
+
+  onSnapshot(m: SnapshotMessage): void {
+    const { core } = this;
+    // The log may have come this far by itself; then the data is not needed.
+    if (m.meta.index > core.commit && core.log.term(m.meta.index) === m.meta.term) core.commitTo(m.meta.index);
+    if (m.meta.index <= core.commit) this.accept(m.from, core.commit, 0, 0);
+  }
+}

@@ -1,0 +1,351 @@
+import { assert } from '../lib/assert.js';
+import { TidemarkError } from '../lib/errors.js';
+import { changeConfig, encodeConfig, isJoint, isVoter, leaveJoint, members, quorumValue } from './config.js';
+import type { ConfigChange } from './config.js';
+import type { Core } from './core.js';
+import { Replication } from './replication.js';
+import type { Bytes } from '../lib/bytes.js';
+import type { AppendReply, Config, HeartbeatReply, LogIndex, ReplicaId } from './types.js';
+
+/**
+ * One leader's term of office: made when the election is won, thrown away when leadership ends, so that nothing of it can
+ * outlive the term.
+ *
+ * Invariants
+ * - Only an entry of this term is committed by counting; earlier ones follow (Raft 5.4.2).
+ * - Nothing is served, proposed or promised before the term's first entry is applied: only then is it certain that this
+ *   leader has applied all that its predecessors acknowledged.
+ * - At most one configuration is uncommitted. The next change, leaving a joint configuration included, is appended only
+ *   when a quorum of the present one stands for every floor that was ever promised. Neighbouring configurations have
+ *   intersecting quorums but those two steps apart need not: without this wait a promise made to the first would be unknown
+ *   to a leader elected by the third.
+ */
+export class Leadership {
+  /** The highest floor that any of its voters, itself included, had promised before: its clock must start above this. */
+  readonly electedFloor: number;
+  private readonly core: Core;
+  private readonly hearClosed: (timestamp: number) => void;
+  private readonly replication: Replication;
+  private readonly firstIndex: LogIndex;
+  readonly matchOf = (id: ReplicaId): LogIndex =>
+    id === this.core.id ? this.core.log.durableIndex : this.replication.matchOf(id);
+
+  private heartbeatDueMs: number;
+  private waitingReads: { from: ReplicaId; context: number }[] = [];
+  private transferTarget: ReplicaId = 0;
+  private transferDueMs = Infinity;
+  private timeoutSentTo: ReplicaId = 0;
+  /** TimeoutNow was sent: from then on the target may be elected at any moment of this term. */
+  private leaseForbidden = false;
+  private leaseStartsMs = -Infinity;
+  private leaseNotBeforeMs = -Infinity;
+  private floor: number | undefined = undefined;
+  private floorPromised: number;
+
+  constructor(core: Core, electedFloor: number, hearClosed: (timestamp: number) => void) {
+    this.core = core;
+    this.hearClosed = hearClosed;
+    this.electedFloor = electedFloor;
+    this.floorPromised = electedFloor;
+    this.replication = new Replication(core, electedFloor);
+    this.firstIndex = core.append('empty');
+    this.heartbeatDueMs = this.nextHeartbeat(core.now);
+  }
+
+  get canServe(): boolean {
+    return this.core.applied >= this.firstIndex;
+  }
+
+  get transferringTo(): ReplicaId {
+    return this.transferTarget;
+  }
+
+  get peers(): Replication['peers'] {
+    return this.replication.peers;
+  }
+
+  get nextTickMs(): number {
+    const quorumDueMs = this.replication.rounds.confirmedMs + this.core.options.electionTimeoutMs;
+    return Math.min(this.heartbeatDueMs, quorumDueMs, this.transferDueMs, this.replication.noticeDueMs);
+  }
+
+  /** True while a quorum was heard so recently that it would elect nobody else. */
+  hasQuorum(now: number): boolean {
+    return now < this.replication.rounds.confirmedMs + this.core.options.electionTimeoutMs;
+  }
+
+  /**
+   * A read of the applied state at `now` is linearizable. The lease alone is not enough: followers may have committed and
+   * served what this leader's own slow disk keeps it from applying.
+   */
+  leaseValid(now: number): boolean {
+    return this.core.applied >= this.core.commit && this.holdsLease(now);
+  }
+
+  private holdsLease(now: number): boolean {
+    const { leaseReads, electionTimeoutMs, driftBound } = this.core.options;
+    return (
+      leaseReads &&
+      this.canServe &&
+      !this.leaseForbidden &&
+      this.transferTarget === 0 &&
+      now < this.leaseStartsMs + electionTimeoutMs * (1 - driftBound)
+    );
+  }
+
+  /** The clocks cannot be trusted about the time before `now`. */
+  expireLease(now: number): void {
+    this.leaseStartsMs = -Infinity;
+    this.leaseNotBeforeMs = now;
+  }
+
+  quorumFloor(): number {
+    if (!this.canServe) return 0;
+    const floor = this.countFloor();
+    this.floorPromised = Math.max(this.floorPromised, floor);
+    return floor;
+  }
+
+  /** False: no quorum was heard for an election timeout, and leadership must end. */
+  tick(now: number): boolean {
+    const { core, replication } = this;
+    if (now >= this.transferDueMs) this.endTransfer();
+    if (quorumValue(core.config, (id) => (id === core.id ? 1 : 0)) === 1) {
+      // A quorum of itself is not late because its process was.
+      this.openRound();
+    } else if (!this.hasQuorum(now)) {
+      return false;
+    }
+    if (now >= this.heartbeatDueMs) {
+      this.heartbeatDueMs = this.nextHeartbeat(now);
+      replication.heartbeat();
+    }
+    if (now >= replication.noticeDueMs) replication.notice();
+    return true;
+  }
+
+  propose(data: Bytes): LogIndex {
+    this.mustAcceptProposals();
+    const index = this.core.append('data', data);
+    this.replication.wake();
+    return index;
+  }
+
+  proposeConfig(changes: readonly ConfigChange[]): LogIndex {
+    this.mustAcceptProposals();
+    if (this.hasPendingConfig) {
+      throw new TidemarkError('FAILED_PRECONDITION', 'CONFIG_CHANGE_PENDING', 'another change of members is under way', {
+        retriable: true,
+      });
+    }
+    if (!this.floorsHeld()) throw notReady('a quorum has not yet acknowledged the promised timestamps');
+    return this.appendConfig(changeConfig(this.core.config, changes));
+  }
+
+  get hasPendingConfig(): boolean {
+    return this.core.configs.activeIndex > this.core.commit || isJoint(this.core.config);
+  }
+
+  transfer(to: ReplicaId, now: number): void {
+    const { core } = this;
+    if (to === core.id) return;
+    const peer = this.replication.peer(to);
+    if (peer === undefined || !core.config.voters.includes(to)) {
+      throw new TidemarkError('INVALID_ARGUMENT', 'NOT_A_VOTER', `replica ${to} cannot lead this group`);
+    }
+    if (this.transferTarget !== 0) throw notReady('leadership is being transferred');
+    if (peer.state === 'snapshot') throw notReady(`replica ${to} still waits for a snapshot`);
+    this.transferTarget = to;
+    this.transferDueMs = now + core.options.electionTimeoutMs;
+    this.replication.wake();
+    this.continueTransfer();
+  }
+
+  readIndex(from: ReplicaId, context: number, now: number): void {
+    if (!this.canServe) {
+      this.waitingReads.push({ from, context });
+    } else if (this.holdsLease(now)) {
+      this.giveRead(from, context, this.core.commit);
+    } else {
+      this.replication.rounds.addRead(from, context, this.core.commit);
+      this.replication.wake();
+    }
+  }
+
+  /** The state machine moved on. */
+  onApplied(): void {
+    if (this.waitingReads.length === 0 || !this.canServe) return;
+    for (const { from, context } of this.waitingReads) {
+      this.replication.rounds.addRead(from, context, this.core.commit);
+    }
+    this.waitingReads = [];
+    this.replication.wake();
+  }
+
+  /** This leader's own disk has more of the log. */
+  onPersisted(): void {
+    this.commitByCounting();
+  }
+
+  onAppendReply(m: AppendReply): void {
+    this.onAnswer(m);
+    if (!this.replication.onAppendReply(m)) return;
+    if (m.index > this.core.commit) this.commitByCounting();
+    this.continueTransfer();
+  }
+
+  onAnswer(m: AppendReply | HeartbeatReply): void {
+    const { replication, core } = this;
+    if (!replication.heard(m.from)) return;
+    if (m.floor > 0 && replication.rounds.acceptFloor(m.from, m.floor)) {
+      this.floor = undefined;
+      if (isJoint(core.config)) replication.wake();
+    }
+    if (m.round > 0 && replication.rounds.answer(m.from, m.round)) this.countRounds();
+  }
+
+  onUnreachable(from: ReplicaId): void {
+    this.replication.onUnreachable(from);
+  }
+
+  snapshotSent(to: ReplicaId, index: LogIndex, ok: boolean): void {
+    this.replication.snapshotSent(to, index, ok);
+  }
+
+  get hasWork(): boolean {
+    return this.replication.hasWork;
+  }
+
+  /** Makes what is to be sent. Returns true if leadership ends here because this replica is no longer a voter. */
+  work(): boolean {
+    const { core, replication } = this;
+    const { config, configs } = core;
+    if (core.commit >= this.firstIndex && core.commit >= configs.activeIndex) {
+      if (isJoint(config)) {
+        if (this.transferTarget === 0 && this.floorsHeld()) this.appendConfig(leaveJoint(config));
+      } else if (!isVoter(config, core.id)) {
+        this.resign();
+        return true;
+      }
+    }
+    replication.send(this.openRound);
+    return false;
+  }
+
+  /** Leadership is over: nobody will confirm these reads. */
+  abandonReads(): void {
+    const reads = [...this.waitingReads, ...this.replication.rounds.takeAllReads()];
+    this.waitingReads = [];
+    for (const { from, context } of reads) this.answerRead(from, context, 0, 0);
+  }
+
+  private readonly openRound = (): number => {
+    const { core, replication } = this;
+    const { promises } = core.options;
+    const round = replication.rounds.open(core.now);
+    replication.floor = Math.max(replication.floor, promises.offerFloor());
+    replication.closed = this.canServe ? promises.closed() : 0;
+    this.hearClosed(replication.closed);
+    // The leader stands for its offer as every other voter does, and no further than it may.
+    if (replication.rounds.acceptFloor(core.id, promises.acceptFloor(replication.floor))) this.floor = undefined;
+    this.countRounds();
+    return round;
+  };
+
+  private countRounds(): void {
+    const { rounds } = this.replication;
+    if (!rounds.count(this.core.config)) return;
+    if (rounds.confirmedMs >= this.leaseNotBeforeMs) this.leaseStartsMs = Math.max(this.leaseStartsMs, rounds.confirmedMs);
+    for (const { from, context, index } of rounds.takeConfirmedReads()) this.giveRead(from, context, index);
+  }
+
+  private giveRead(from: ReplicaId, context: number, index: LogIndex): void {
+    this.answerRead(from, context, index, this.core.options.promises.readTimestamp());
+    if (from !== this.core.id) this.replication.tellCommit(from);
+  }
+
+  private answerRead(from: ReplicaId, context: number, index: LogIndex, timestamp: number): void {
+    const { core } = this;
+    if (from === core.id) core.giveRead(context, index, timestamp);
+    else core.sendAsLeader({ type: 'readIndexReply', from: core.id, to: from, term: core.term, context, index, timestamp });
+  }
+
+  private commitByCounting(): void {
+    const { core } = this;
+    const index = quorumValue(core.config, this.matchOf);
+    if (index <= core.commit || core.log.term(index) !== core.term) return;
+    core.commitTo(index);
+    this.floor = undefined;
+    this.replication.onCommit();
+  }
+
+  private appendConfig(config: Config): LogIndex {
+    const { core, replication } = this;
+    const index = core.append('config', encodeConfig(config));
+    core.configs.push(index, config);
+    replication.setMembers(members(config));
+    this.floor = undefined;
+    if (this.transferTarget !== 0 && !config.voters.includes(this.transferTarget)) this.endTransfer();
+    replication.wake();
+    // With fewer voters, what was short of a quorum may have one now.
+    this.commitByCounting();
+    this.countRounds();
+    return index;
+  }
+
+  private countFloor(): number {
+    const { core, replication } = this;
+    this.floor ??= core.configs.quorumValueFrom(core.commit, replication.rounds.floorOf);
+    return this.floor;
+  }
+
+  private floorsHeld(): boolean {
+    return this.countFloor() >= this.floorPromised;
+  }
+
+  private continueTransfer(): void {
+    if (this.transferTarget === 0 || this.transferTarget === this.timeoutSentTo) return;
+    const { core, replication } = this;
+    if (replication.matchOf(this.transferTarget) < core.log.lastIndex) return;
+    this.sendTimeoutNow(this.transferTarget);
+  }
+
+  private sendTimeoutNow(to: ReplicaId): void {
+    const { core } = this;
+    this.leaseForbidden = true;
+    this.timeoutSentTo = to;
+    core.sendAsLeader({ type: 'timeoutNow', from: core.id, to, term: core.term });
+  }
+
+  private endTransfer(): void {
+    this.transferTarget = 0;
+    this.timeoutSentTo = 0;
+    this.transferDueMs = Infinity;
+    this.replication.wake();
+  }
+
+  /** The configuration without this replica is committed. Tells the others, and who is best placed to go on. */
+  private resign(): void {
+    const { core, replication } = this;
+    replication.notice();
+    replication.send(this.openRound);
+    const heir = replication.peers.find((p) => core.config.voters.includes(p.id) && p.match === core.log.lastIndex);
+    if (heir !== undefined) this.sendTimeoutNow(heir.id);
+  }
+
+  private mustAcceptProposals(): void {
+    if (!this.canServe) throw notReady('the leader has not yet applied an entry of its own term');
+    if (this.transferTarget !== 0) throw notReady('leadership is being transferred');
+  }
+
+  /** On multiples of the interval, so that the heartbeats of all groups of a node fall into the same frames. */
+  private nextHeartbeat(now: number): number {
+    const { heartbeatMs } = this.core.options;
+    assert(heartbeatMs > 0, 'heartbeats have an interval');
+    return (Math.floor(now / heartbeatMs) + 1) * heartbeatMs;
+  }
+}
+
+function notReady(why: string): TidemarkError {
+  return new TidemarkError('UNAVAILABLE', 'LEADER_NOT_READY', why, { retriable: true });
+}

@@ -1,0 +1,277 @@
+import { isVoter, members } from './config.js';
+import type { Core } from './core.js';
+import { entryBytes } from './log.js';
+import { Progress } from './progress.js';
+import { Rounds } from './rounds.js';
+import type { AppendReply, Entry, LogIndex, ReplicaId } from './types.js';
+
+/** A commit index that no append carries is told on its own after this part of the heartbeat interval. */
+const NOTICE_PART = 0.1;
+/** A snapshot that arrived is installed within this many election timeouts, or it is sent again. */
+const INSTALL_TIMEOUTS = 5;
+
+/** The leader's sending side: what each other replica has, and what it is to be sent next. */
+export class Replication {
+  readonly rounds: Rounds;
+  peers: Progress[] = [];
+  /** Told in every message of a round. Never falls within a term. */
+  floor: number;
+  closed = 0;
+  /** When followers are to be told a commit index that they may not have heard of. */
+  noticeDueMs = Infinity;
+  private readonly core: Core;
+  private readonly byId = new Map<ReplicaId, Progress>();
+  private awake = true;
+  private heartbeatWanted = false;
+  private noticeWanted = false;
+  // Followers that stand at the same index share one slice of the log.
+  private sliceFrom: LogIndex = 0;
+  private slice: readonly Entry[] = [];
+
+  constructor(core: Core, floor: number) {
+    this.core = core;
+    this.floor = floor;
+    this.rounds = new Rounds(core.id, core.now);
+    this.setMembers(members(core.config));
+  }
+
+  get hasWork(): boolean {
+    return this.awake || this.heartbeatWanted || this.noticeWanted || this.rounds.isRoundWanted;
+  }
+
+  peer(id: ReplicaId): Progress | undefined {
+    return this.byId.get(id);
+  }
+
+  matchOf(id: ReplicaId): LogIndex {
+    return this.byId.get(id)?.match ?? 0;
+  }
+
+  /** There may be something to send. */
+  wake(): void {
+    this.awake = true;
+  }
+
+  setMembers(ids: readonly ReplicaId[]): void {
+    const { core } = this;
+    const { appendsInFlightMax, appendBytesInFlightMax } = core.options;
+    for (const id of this.byId.keys()) if (!ids.includes(id)) this.byId.delete(id);
+    for (const id of ids) {
+      if (id === core.id || this.byId.has(id)) continue;
+      const next = core.log.lastIndex + 1;
+      this.byId.set(id, new Progress(id, next, core.now, appendsInFlightMax, appendBytesInFlightMax));
+    }
+    this.peers = [...this.byId.values()];
+  }
+
+  /** False if `from` is not a member. */
+  heard(from: ReplicaId): boolean {
+    const peer = this.byId.get(from);
+    if (peer === undefined) return false;
+    peer.heardMs = this.core.now;
+    return true;
+  }
+
+  /** True if `from` has more of the log than was known. */
+  onAppendReply(m: AppendReply): boolean {
+    const { core } = this;
+    const peer = this.byId.get(m.from);
+    if (peer === undefined) return false;
+    if (m.rejected) {
+      this.onRejection(peer, m);
+      return false;
+    }
+    if (m.index > core.log.lastIndex) return false;
+    const moved = peer.acknowledge(m.index, core.now);
+    const isSynced = peer.state === 'snapshot' && core.log.term(peer.match) >= 0;
+    if (peer.state === 'probe' || isSynced) peer.toReplicate();
+    if (peer.next <= core.log.lastIndex) this.awake = true;
+    this.planNotice(peer);
+    return moved;
+  }
+
+  /** A message to this replica was lost. */
+  onUnreachable(id: ReplicaId): void {
+    const peer = this.byId.get(id);
+    if (peer?.state === 'replicate' && !peer.window.isEmpty) {
+      peer.toProbe(peer.match + 1);
+      // The next heartbeat sends the probe: at once it would be lost as well.
+      peer.probing = true;
+    }
+  }
+
+  snapshotSent(id: ReplicaId, index: LogIndex, ok: boolean): void {
+    const peer = this.byId.get(id);
+    if (peer?.state !== 'snapshot' || peer.snapshotIndex !== 0) return;
+    peer.snapshotIndex = ok ? index : -1;
+    peer.snapshotSentMs = this.core.now;
+    // It is installed, but the log has been compacted beyond it meanwhile.
+    if (ok && this.core.log.term(index) < 0) this.wantSnapshot(peer);
+  }
+
+  onCommit(): void {
+    this.awake = true;
+    for (const peer of this.peers) this.planNotice(peer);
+  }
+
+  /** The heartbeat interval is over: the next `send` reaches everybody who was not reached lately. */
+  heartbeat(): void {
+    const { now, options } = this.core;
+    this.heartbeatWanted = true;
+    for (const peer of this.peers) {
+      if (peer.state === 'probe') {
+        peer.probing = false;
+      } else if (peer.state === 'replicate') {
+        const isStuck = !peer.window.isEmpty && now - peer.movedMs > options.electionTimeoutMs;
+        if (isStuck) peer.toProbe(peer.match + 1);
+      } else if (peer.snapshotIndex !== 0 && this.isAlive(peer)) {
+        const isLost = now - peer.snapshotSentMs > INSTALL_TIMEOUTS * options.electionTimeoutMs;
+        if (peer.snapshotIndex < 0 || isLost) this.wantSnapshot(peer);
+      }
+    }
+  }
+
+  /** The next `send` tells the commit index to those who may not know it. */
+  notice(): void {
+    this.noticeWanted = true;
+    this.noticeDueMs = Infinity;
+  }
+
+  /** Tells one follower at once, for it waits for the commit index. */
+  tellCommit(id: ReplicaId): void {
+    const peer = this.byId.get(id);
+    if (peer !== undefined && this.knowsLess(peer)) this.sendHeartbeat(peer, 0);
+  }
+
+  /** Makes all messages that are due. One round at most is opened, when the first message needs it. */
+  send(openRound: () => number): void {
+    const { core, heartbeatWanted, noticeWanted } = this;
+    const roundWanted = this.rounds.isRoundWanted;
+    this.awake = this.heartbeatWanted = this.noticeWanted = false;
+    let round = roundWanted ? openRound() : 0;
+    for (const peer of this.peers) {
+      if (this.canAppend(peer)) {
+        if (round === 0) round = openRound();
+        do this.sendAppend(peer, round);
+        while (this.canAppend(peer));
+      } else if (heartbeatWanted && peer.state === 'snapshot' && core.log.term(peer.snapshotIndex) >= 0) {
+        if (round === 0) round = openRound();
+        this.sendEntries(peer, peer.snapshotIndex, [], round);
+      } else if ((roundWanted && isVoter(core.config, peer.id)) || (heartbeatWanted && this.needsHeartbeat(peer))) {
+        if (round === 0) round = openRound();
+        this.sendHeartbeat(peer, round);
+      } else if (noticeWanted && this.knowsLess(peer)) {
+        this.sendHeartbeat(peer, 0);
+      }
+    }
+    this.slice = [];
+    this.sliceFrom = 0;
+  }
+
+  private onRejection(peer: Progress, m: AppendReply): void {
+    // Answers to appends that were overtaken: `match` is known by now, or another probe is out.
+    if (peer.state === 'snapshot' || m.index <= peer.match || m.index >= peer.next) return;
+    if (peer.state === 'probe' && m.index !== peer.next - 1) return;
+    // All entries of a term that the follower does not have are skipped at once.
+    const at = this.core.log.lastIndexUpTo(Math.min(m.hintIndex, m.index - 1), m.hintTerm);
+    peer.toProbe(at + 1);
+    this.awake = true;
+  }
+
+  private canAppend(peer: Progress): boolean {
+    if (peer.state === 'snapshot') return false;
+    if (this.core.log.term(peer.next - 1) < 0) {
+      // A replica that is silent gets no snapshot; heartbeats find out when it is back.
+      if (this.isAlive(peer)) this.wantSnapshot(peer);
+      return false;
+    }
+    if (peer.state === 'probe') return !peer.probing;
+    return peer.next <= this.core.log.lastIndex && !peer.window.isFull;
+  }
+
+  private wantSnapshot(peer: Progress): void {
+    peer.toSnapshot();
+    this.core.wantSnapshot(peer.id);
+  }
+
+  private sendAppend(peer: Progress, round: number): void {
+    const { core } = this;
+    const { log } = core;
+    const prev = peer.next - 1;
+    // A silent replica is probed without entries: they would pile up in front of a closed door.
+    const isEmpty = peer.next > log.lastIndex || (peer.state === 'probe' && !this.isAlive(peer));
+    if (!isEmpty && this.sliceFrom !== peer.next) {
+      this.slice = log.slice(peer.next, log.lastIndex + 1, core.options.appendBytesMax);
+      this.sliceFrom = peer.next;
+    }
+    const entries = isEmpty ? [] : this.slice;
+    this.sendEntries(peer, prev, entries, round);
+    if (peer.state === 'probe') {
+      peer.probing = true;
+      return;
+    }
+    let bytes = 0;
+    for (const entry of entries) bytes += entryBytes(entry);
+    if (peer.window.isEmpty) peer.movedMs = core.now;
+    peer.next += entries.length;
+    peer.window.add(peer.next - 1, bytes);
+  }
+
+  private sendEntries(peer: Progress, prevIndex: LogIndex, entries: readonly Entry[], round: number): void {
+    const { core } = this;
+    peer.roundSentMs = core.now;
+    peer.commitTold = Math.max(peer.commitTold, Math.min(core.commit, prevIndex + entries.length));
+    core.sendAsLeader({
+      type: 'append',
+      from: core.id,
+      to: peer.id,
+      term: core.term,
+      prevIndex,
+      prevTerm: core.log.term(prevIndex),
+      entries,
+      commit: core.commit,
+      round,
+      floor: this.floor,
+      closed: this.closed,
+      closedIndex: core.log.lastIndex,
+    });
+  }
+
+  /** Round 0 wants no answer and promises nothing: it only tells the commit index. */
+  private sendHeartbeat(peer: Progress, round: number): void {
+    const { core } = this;
+    const commit = Math.min(peer.match, core.commit);
+    if (round > 0) peer.roundSentMs = core.now;
+    peer.commitTold = Math.max(peer.commitTold, commit);
+    core.sendAsLeader({
+      type: 'heartbeat',
+      from: core.id,
+      to: peer.id,
+      term: core.term,
+      commit,
+      round,
+      floor: round > 0 ? this.floor : 0,
+      closed: round > 0 ? this.closed : 0,
+      closedIndex: core.log.lastIndex,
+    });
+  }
+
+  /** Under load appends carry the rounds; but their answers wait for the follower's disk, which may be slow. */
+  private needsHeartbeat(peer: Progress): boolean {
+    const { now, options } = this.core;
+    return now - peer.roundSentMs >= options.heartbeatMs / 2 || now - peer.heardMs >= options.heartbeatMs;
+  }
+
+  private isAlive(peer: Progress): boolean {
+    return this.core.now - peer.heardMs < this.core.options.electionTimeoutMs;
+  }
+
+  private knowsLess(peer: Progress): boolean {
+    return peer.commitTold < Math.min(peer.match, this.core.commit);
+  }
+
+  private planNotice(peer: Progress): void {
+    if (!this.knowsLess(peer)) return;
+    this.noticeDueMs = Math.min(this.noticeDueMs, this.core.now + this.core.options.heartbeatMs * NOTICE_PART);
+  }
+}

@@ -1,0 +1,101 @@
+import type { Limits } from '../env/limits.js';
+import { assert } from '../lib/assert.js';
+import { printable, type Bytes } from '../lib/bytes.js';
+import { TidemarkError } from '../lib/errors.js';
+import type { Mutation } from '../bucket/requests.js';
+import {
+  checkConsistency,
+  checkKey,
+  checkRange,
+  checkRequestId,
+  checkWrite,
+  invalid,
+  type WriteParts,
+} from '../bucket/validate.js';
+import { bucketOf, type BucketId } from '../placement/map.js';
+import type { Operation } from './operations.js';
+
+/** Everything that bucket/validate.ts asks of an operation that came over the wire, and that its keys belong to its buckets. */
+export function checkOperation(operation: Operation, limits: Limits, buckets: number): void {
+  switch (operation.kind) {
+    case 'write': {
+      const { id, conditions, mutations } = operation.request;
+      checkWrite(operation.request, limits);
+      for (const { key } of conditions) checkBucket(key, operation.bucket, buckets);
+      for (const { key } of mutations) checkBucket(key, operation.bucket, buckets);
+      checkRequestId(id);
+      return;
+    }
+    case 'get':
+      checkKey(operation.key, limits);
+      checkBucket(operation.key, operation.bucket, buckets);
+      checkConsistency(operation.consistency);
+      return;
+    case 'history':
+      checkKey(operation.key, limits);
+      checkBucket(operation.key, operation.bucket, buckets);
+      checkPageLimit(operation.limit);
+      return;
+    case 'scan':
+      checkRange(operation.range, limits);
+      checkConsistency(operation.consistency);
+      checkBuckets(operation.buckets, buckets);
+      checkPageLimit(operation.limit);
+      return;
+    case 'readTimestamp':
+      checkBuckets(operation.buckets, buckets);
+  }
+}
+
+function checkPageLimit(limit: number): void {
+  if (limit < 1) throw invalid('LIMIT_MALFORMED', `limit is ${limit}; expected at least 1`, { field: 'limit' });
+}
+
+function checkBucket(key: Bytes, bucket: BucketId, buckets: number): void {
+  const own = bucketOf(key, buckets);
+  if (own === bucket) return;
+  throw invalid('WRONG_BUCKET', `key '${printable(key)}' belongs to bucket ${own} of ${buckets}, not to ${bucket}`);
+}
+
+function checkBuckets(list: readonly BucketId[], buckets: number): void {
+  if (list.length === 0) throw invalid('NO_BUCKETS', 'the request names no bucket');
+  let last = -1;
+  for (const bucket of list) {
+    if (bucket <= last || bucket >= buckets) {
+      throw invalid('WRONG_BUCKET', `bucket ${bucket} is out of order, repeated, or not below ${buckets}`);
+    }
+    last = bucket;
+  }
+}
+
+/** The bucket that holds all keys of a write; UNIMPLEMENTED / CROSS_BUCKET_WRITE if there are several. */
+export function bucketOfWrite({ conditions, mutations }: WriteParts, buckets: number): BucketId {
+  let bucket: BucketId | undefined;
+  let first: Bytes | undefined;
+  for (const { key } of [...mutations, ...conditions]) {
+    const own = bucketOf(key, buckets);
+    bucket ??= own;
+    first ??= key;
+    if (own === bucket) continue;
+    const message =
+      `the keys '${printable(first)}' and '${printable(key)}' are in different buckets (${bucket} and ${own}); transactions ` +
+      'across buckets are not available yet. Keys with the same part in braces, like {user1}/name and {user1}/mail, ' +
+      'stay together';
+    throw new TidemarkError('UNIMPLEMENTED', 'CROSS_BUCKET_WRITE', message);
+  }
+  assert(bucket !== undefined, 'a checked write has keys');
+  return bucket;
+}
+
+/** The bytes that a write keeps in memory. */
+export function bytesOfWrite(mutations: readonly Mutation[]): number {
+  let bytes = 0;
+  for (const mutation of mutations) bytes += mutation.key.length + (mutation.kind === 'put' ? mutation.value.length : 0);
+  return bytes;
+}
+
+/** How many items a caller wants in all: 0 or nothing stands for as many as there are. */
+export function checkLimit(limit = 0): number {
+  if (Number.isSafeInteger(limit) && limit >= 0) return limit === 0 ? Number.MAX_SAFE_INTEGER : limit;
+  throw invalid('LIMIT_MALFORMED', `limit is ${limit}; expected a whole number of 0 or more`, { field: 'limit' });
+}

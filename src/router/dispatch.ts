@@ -1,0 +1,263 @@
+import type { Env } from '../env/env.js';
+import { TidemarkError, isTidemarkError } from '../lib/errors.js';
+import type { Timestamp } from '../bucket/requests.js';
+import type { BucketId, NodeId } from '../placement/map.js';
+import type { Alarms } from './alarms.js';
+import type { Connections } from './connections.js';
+import type { Answer, Operation, OperationContext } from './operations.js';
+import type { PlacementCache } from './placement-cache.js';
+import { Trail } from './trail.js';
+
+/**
+ * Brings one operation to a node that can execute it, and its answer back, or says why that was not possible.
+ *
+ * Rounds: within a round every replica is asked at most once, the believed leader first, so that redirects cannot go in
+ * circles. When nobody is left to ask, it waits, longer each time, or until somebody is heard to lead; then a new round begins.
+ * A replica that leaves an attempt unanswered for `attemptTimeoutMs` (doubled each time) is passed over like one that refuses.
+ *
+ * A write keeps its request id through all attempts, so it cannot apply twice. Once an attempt may have taken effect, only an
+ * answer settles the matter; without one the outcome is reported as unknown, whatever the last error said.
+ *
+ * Example: node 2 led bucket 17 and was killed. The stream breaks: outcome unknown, node 2 is dropped as leader. Node 1 says
+ * NOT_LEADER, leader unknown; node 3 the same; pause of about 20 ms, and so on; after the election node 3 pushes that it leads;
+ * the pause ends early; node 3 answers with the stored result of the first attempt, or with that of this one.
+ */
+export interface Call {
+  /** Monotonic milliseconds at which to stop trying, a little before the caller does. */
+  readonly giveUpMs: number;
+  /** Processes passed before this router's. */
+  readonly hops: number;
+  readonly seen: Timestamp;
+  readonly signal: AbortSignal | undefined;
+}
+
+export interface DispatcherOptions {
+  readonly env: Pick<Env, 'clock' | 'random'>;
+  readonly alarms: Alarms;
+  readonly cache: PlacementCache;
+  readonly connections: Connections;
+  /** This process counts as a hop for what it sends on. */
+  readonly isHop: boolean;
+  readonly zone: string;
+  readonly attemptTimeoutMs: number;
+  /** The router has been closed: nothing is tried any more. */
+  readonly isClosed: () => boolean;
+  /** Told of every attempt that failed and will be followed by another. */
+  readonly retried: () => void;
+}
+
+type KeyOperation = Extract<Operation, { readonly bucket: BucketId }>;
+
+const PAUSE_MIN_MS = 10;
+const PAUSE_MAX_MS = 250;
+
+export class Dispatcher {
+  readonly #options: DispatcherOptions;
+  #rotation = 0;
+
+  constructor(options: DispatcherOptions) {
+    this.#options = options;
+  }
+
+  get cache(): PlacementCache {
+    return this.#options.cache;
+  }
+
+  /** An operation on one bucket. Rejects with TidemarkErrors. */
+  async execute<O extends KeyOperation>(operation: O, call: Call): Promise<Answer<O['kind']>> {
+    const { bucket } = operation;
+    const anyReplica = readsAnywhere(operation);
+    let trail: Trail | undefined;
+    for (;;) {
+      const node = anyReplica && trail?.needsLeader !== true ? this.nearest(bucket, trail) : this.leader(bucket, trail);
+      if (node !== undefined) {
+        try {
+          const answer = await this.attempt(node, operation, call, trail);
+          if (provesLeader(operation)) this.cache.noteLeader(bucket, node);
+          return answer;
+        } catch (error) {
+          trail ??= new Trail(operation.kind === 'write', !anyReplica);
+          this.note(node, error, trail, [bucket]);
+        }
+      } else {
+        trail ??= new Trail(operation.kind === 'write', !anyReplica);
+        await this.pause(trail, call, bucket);
+      }
+      this.checkTime(trail, call, () => `bucket ${bucket}`);
+    }
+  }
+
+  /** One try at one node, within the time for one try. */
+  attempt<O extends Operation>(node: NodeId, operation: O, call: Call, trail?: Trail): Promise<Answer<O['kind']>> {
+    const { connections, cache, env, isHop, attemptTimeoutMs } = this.#options;
+    if (call.signal?.aborted === true) {
+      return Promise.reject(new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away'));
+    }
+    const handle = connections.handleOf(node);
+    if (handle === undefined) {
+      const message = `the placement has no address for node ${node}`;
+      return Promise.reject(new TidemarkError('UNAVAILABLE', 'NOT_CONNECTED', message, { retriable: true }));
+    }
+    const alone = (cache.placement?.nodes.length ?? 0) <= 1;
+    const attemptMs = alone ? Infinity : attemptTimeoutMs * 2 ** (trail?.timeouts ?? 0);
+    return handle.execute(operation, {
+      epoch: cache.epoch,
+      deadlineMs: Math.min(call.giveUpMs, env.clock.monotonicMs() + attemptMs),
+      hops: call.hops + (isHop && node !== connections.selfNode ? 1 : 0),
+      seen: call.seen,
+      signal: call.signal,
+    } satisfies OperationContext);
+  }
+
+  /** The believed leader, else a voting replica that was not asked in this round; undefined if there is none. */
+  leader(bucket: BucketId, trail?: Trail): NodeId | undefined {
+    const { cache } = this.#options;
+    const leader = cache.leaderOf(bucket);
+    if (leader !== 0 && trail?.asked.has(leader) !== true) return leader;
+    const voters = cache.replicasOf(bucket).filter((replica) => !replica.learner);
+    return this.#pick(
+      voters.map(({ node }) => node),
+      trail,
+    );
+  }
+
+  /** The nearest replica, learners included, that was not asked in this round. */
+  nearest(bucket: BucketId, trail?: Trail): NodeId | undefined {
+    const nodes = this.#options.cache.replicasOf(bucket).map(({ node }) => node);
+    const left = nodes.filter((node) => trail?.asked.has(node) !== true);
+    const nearestOf = Math.min(...left.map((node) => this.distance(node)));
+    return this.#pick(
+      left.filter((node) => this.distance(node) === nearestOf),
+      trail,
+    );
+  }
+
+  /** Lower is nearer: this process, the same zone, elsewhere; then those that are likely not to answer. */
+  distance(node: NodeId): number {
+    const { cache, connections, zone } = this.#options;
+    if (node === connections.selfNode) return 0;
+    if (!connections.isHealthy(node)) return 3;
+    return zone !== '' && cache.node(node)?.zone === zone ? 1 : 2;
+  }
+
+  /** In turn; a node that is likely not to answer only if all are. */
+  #pick(nodes: readonly NodeId[], trail: Trail | undefined): NodeId | undefined {
+    const { connections } = this.#options;
+    const reachable = nodes.filter((node) => connections.isHealthy(node));
+    const left = (reachable.length > 0 ? reachable : nodes).filter((node) => trail?.asked.has(node) !== true);
+    this.#rotation += 1;
+    return left[this.#rotation % left.length];
+  }
+
+  /** Learns from a failed attempt. Throws if no other attempt can help. */
+  note(node: NodeId, error: unknown, trail: Trail, buckets: readonly BucketId[]): void {
+    if (!isTidemarkError(error)) throw error;
+    const { cache, connections, retried } = this.#options;
+    const unsettled = trail.mayHaveApplied;
+    trail.failed(node, connections.addressOf(node), error);
+    if (this.#options.isClosed()) throw closed(trail);
+    switch (error.reason) {
+      case 'NOT_LEADER':
+      case 'NOT_HOSTED':
+        redirect(cache, node, error, buckets);
+        // It has said which of several buckets it cannot serve; for the others it is as good as before.
+        if (error.details['leaders'] !== undefined) trail.asked.delete(node);
+        break;
+      case 'STALE':
+        trail.staleReplica(node);
+        break;
+      case 'NO_LEADER':
+      case 'NO_REPLICA':
+      case 'NO_NODE_REACHED':
+        // Another router has tried until its time was up, which is nearly ours.
+        throw trail.settle(error);
+      default: {
+        // Whether an overloaded node has done the earlier attempt, only that node can tell: ask again.
+        const again = error.code === 'UNAVAILABLE' || (error.code === 'RESOURCE_EXHAUSTED' && unsettled);
+        if (!again) throw trail.settle(error);
+        for (const bucket of buckets) cache.dropLeader(bucket, node);
+      }
+    }
+    retried();
+  }
+
+  /** Waits before a new round: longer each time, and no longer than until somebody is heard to lead the bucket. */
+  async pause(trail: Trail, call: Call, bucket: BucketId | undefined): Promise<void> {
+    const { env, alarms, cache } = this.#options;
+    const longMs = Math.min(PAUSE_MAX_MS, PAUSE_MIN_MS * 2 ** Math.min(trail.rounds, 10));
+    const untilMs = Math.min(call.giveUpMs, env.clock.monotonicMs() + longMs * (0.5 + env.random.float() / 2));
+    trail.newRound();
+    await new Promise<void>((resolve) => {
+      const stops: (() => void)[] = [];
+      const done = (): void => {
+        for (const stop of stops) stop();
+        resolve();
+      };
+      const alarm = alarms.at(untilMs, done);
+      stops.push(() => alarm.cancel());
+      if (bucket !== undefined) stops.push(cache.onLeader(bucket, done));
+      if (cache.placement === undefined) stops.push(cache.watch(done));
+      const { signal } = call;
+      if (signal !== undefined) {
+        signal.addEventListener('abort', done);
+        stops.push(() => signal.removeEventListener('abort', done));
+      }
+    });
+  }
+
+  /** Throws when the caller went away, when the router was closed, and when it is time to give up. */
+  checkTime(trail: Trail, call: Call, what: () => string): void {
+    if (this.#options.isClosed()) throw closed(trail);
+    if (call.signal?.aborted === true) {
+      throw new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away', { outcome: trail.outcome });
+    }
+    if (this.#options.env.clock.monotonicMs() < call.giveUpMs) return;
+    const { cache, connections } = this.#options;
+    if (cache.placement === undefined) {
+      const message = `no node could be reached in time: ${connections.troubles()}`;
+      throw new TidemarkError('UNAVAILABLE', 'NO_NODE_REACHED', message, { retriable: true, outcome: trail.outcome });
+    }
+    const reason = trail.needsLeader ? 'NO_LEADER' : 'NO_REPLICA';
+    const message = `${what()} could not be served in time; tried ${trail.summary()}`;
+    throw new TidemarkError('UNAVAILABLE', reason, message, { retriable: true, outcome: trail.outcome });
+  }
+}
+
+function closed(trail: Trail): TidemarkError {
+  return new TidemarkError('CANCELLED', 'CLOSED', 'the client was closed while the request was under way', {
+    outcome: trail.outcome,
+  });
+}
+
+function readsAnywhere(operation: KeyOperation): boolean {
+  return operation.kind === 'get' && isAnywhere(operation.consistency.kind);
+}
+
+/** Only the leader answers these. */
+function provesLeader(operation: KeyOperation): boolean {
+  return operation.kind === 'write' || (operation.kind === 'get' && operation.consistency.kind === 'linearizable');
+}
+
+export function isAnywhere(consistency: string): boolean {
+  return consistency === 'bounded' || consistency === 'local';
+}
+
+/** What NOT_LEADER and NOT_HOSTED say about who leads. */
+function redirect(cache: PlacementCache, node: NodeId, error: TidemarkError, buckets: readonly BucketId[]): void {
+  const { leaders, leader } = error.details as { readonly leaders?: string; readonly leader?: string };
+  if (leaders !== undefined) {
+    for (const pair of leaders.split(',')) {
+      const [bucket = -1, known = 0] = pair.split('=').map(Number);
+      if (buckets.includes(bucket)) replace(cache, bucket, node, known);
+    }
+    return;
+  }
+  for (const bucket of buckets) replace(cache, bucket, node, buckets.length === 1 ? Number(leader ?? 0) : 0);
+}
+
+function replace(cache: PlacementCache, bucket: BucketId, wrong: NodeId, leader: NodeId): void {
+  cache.dropLeader(bucket, wrong);
+  if (Number.isSafeInteger(leader) && leader > 0 && leader !== wrong && cache.node(leader) !== undefined) {
+    cache.noteRedirect(bucket, leader);
+  }
+}

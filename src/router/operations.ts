@@ -1,0 +1,98 @@
+import type { Bytes } from '../lib/bytes.js';
+import type {
+  Consistency,
+  KeyRange,
+  Record,
+  Served,
+  Timestamp,
+  Version,
+  WriteRequest,
+  WriteResult,
+} from '../bucket/requests.js';
+import type { BucketId, NodeId } from '../placement/map.js';
+
+/**
+ * What a router asks of a node, one level below the public API: keys are already resolved to buckets, requests already have
+ * their ids, and every operation touches replicas of that one node only. router/wire.ts encodes them.
+ */
+export type Operation =
+  | { readonly kind: 'write'; readonly bucket: BucketId; readonly request: WriteRequest }
+  | { readonly kind: 'get'; readonly bucket: BucketId; readonly key: Bytes; readonly consistency: Consistency }
+  | {
+      readonly kind: 'history';
+      readonly bucket: BucketId;
+      readonly key: Bytes;
+      /** Newest first, versions at or below `from` (TIMESTAMP_MAX: the latest), down to and including `to`. */
+      readonly from: Timestamp;
+      readonly to: Timestamp;
+      readonly limit: number;
+    }
+  | {
+      /**
+       * One page of the keys of `range` that belong to `buckets`, in key order, merged over them. A page that says `more` has
+       * at least one record: the next page begins behind its last one.
+       */
+      readonly kind: 'scan';
+      readonly buckets: readonly BucketId[];
+      readonly range: KeyRange;
+      readonly reverse: boolean;
+      readonly limit: number;
+      readonly keysOnly: boolean;
+      readonly consistency: Consistency;
+    }
+  | {
+      /** The highest clock of these buckets' confirmed leaders: a T that covers all they have acknowledged. */
+      readonly kind: 'readTimestamp';
+      readonly buckets: readonly BucketId[];
+    };
+
+export type OperationKind = Operation['kind'];
+
+export interface Result {
+  readonly write: WriteResult;
+  readonly get: { readonly record: Record | undefined };
+  readonly history: { readonly versions: readonly Version[]; readonly more: boolean };
+  readonly scan: { readonly records: readonly Record[]; readonly more: boolean };
+  readonly readTimestamp: { readonly timestamp: Timestamp };
+}
+
+export interface OperationContext {
+  /** The epoch of the placement that the asker used; 0 if it used none. */
+  readonly epoch: number;
+  /** Monotonic milliseconds of this process after which nobody waits for the answer. */
+  readonly deadlineMs: number;
+  /** Processes between the asker and the one that executes, neither counted: the executor answers `served.hops = hops + 1`. */
+  readonly hops: number;
+  /**
+   * The highest timestamp that the asker's session has seen (in that bucket, for a bounded read); 0 or undefined if none. The
+   * executor's clock takes note of it, and a bounded read is served as of it or later: read your writes, monotonic reads.
+   */
+  readonly seen?: Timestamp | undefined;
+  /** Aborted when nobody waits any more. An executor may ignore it. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Who leads a bucket, as a node knows it. Of two hints the one with the higher term is right; term 0 is none. */
+export interface LeaderHint {
+  readonly bucket: BucketId;
+  readonly leader: NodeId;
+  readonly term: number;
+}
+
+export interface Answer<K extends OperationKind = OperationKind> {
+  readonly result: Result[K];
+  readonly served: Served;
+}
+
+/**
+ * A node as a router sees it: in the node's own process directly, elsewhere through a pipeline stream.
+ *
+ * Rejections are TidemarkErrors. NOT_LEADER and NOT_HOSTED (both UNAVAILABLE, outcome none) mean: ask elsewhere. Their detail
+ * `leader` is the id of the leading node if it is known; for an operation on several buckets the detail `leaders` lists all
+ * buckets that the node cannot serve and who leads them, 0 if unknown: `17=2,40=0`. STALE (UNAVAILABLE, outcome none): this
+ * replica cannot prove that it is fresh enough, the leader can. Any rejection with outcome unknown may be retried with the same
+ * request id only.
+ */
+export interface NodeHandle {
+  execute<O extends Operation>(operation: O, context: OperationContext): Promise<Answer<O['kind']>>;
+}

@@ -1,0 +1,315 @@
+import type { Env, FrameStream, StreamHandlers } from '../env/env.js';
+import type { Limits } from '../env/limits.js';
+import { BinaryWriter } from '../lib/binary.js';
+import type { Bytes } from '../lib/bytes.js';
+import { TidemarkError, isTidemarkError } from '../lib/errors.js';
+import type { Timestamp } from '../bucket/requests.js';
+import type { NodeId, Placement } from '../placement/map.js';
+import { checkOperation } from './checks.js';
+import type { Answer, LeaderHint, NodeHandle, Operation, OperationContext, OperationKind } from './operations.js';
+import { PROTOCOL_VERSION, decodeHello } from './wire.js';
+import { decodeCalls, type Call, type Request } from './wire-calls.js';
+import { encodeAnswer, encodeError, encodeLeaders, encodePlacement, encodeWelcome } from './wire-pushes.js';
+
+/**
+ * The serving end of pipeline streams, in a node and in a sidecar: takes frames apart, has a NodeHandle execute what is in
+ * them, and sends the answers of one turn of the event loop as one frame. It also tells every caller the placement, and who
+ * leads, as they change.
+ *
+ * Invariants: each request is answered once, or its stream ends. Operations reach the handle checked (router/checks.ts).
+ * What a stream may hold here is bounded: requests by number, Commands and Queries each by itself; answers by starting
+ * only as many reads at a time as, by the usual size of this stream's answers, fill a few stream buffers, and none while
+ * the stream is congested. A caller that leaves more than HELD_BUFFERS of them unread is cut off.
+ */
+export interface PipelineServerOptions {
+  readonly env: Pick<Env, 'clock' | 'timers' | 'log'>;
+  readonly limits: Limits;
+  readonly node: NodeId;
+  readonly handle: NodeHandle;
+  /** Undefined until it is known; then streams are refused. */
+  readonly placement: () => Placement | undefined;
+  /** Who leads now, for new callers; without it they know what the placement says. */
+  readonly leaders?: (() => readonly LeaderHint[]) | undefined;
+  /** The clock told to new callers. */
+  readonly now: () => Timestamp;
+  /** Called with what is thrown and is no TidemarkError: a bug, after which the process should not go on. */
+  readonly fatal: (error: unknown) => void;
+}
+
+const FRAME_BYTES = 256 * 1024;
+/** In multiples of limits.streamBufferBytesMax: what the reads under way may be expected to answer; what may lie unread. */
+const WINDOW_BUFFERS = 4;
+const HELD_BUFFERS = 16;
+const WINDOW_MIN = 4;
+/** Cancelled reads that may wait beside as many live ones before they are removed. */
+const WAITING_SLACK = 64;
+/** Until a stream has shown how large its answers are; they are mostly far smaller. */
+const ANSWER_BYTES_GUESS = 256 * 1024;
+const ANSWER_WEIGHT = 1 / 16;
+
+export class PipelineServer {
+  readonly #options: PipelineServerOptions;
+  readonly #streams = new Set<ServedStream>();
+
+  constructor(options: PipelineServerOptions) {
+    this.#options = options;
+  }
+
+  /** How many streams are open. */
+  get size(): number {
+    return this.#streams.size;
+  }
+
+  /** For ServeOptions.accept, channel `pipeline`. Throws a TidemarkError to refuse the stream. */
+  accept(hello: Bytes, stream: FrameStream): StreamHandlers {
+    const { protocol, clusterId } = decodeHello(hello);
+    if (protocol !== PROTOCOL_VERSION) {
+      const message = `the caller speaks pipeline protocol ${protocol}; this process speaks ${PROTOCOL_VERSION}`;
+      throw new TidemarkError('FAILED_PRECONDITION', 'PROTOCOL_MISMATCH', message);
+    }
+    const placement = this.#options.placement();
+    if (placement === undefined) {
+      const message = 'this process has not joined its cluster yet';
+      throw new TidemarkError('UNAVAILABLE', 'NOT_READY', message, { retriable: true });
+    }
+    if (clusterId !== '' && clusterId !== placement.clusterId) {
+      const message = `this is cluster ${placement.clusterId}; the caller wants ${clusterId}`;
+      throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_CLUSTER', message);
+    }
+    const served = new ServedStream(this.#options, stream, () => this.#streams.delete(served));
+    this.#streams.add(served);
+    served.push((out) => {
+      encodeWelcome(out, { clusterId: placement.clusterId, node: this.#options.node, now: this.#options.now() });
+      encodePlacement(out, placement);
+      const hints = this.#options.leaders?.() ?? [];
+      if (hints.length > 0) encodeLeaders(out, hints);
+    });
+    return served;
+  }
+
+  /** Tells everybody the present placement. */
+  pushPlacement(): void {
+    const placement = this.#options.placement();
+    if (placement === undefined) return;
+    for (const stream of this.#streams) stream.push((out) => encodePlacement(out, placement));
+  }
+
+  /** Tells everybody who leads. */
+  pushLeaders(hints: readonly LeaderHint[]): void {
+    if (hints.length === 0) return;
+    for (const stream of this.#streams) stream.push((out) => encodeLeaders(out, hints));
+  }
+
+  /** Ends all streams. */
+  close(error?: TidemarkError): void {
+    for (const stream of [...this.#streams]) stream.end(error);
+  }
+}
+
+class ServedStream implements StreamHandlers {
+  readonly #options: PipelineServerOptions;
+  readonly #stream: FrameStream;
+  readonly #ended: () => void;
+  readonly #out = new BinaryWriter();
+  /** Full frames that wait for the stream to drain. */
+  readonly #held: Bytes[] = [];
+  #heldBytes = 0;
+  /** Requests taken and not yet answered; cancelled ones are removed, and their answers dropped. */
+  readonly #commands = new Set<number>();
+  readonly #queries = new Set<number>();
+  #readsRunning = 0;
+  #waitingReads: Waiting[] = [];
+  #answerBytes = ANSWER_BYTES_GUESS;
+  #flushing = false;
+  #congested = false;
+  #over = false;
+
+  constructor(options: PipelineServerOptions, stream: FrameStream, ended: () => void) {
+    this.#options = options;
+    this.#stream = stream;
+    this.#ended = ended;
+  }
+
+  frame(frame: Bytes): void {
+    if (this.#over) return;
+    let calls: Call[];
+    try {
+      calls = decodeCalls(frame);
+    } catch (error) {
+      if (!isTidemarkError(error)) throw error;
+      this.#options.env.log.warn('a pipeline stream sent garbage; it is closed', {
+        remote: this.#stream.remote,
+        error: error.message,
+      });
+      this.end(error);
+      return;
+    }
+    const nowMs = this.#options.env.clock.monotonicMs();
+    for (const call of calls) {
+      if (call.kind === 'cancel') this.#cancel(call.number);
+      else this.#take(call.request, nowMs);
+    }
+  }
+
+  drained(): void {
+    this.#congested = false;
+    while (!this.#congested) {
+      const frame = this.#held.shift();
+      if (frame === undefined) break;
+      this.#heldBytes -= frame.length;
+      this.#send(frame);
+    }
+    this.#flushLater();
+    this.#startWaiting();
+  }
+
+  closed(): void {
+    this.#finish();
+  }
+
+  end(error?: TidemarkError): void {
+    if (this.#over) return;
+    if (!this.#congested && this.#out.length > 0) this.#stream.send(this.#out.take());
+    this.#stream.close(error);
+    this.#finish();
+  }
+
+  push(encode: (out: BinaryWriter) => void): void {
+    if (this.#over) return;
+    encode(this.#out);
+    if (this.#out.length < FRAME_BYTES) {
+      this.#flushLater();
+      return;
+    }
+    const frame = this.#out.take();
+    if (!this.#congested) {
+      this.#send(frame);
+      return;
+    }
+    this.#held.push(frame);
+    this.#heldBytes += frame.length;
+    if (this.#heldBytes > this.#options.limits.streamBufferBytesMax * HELD_BUFFERS) this.#cutOff();
+  }
+
+  #take(request: Request, nowMs: number): void {
+    const { limits, placement } = this.#options;
+    const { number, operation } = request;
+    const open = this.#openOf(operation.kind);
+    try {
+      if (open.size >= limits.routerInFlightMax) {
+        const message = `this stream has ${open.size} requests of this sort under way; no more are taken`;
+        throw new TidemarkError('RESOURCE_EXHAUSTED', 'STREAM_BUSY', message, { retriable: true });
+      }
+      checkOperation(operation, limits, placement()?.buckets ?? 0);
+    } catch (error) {
+      this.#fail(number, error);
+      return;
+    }
+    open.add(number);
+    const deadlineMs = nowMs + request.remainingMs;
+    if (operation.kind === 'write' || this.#mayRead()) this.#start(request, deadlineMs);
+    else this.#waitingReads.push({ request, deadlineMs });
+  }
+
+  #openOf(kind: OperationKind): Set<number> {
+    return kind === 'write' ? this.#commands : this.#queries;
+  }
+
+  #cancel(number: number): void {
+    this.#commands.delete(number);
+    if (!this.#queries.delete(number)) return;
+    // While the caller reads no answers, none of those that wait is started: cancelled ones must not pile up.
+    if (this.#waitingReads.length < 2 * this.#queries.size + WAITING_SLACK) return;
+    this.#waitingReads = this.#waitingReads.filter(({ request }) => this.#queries.has(request.number));
+  }
+
+  #mayRead(): boolean {
+    const expected = this.#options.limits.streamBufferBytesMax * WINDOW_BUFFERS;
+    return !this.#congested && this.#readsRunning < Math.max(WINDOW_MIN, expected / this.#answerBytes);
+  }
+
+  #startWaiting(): void {
+    if (this.#waitingReads.length === 0) return;
+    let started = 0;
+    for (const { request, deadlineMs } of this.#waitingReads) {
+      if (!this.#mayRead()) break;
+      started += 1;
+      if (this.#queries.has(request.number)) this.#start(request, deadlineMs);
+    }
+    this.#waitingReads = this.#waitingReads.slice(started);
+  }
+
+  #start({ number, operation, epoch, hops, seen }: Request, deadlineMs: number): void {
+    const isRead = operation.kind !== 'write';
+    const open = this.#openOf(operation.kind);
+    if (isRead) this.#readsRunning += 1;
+    void this.#execute(operation, { epoch, hops, seen, deadlineMs }).then(
+      (answer) => {
+        if (isRead) this.#readsRunning -= 1;
+        if (open.delete(number)) this.#answer(number, operation.kind, answer);
+        this.#startWaiting();
+      },
+      (error: unknown) => {
+        if (isRead) this.#readsRunning -= 1;
+        if (open.delete(number) || !isTidemarkError(error)) this.#fail(number, error);
+        this.#startWaiting();
+      },
+    );
+  }
+
+  /** Asynchronous, so that a handle that throws at once is as good as one that rejects. */
+  async #execute(operation: Operation, context: OperationContext): Promise<Answer> {
+    return this.#options.handle.execute(operation, context);
+  }
+
+  #answer(number: number, kind: OperationKind, answer: Answer): void {
+    this.push((out) => {
+      const before = out.length;
+      encodeAnswer(out, number, kind, answer);
+      if (kind !== 'write') this.#answerBytes += (out.length - before - this.#answerBytes) * ANSWER_WEIGHT;
+    });
+  }
+
+  #fail(number: number, error: unknown): void {
+    if (isTidemarkError(error)) {
+      this.push((out) => encodeError(out, number, error));
+    } else {
+      this.#options.fatal(error);
+    }
+  }
+
+  #flushLater(): void {
+    if (this.#flushing || this.#congested || this.#over) return;
+    this.#flushing = true;
+    this.#options.env.timers.turnEnd(() => {
+      this.#flushing = false;
+      if (!this.#over && !this.#congested && this.#out.length > 0) this.#send(this.#out.take());
+    });
+  }
+
+  #send(frame: Bytes): void {
+    if (!this.#stream.send(frame)) this.#congested = true;
+  }
+
+  #cutOff(): void {
+    const { limits, env } = this.#options;
+    env.log.warn('a pipeline stream does not read its answers; it is cut off', { remote: this.#stream.remote });
+    const message = `the caller left more than ${limits.streamBufferBytesMax * HELD_BUFFERS} bytes of answers unread`;
+    this.end(new TidemarkError('RESOURCE_EXHAUSTED', 'SLOW_CONSUMER', message, { retriable: true }));
+  }
+
+  #finish(): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#commands.clear();
+    this.#queries.clear();
+    this.#waitingReads = [];
+    this.#held.length = 0;
+    this.#ended();
+  }
+}
+
+interface Waiting {
+  readonly request: Request;
+  readonly deadlineMs: number;
+}

@@ -1,0 +1,445 @@
+import type { Counter, Env } from '../env/env.js';
+import type { Limits } from '../env/limits.js';
+import type { Bytes } from '../lib/bytes.js';
+import { TidemarkError } from '../lib/errors.js';
+import { EPOCH_MS, TIMESTAMP_MAX, checkTimestamp, later } from '../mvcc/timestamp.js';
+import type {
+  Condition,
+  Consistency,
+  KeyRange,
+  Mutation,
+  Record,
+  RequestId,
+  Served,
+  Timestamp,
+  Version,
+  WriteResult,
+} from '../bucket/requests.js';
+import { checkConsistency, checkKey, checkRange, checkRequestId, checkWrite } from '../bucket/validate.js';
+import { bucketOf, type BucketId, type NodeId, type Placement } from '../placement/map.js';
+import { bucketsOfRange } from '../placement/range.js';
+import { Alarms } from './alarms.js';
+import { bucketOfWrite, bytesOfWrite, checkLimit } from './checks.js';
+import { Connections } from './connections.js';
+import { Dispatcher, type Call } from './dispatch.js';
+import type { Answer, LeaderHint, NodeHandle, Operation, OperationContext } from './operations.js';
+import { PlacementCache } from './placement-cache.js';
+import type { PipelineEnv } from './pipeline.js';
+import { readTimestamp, scanPage, scanPages, type ScanPage } from './scan.js';
+import { Sessions } from './session.js';
+import { Trail } from './trail.js';
+import type { Role } from './wire.js';
+
+/**
+ * The router: takes a request by key, finds the bucket and a replica that can serve it, and stays with it until it has an
+ * answer or its time is nearly up. There is one, with three homes:
+ *
+ *   client library   knows some endpoints, learns the placement from the first that answers, speaks to leaders directly
+ *   sidecar          the same, on behalf of the processes of its machine, which see it as the only node there is
+ *   node             the gateway of a node for plain clients: its own node is in the process, all others one hop away
+ *
+ * What it promises: a command is proposed under one request id however often it is tried; an error with outcome none means that
+ * nothing was or will be written; no request waits beyond its deadline, and one that no replica can serve fails with
+ * UNAVAILABLE a little before it (10 %, at most 200 ms), saying which bucket it was and what was tried.
+ *
+ * Example: `put('k', 'v')` in a client. crc32('k') mod 256 = bucket 17; the cache says that node 2 leads it; the operation joins
+ * this turn's frame to node 2; the answer carries the commit timestamp: one hop. Had the cache been wrong, node 2 would have
+ * said NOT_LEADER, leader 3, and the same command, under the same id, would have gone to node 3.
+ *
+ * What it is not: it holds no data and no truth. Losing all that it knows costs a round trip.
+ */
+export interface RouterOptions {
+  readonly env: PipelineEnv & Pick<Env, 'metrics'>;
+  readonly limits: Limits;
+  readonly role: Role;
+  /** Where to ask first. All nodes of one cluster, or all sidecars: a sidecar claims to be the only node. */
+  readonly seeds: readonly string[];
+  /** If known; else the first endpoint that answers settles it. */
+  readonly clusterId?: string | undefined;
+  readonly zone?: string | undefined;
+  /** The node in this process. */
+  readonly self?: { readonly node: NodeId; readonly handle: NodeHandle } | undefined;
+  /** The clock of the node in this process; without it, what the nodes say of theirs. */
+  readonly now?: (() => Timestamp) | undefined;
+  /** How long one replica may take before another is asked; doubled each time. */
+  readonly attemptTimeoutMs?: number | undefined;
+  /** For requests without a deadline of their own. */
+  readonly timeoutMs?: number | undefined;
+}
+
+export interface CallOptions {
+  /** From now. The default of the router counts if there is neither this nor `deadlineMs`. */
+  readonly timeoutMs?: number | undefined;
+  /** Monotonic milliseconds; of two limits the earlier counts. */
+  readonly deadlineMs?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface WriteOptions extends CallOptions {
+  /** Of a caller that retries by itself; else the router's own session gives one. */
+  readonly id?: RequestId | undefined;
+}
+
+export interface ReadOptions extends CallOptions {
+  readonly consistency?: Consistency | undefined;
+}
+
+export interface ScanOptions extends ReadOptions {
+  readonly reverse?: boolean | undefined;
+  /** Records in all; left out or 0: no limit. */
+  readonly limit?: number | undefined;
+  readonly keysOnly?: boolean | undefined;
+}
+
+export interface HistoryOptions extends CallOptions {
+  /** Versions from `newest` (default: now) down to `oldest` (default: as far as history is kept), both inclusive. */
+  readonly newest?: Timestamp | undefined;
+  readonly oldest?: Timestamp | undefined;
+  readonly limit?: number | undefined;
+}
+
+export interface WriteReply extends WriteResult {
+  readonly served: Served;
+}
+
+export interface GetReply {
+  readonly record: Record | undefined;
+  readonly served: Served;
+}
+
+/** `index` is the position of the key in the request. */
+export interface GetManyEntry extends GetReply {
+  readonly index: number;
+}
+
+export interface HistoryPage {
+  readonly versions: readonly Version[];
+  readonly served: Served;
+}
+
+const LINEARIZABLE: Consistency = { kind: 'linearizable' };
+const TIMEOUT_MS = 10_000;
+const ATTEMPT_TIMEOUT_MS = 1000;
+const MARGIN_MS_MAX = 200;
+const MARGIN_PART = 0.1;
+/** Keys of one getMany that are asked for at a time. */
+const GET_MANY_WINDOW = 256;
+
+/** Limited each by itself. */
+type Sort = 'commands' | 'queries';
+
+export class Router implements NodeHandle {
+  readonly #options: RouterOptions;
+  readonly #alarms: Alarms;
+  readonly #cache: PlacementCache;
+  readonly #connections: Connections;
+  readonly #dispatcher: Dispatcher;
+  readonly #sessions: Sessions;
+  readonly #operations: Counter;
+  readonly #refusals: Counter;
+  /** Separate, so that a flood of one does not starve the other, whose buckets may be well. */
+  readonly #load = { commands: { count: 0, bytes: 0 }, queries: { count: 0, bytes: 0 } };
+  /** The highest timestamp that callers of this router have seen, in all and by bucket. */
+  #seen: Timestamp = 0;
+  readonly #seenOf = new Map<BucketId, Timestamp>();
+  #closed = false;
+
+  constructor(options: RouterOptions) {
+    this.#options = options;
+    const { env, limits, role, seeds, self, zone = '' } = options;
+    this.#alarms = new Alarms(env.clock, env.timers);
+    this.#cache = new PlacementCache(options.clusterId ?? '');
+    this.#connections = new Connections({ env, limits, alarms: this.#alarms, cache: this.#cache, role, seeds, self });
+    this.#operations = env.metrics.counter('tidemark_router_operations_total', 'Requests that the router has taken');
+    this.#refusals = env.metrics.counter('tidemark_router_refused_total', 'Requests refused since too many were in flight');
+    const retries = env.metrics.counter('tidemark_router_retries_total', 'Attempts that failed and were followed by others');
+    this.#dispatcher = new Dispatcher({
+      env,
+      alarms: this.#alarms,
+      cache: this.#cache,
+      connections: this.#connections,
+      isHop: role !== 'client',
+      zone,
+      attemptTimeoutMs: options.attemptTimeoutMs ?? ATTEMPT_TIMEOUT_MS,
+      isClosed: () => this.#closed,
+      retried: () => retries.add(),
+    });
+    this.#sessions = new Sessions(env.clock, env.random, limits, () => this.now());
+  }
+
+  // --- what it knows
+
+  get placement(): Placement | undefined {
+    return this.#cache.placement;
+  }
+
+  /** The node that is thought to lead a bucket; 0 if none is. */
+  leaderOf(bucket: BucketId): NodeId {
+    return this.#cache.leaderOf(bucket);
+  }
+
+  /** Whether there is a stream to the node now. */
+  isConnected(node: NodeId): boolean {
+    return this.#connections.isConnected(node);
+  }
+
+  get inFlight(): number {
+    return this.#load.commands.count + this.#load.queries.count;
+  }
+
+  /** The cluster's present time, as well as it is known here; no proof of anything. */
+  now(): Timestamp {
+    const { now, env } = this.#options;
+    const wall = Math.max(0, later(0, Math.max(0, env.clock.wallMs() - EPOCH_MS)));
+    return now?.() ?? Math.max(this.#connections.clusterNow() ?? wall, this.#seen);
+  }
+
+  /** Told by the node in this process: the placement, unless it is older than what is known ... */
+  adopt(placement: Placement): void {
+    this.#cache.learn(placement, 'this node');
+  }
+
+  /** ... and who leads. */
+  learn(hints: readonly LeaderHint[]): void {
+    for (const hint of hints) this.#cache.hint(hint);
+  }
+
+  /** Calls `changed` after each new placement, until the returned function is called. */
+  watch(changed: () => void): () => void {
+    return this.#cache.watch(changed);
+  }
+
+  /** Waits until a placement is known. Rejects at once if every endpoint refuses for good. */
+  async ready(options: CallOptions = {}): Promise<Placement> {
+    return this.#knownPlacement(this.#callOf(options));
+  }
+
+  // --- commands
+
+  async put(key: Bytes, value: Bytes, options: WriteOptions = {}): Promise<WriteReply> {
+    return this.write([], [{ kind: 'put', key, value }], options);
+  }
+
+  /** Deleting what does not exist succeeds. */
+  async delete(key: Bytes, options: WriteOptions = {}): Promise<WriteReply> {
+    return this.write([], [{ kind: 'delete', key }], options);
+  }
+
+  /** Checks the conditions and, if all hold, applies the mutations; all keys must be in one bucket. */
+  async write(
+    conditions: readonly Condition[],
+    mutations: readonly Mutation[],
+    options: WriteOptions = {},
+  ): Promise<WriteReply> {
+    const { limits } = this.#options;
+    const bytes = checkWrite({ conditions, mutations }, limits);
+    if (options.id !== undefined) checkRequestId(options.id);
+    return this.#admitted('commands', bytes, async () => {
+      const call = this.#callOf(options);
+      const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
+      const bucket = bucketOfWrite({ conditions, mutations }, placement.buckets);
+      const ticket = options.id === undefined ? this.#sessions.begin() : undefined;
+      const id = ticket?.id ?? options.id;
+      if (id === undefined) throw new TidemarkError('INTERNAL', 'NO_REQUEST_ID', 'a command has no request id');
+      try {
+        const request = { id, conditions, mutations };
+        const { result, served } = await this.#dispatcher.execute({ kind: 'write', bucket, request }, call);
+        this.#saw(bucket, served.timestamp);
+        return { ...result, served };
+      } finally {
+        ticket?.end();
+      }
+    });
+  }
+
+  // --- queries
+
+  async get(key: Bytes, options: ReadOptions = {}): Promise<GetReply> {
+    checkKey(key, this.#options.limits);
+    const consistency = options.consistency ?? LINEARIZABLE;
+    checkConsistency(consistency);
+    return this.#admitted('queries', key.length, async () => {
+      const call = this.#callOf(options);
+      const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
+      const bucket = bucketOf(key, placement.buckets);
+      const seen = consistency.kind === 'bounded' ? this.#sessionSeen(bucket) : call.seen;
+      const operation = { kind: 'get', bucket, key, consistency } as const;
+      const { result, served } = await this.#dispatcher.execute(operation, seen === call.seen ? call : { ...call, seen });
+      if (consistency.kind !== 'asOf') this.#saw(bucket, served.timestamp);
+      return { record: result.record, served };
+    });
+  }
+
+  /** Many keys, each read by itself, in batches as they come; with `asOf` all at one moment. */
+  async *getMany(keys: readonly Bytes[], options: ReadOptions = {}): AsyncGenerator<readonly GetManyEntry[]> {
+    const { limits } = this.#options;
+    for (const [index, key] of keys.entries()) checkKey(key, limits, `keys[${index}]`);
+    const deadlineMs = this.#deadlineOf(options);
+    for (let start = 0; start < keys.length; start += GET_MANY_WINDOW) {
+      const some = keys.slice(start, start + GET_MANY_WINDOW);
+      const replies = await Promise.all(some.map((key) => this.get(key, { ...options, timeoutMs: undefined, deadlineMs })));
+      yield replies.map((reply, offset) => ({ ...reply, index: start + offset }));
+    }
+  }
+
+  /**
+   * The keys of a range in order, in pages, all as of one timestamp. Without a deadline of its own each page has the router's
+   * default timeout.
+   */
+  async *scan(range: KeyRange, options: ScanOptions = {}): AsyncGenerator<ScanPage> {
+    const { limits } = this.#options;
+    const { consistency = LINEARIZABLE, reverse = false, keysOnly = false } = options;
+    checkRange(range, limits);
+    checkConsistency(consistency);
+    const limit = checkLimit(options.limit);
+    const callOf = this.#callsOf(options);
+    const { buckets } = this.#cache.placement ?? (await this.#knownPlacement(callOf()));
+    const touched = bucketsOfRange(range.start, range.end, buckets);
+    const seen = consistency.kind === 'bounded' ? Math.max(...touched.map((each) => this.#sessionSeen(each))) : this.#seen;
+    const operation = { kind: 'scan', buckets: touched, range, reverse, keysOnly, limit, consistency } as const;
+    const pages = scanPages(this.#dispatcher, operation, limits.pageEntriesMax, () => ({ ...callOf(), seen }));
+    for (;;) {
+      const page = await this.#admitted('queries', 0, () => pages.next());
+      if (page.done === true) return;
+      if (consistency.kind !== 'asOf') for (const bucket of touched) this.#saw(bucket, page.value.served.timestamp);
+      yield page.value;
+    }
+  }
+
+  /** The versions of a key, newest first, in pages. */
+  async *history(key: Bytes, options: HistoryOptions = {}): AsyncGenerator<HistoryPage> {
+    const { limits } = this.#options;
+    const { newest = TIMESTAMP_MAX, oldest = 0 } = options;
+    checkKey(key, limits);
+    checkTimestamp(newest, 'newest');
+    checkTimestamp(oldest, 'oldest');
+    if (oldest > newest) {
+      const message = `the range is inverted: oldest ${oldest} is above newest ${newest}`;
+      throw new TidemarkError('INVALID_ARGUMENT', 'RANGE_INVERTED', message, { details: { field: 'oldest' } });
+    }
+    let left = checkLimit(options.limit);
+    let from = newest;
+    const callOf = this.#callsOf(options);
+    while (left > 0) {
+      const { result, served } = await this.#admitted('queries', key.length, async () => {
+        const call = callOf();
+        const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
+        const bucket = bucketOf(key, placement.buckets);
+        const limit = Math.min(left, limits.pageEntriesMax);
+        const answer = await this.#dispatcher.execute({ kind: 'history', bucket, key, from, to: oldest, limit }, call);
+        this.#saw(bucket, answer.served.timestamp);
+        return answer;
+      });
+      left -= result.versions.length;
+      yield { versions: result.versions, served };
+      const last = result.versions.at(-1);
+      if (!result.more || last === undefined || last.version <= oldest) return;
+      from = last.version - 1;
+    }
+  }
+
+  // --- for other processes, by which it is a node that holds everything
+
+  async execute<O extends Operation>(operation: O, context: OperationContext): Promise<Answer<O['kind']>> {
+    const isWrite = operation.kind === 'write';
+    const bytes = isWrite ? bytesOfWrite(operation.request.mutations) : 0;
+    const answer = await this.#admitted(isWrite ? 'commands' : 'queries', bytes, () => this.#forward(operation, context));
+    return answer;
+  }
+
+  async #forward(operation: Operation, context: OperationContext): Promise<Answer> {
+    const { deadlineMs, signal, hops, seen = 0 } = context;
+    const call = { ...this.#callOf({ deadlineMs, signal }), hops, seen };
+    if (this.#cache.placement === undefined) await this.#knownPlacement(call);
+    switch (operation.kind) {
+      case 'scan': {
+        const { records, more, served } = await scanPage(this.#dispatcher, operation, call);
+        return { result: { records, more }, served };
+      }
+      case 'readTimestamp': {
+        const { timestamp, served } = await readTimestamp(this.#dispatcher, operation.buckets, call);
+        return { result: { timestamp }, served };
+      }
+      default:
+        return this.#dispatcher.execute(operation, call);
+    }
+  }
+
+  /** What is in flight fails; commands that were sent, with outcome unknown. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#connections.close();
+    this.#alarms.close();
+  }
+
+  // --- inside
+
+  #deadlineOf({ timeoutMs, deadlineMs = Infinity }: CallOptions): number {
+    if (timeoutMs !== undefined && !(timeoutMs >= 0)) {
+      const message = `timeoutMs is ${timeoutMs}; expected milliseconds, 0 or more`;
+      throw new TidemarkError('INVALID_ARGUMENT', 'TIMEOUT_MALFORMED', message, { details: { field: 'timeoutMs' } });
+    }
+    const nowMs = this.#options.env.clock.monotonicMs();
+    const ownMs = timeoutMs ?? (deadlineMs === Infinity ? (this.#options.timeoutMs ?? TIMEOUT_MS) : Infinity);
+    return Math.min(nowMs + ownMs, deadlineMs);
+  }
+
+  #callOf(options: CallOptions): Call {
+    const deadlineMs = this.#deadlineOf(options);
+    const leftMs = Math.max(0, deadlineMs - this.#options.env.clock.monotonicMs());
+    const giveUpMs = deadlineMs - Math.min(MARGIN_MS_MAX, leftMs * MARGIN_PART);
+    return { giveUpMs, hops: 0, seen: this.#seen, signal: options.signal };
+  }
+
+  /** For requests in pages: a deadline is for all of them, the default timeout for each. */
+  #callsOf(options: CallOptions): () => Call {
+    const limited = options.timeoutMs !== undefined || (options.deadlineMs ?? Infinity) !== Infinity;
+    if (!limited) return () => this.#callOf(options);
+    const deadlineMs = this.#deadlineOf(options);
+    return () => this.#callOf({ deadlineMs, signal: options.signal });
+  }
+
+  async #knownPlacement(call: Call): Promise<Placement> {
+    const trail = new Trail(false, false);
+    for (;;) {
+      const { placement } = this.#cache;
+      if (placement !== undefined) return placement;
+      const refusal = this.#connections.refusal();
+      if (refusal !== undefined) throw refusal;
+      this.#dispatcher.checkTime(trail, call, () => 'the placement');
+      await this.#dispatcher.pause(trail, call, undefined);
+    }
+  }
+
+  async #admitted<T>(sort: Sort, bytes: number, work: () => Promise<T>): Promise<T> {
+    const { routerInFlightMax, routerBytesInFlightMax } = this.#options.limits;
+    const load = this.#load[sort];
+    if (this.#closed) throw new TidemarkError('CANCELLED', 'CLOSED', 'this client was closed');
+    if (load.count >= routerInFlightMax || (load.count > 0 && load.bytes + bytes > routerBytesInFlightMax)) {
+      this.#refusals.add();
+      const message =
+        `${load.count} ${sort} with ${load.bytes} bytes are in flight here; ` +
+        `at most ${routerInFlightMax} with ${routerBytesInFlightMax} bytes are allowed`;
+      throw new TidemarkError('RESOURCE_EXHAUSTED', 'ROUTER_BUSY', message, { retriable: true });
+    }
+    this.#operations.add();
+    load.count += 1;
+    load.bytes += bytes;
+    try {
+      return await work();
+    } finally {
+      load.count -= 1;
+      load.bytes -= bytes;
+    }
+  }
+
+  #saw(bucket: BucketId, timestamp: Timestamp): void {
+    this.#seen = Math.max(this.#seen, timestamp);
+    if (timestamp > (this.#seenOf.get(bucket) ?? 0)) this.#seenOf.set(bucket, timestamp);
+  }
+
+  /** What a bounded read must not fall behind. Only a client is one session; others serve many, which ask for nothing alike. */
+  #sessionSeen(bucket: BucketId): Timestamp {
+    return this.#options.role === 'client' ? (this.#seenOf.get(bucket) ?? 0) : 0;
+  }
+}

@@ -1,0 +1,167 @@
+import type { Bytes } from '../lib/bytes.js';
+import { keyAfter } from '../lib/ordered.js';
+import type { Consistency, KeyRange, Record, Served, Timestamp } from '../bucket/requests.js';
+import type { BucketId } from '../placement/map.js';
+import { isAnywhere, type Call, type Dispatcher } from './dispatch.js';
+import type { Answer, Operation } from './operations.js';
+import { malformedAnswer, scatter, type Part } from './scatter.js';
+
+/**
+ * Scans over buckets on several nodes, page by page, in key order.
+ *
+ * All pages of a scan show one timestamp T, and say the same of what that proves. A linearizable scan takes T as the highest
+ * clock of the confirmed leaders of all its buckets, so that it holds everything acknowledged before the scan began. A bounded
+ * one takes the lowest timestamp at which its replicas answered a first page. Only `local` makes no such promise: each replica
+ * shows what it has.
+ *
+ * Nothing is kept between pages but T and where to go on: for each page every node is asked for its share and a little more,
+ * and what lies beyond the point up to which all nodes are known is dropped. Example, three nodes, limit 6, each asked for 3:
+ *
+ *     node 1  a d g …     node 2  b c e …     node 3  f h i …        (… = has more)
+ *     known up to e (the least of g, e, i): a b c d e, and there is more; the next page starts behind e.
+ */
+export type ScanOperation = Extract<Operation, { readonly kind: 'scan' }>;
+
+export interface ScanPage {
+  readonly records: readonly Record[];
+  readonly more: boolean;
+  readonly served: Served;
+}
+
+const SHARE_SLACK = 1.25;
+const SHARE_EXTRA = 8;
+
+/** All pages. Makes a new call for each page; a page that is empty is the last one. */
+export async function* scanPages(
+  dispatcher: Dispatcher,
+  first: ScanOperation,
+  pageLimit: number,
+  callOf: () => Call,
+): AsyncGenerator<ScanPage> {
+  let operation = first;
+  let left = first.limit;
+  let proved: Consistency['kind'] | undefined;
+  while (left > 0) {
+    const page = await scanPage(dispatcher, { ...operation, limit: Math.min(left, pageLimit) }, callOf());
+    const { records, more, served } = page;
+    left -= records.length;
+    const last = records.at(-1);
+    if (last === undefined && more) throw malformedAnswer('an empty page says that there is more');
+    proved ??= served.consistency;
+    yield { records, more, served: { ...served, consistency: proved } };
+    if (!more || last === undefined) return;
+    const consistency = operation.consistency.kind === 'local' ? operation.consistency : asOf(served.timestamp);
+    operation = { ...operation, consistency, range: rangeBeyond(operation.range, last.key, operation.reverse) };
+  }
+}
+
+/** One page, merged over all nodes that have a share in it. */
+export async function scanPage(dispatcher: Dispatcher, operation: ScanOperation, call: Call): Promise<ScanPage> {
+  switch (operation.consistency.kind) {
+    case 'linearizable': {
+      const { timestamp } = await readTimestamp(dispatcher, operation.buckets, call);
+      const page = await mergedPage(dispatcher, { ...operation, consistency: asOf(timestamp) }, call);
+      // Over several buckets it is a snapshot, in which writes of strangers may appear out of order; in one bucket it is more.
+      return operation.buckets.length > 1 ? page : { ...page, served: { ...page.served, consistency: 'linearizable' } };
+    }
+    case 'bounded': {
+      const parts = await pageParts(dispatcher, operation, call);
+      const timestamps = parts.map(({ answer }) => answer.served.timestamp);
+      const timestamp = Math.min(...timestamps);
+      const oneMoment = timestamps.every((each) => each === timestamp);
+      const page = oneMoment ? parts : await pageParts(dispatcher, { ...operation, consistency: asOf(timestamp) }, call);
+      const merged = mergeParts(page, operation);
+      return { ...merged, served: { ...merged.served, consistency: 'bounded' } };
+    }
+    default:
+      return mergedPage(dispatcher, operation, call);
+  }
+}
+
+/** A timestamp that covers everything which these buckets have acknowledged. */
+export async function readTimestamp(
+  dispatcher: Dispatcher,
+  buckets: readonly BucketId[],
+  call: Call,
+): Promise<{ timestamp: Timestamp; served: Served }> {
+  const parts = await scatter(dispatcher, buckets, 'leader', (some) => ({ kind: 'readTimestamp', buckets: some }), call);
+  const timestamp = Math.max(...parts.map(({ answer }) => answer.result.timestamp));
+  return { timestamp, served: { ...servedBy(parts), timestamp } };
+}
+
+async function mergedPage(dispatcher: Dispatcher, operation: ScanOperation, call: Call): Promise<ScanPage> {
+  return mergeParts(await pageParts(dispatcher, operation, call), operation);
+}
+
+/** As of a timestamp the leaders are asked, which can always serve it; other replicas only when a leader is not known. */
+function pageParts(dispatcher: Dispatcher, operation: ScanOperation, call: Call): Promise<Part<ScanOperation>[]> {
+  const nodes = Math.max(1, Math.min(dispatcher.cache.placement?.nodes.length ?? 1, operation.buckets.length));
+  const share = nodes === 1 ? operation.limit : Math.ceil((operation.limit / nodes) * SHARE_SLACK) + SHARE_EXTRA;
+  const limit = Math.min(operation.limit, share);
+  const where = isAnywhere(operation.consistency.kind) ? 'anywhere' : 'leader';
+  return scatter(dispatcher, operation.buckets, where, (buckets) => ({ ...operation, buckets, limit }), call);
+}
+
+function mergeParts(parts: readonly Part<ScanOperation>[], { reverse, limit }: ScanOperation): ScanPage {
+  const pages = parts.map(({ answer }) => answer.result);
+  return { ...mergePages(pages, reverse, limit), served: servedBy(parts) };
+}
+
+/** The records of all pages in order, up to the limit and to the point up to which all pages are complete. */
+export function mergePages(
+  pages: readonly { readonly records: readonly Record[]; readonly more: boolean }[],
+  reverse: boolean,
+  limit: number,
+): { records: Record[]; more: boolean } {
+  const sign = reverse ? -1 : 1;
+  let bound: Bytes | undefined;
+  for (const { records, more } of pages) {
+    if (!more) continue;
+    const last = records.at(-1);
+    if (last === undefined) throw malformedAnswer('an empty page says that there is more');
+    if (bound === undefined || last.key.compare(bound) * sign < 0) bound = last.key;
+  }
+  const heads = pages.map(() => 0);
+  const merged: Record[] = [];
+  for (;;) {
+    let best = -1;
+    let record: Record | undefined;
+    for (const [index, { records }] of pages.entries()) {
+      const head = records[heads[index] ?? 0];
+      if (head !== undefined && (record === undefined || head.key.compare(record.key) * sign < 0)) {
+        best = index;
+        record = head;
+      }
+    }
+    if (record === undefined) return { records: merged, more: bound !== undefined };
+    if (merged.length >= limit || (bound !== undefined && record.key.compare(bound) * sign > 0)) {
+      return { records: merged, more: true };
+    }
+    merged.push(record);
+    heads[best] = (heads[best] ?? 0) + 1;
+  }
+}
+
+/** What several nodes' answers prove together. The node is the one that served most buckets. */
+function servedBy(parts: readonly Part<ScanOperation | Extract<Operation, { kind: 'readTimestamp' }>>[]): Served {
+  let most: Part<ScanOperation | Extract<Operation, { kind: 'readTimestamp' }>> | undefined;
+  let timestamp = Infinity;
+  let hops = 0;
+  for (const part of parts) {
+    const { served }: Pick<Answer, 'served'> = part.answer;
+    if (most === undefined || part.buckets.length > most.buckets.length) most = part;
+    timestamp = Math.min(timestamp, served.timestamp);
+    hops = Math.max(hops, served.hops);
+  }
+  if (most === undefined) throw malformedAnswer('no node has served');
+  const { node, consistency } = most.answer.served;
+  return { node, timestamp, consistency, hops };
+}
+
+function rangeBeyond({ start, end }: KeyRange, last: Bytes, reverse: boolean): KeyRange {
+  return reverse ? { start, end: last } : { start: keyAfter(last), end };
+}
+
+function asOf(timestamp: Timestamp): Consistency {
+  return { kind: 'asOf', timestamp };
+}

@@ -1,0 +1,76 @@
+import type { Clock, Random } from '../env/env.js';
+import type { Limits } from '../env/limits.js';
+import type { RequestId, Timestamp } from '../bucket/requests.js';
+
+/**
+ * Request ids. A bucket remembers the results of a session's commands from the lowest one whose answer is still awaited, so
+ * that a retry gets the first result. Therefore a session is short (limits.sessionLifetimeMs, far below the time for which
+ * buckets remember sessions), and a command that stays unanswered while many others pass must not make buckets remember all of
+ * them: then, too, a new session begins. Commands under way keep the id they were given.
+ */
+export class Sessions {
+  readonly #clock: Clock;
+  readonly #random: Random;
+  readonly #limits: Limits;
+  readonly #now: () => Timestamp;
+  #session: Session | undefined;
+
+  /** `now` tells a session's birth on the cluster's timeline. */
+  constructor(clock: Clock, random: Random, limits: Limits, now: () => Timestamp) {
+    this.#clock = clock;
+    this.#random = random;
+    this.#limits = limits;
+    this.#now = now;
+  }
+
+  /** The id for a new command. Call `end` once when nobody awaits its answer any more. */
+  begin(): Ticket {
+    const nowMs = this.#clock.monotonicMs();
+    if (this.#session === undefined || this.#session.isWornOut(nowMs, this.#limits)) {
+      this.#session = new Session(this.#random, this.#now(), nowMs);
+    }
+    return this.#session.begin();
+  }
+}
+
+export interface Ticket {
+  readonly id: RequestId;
+  end(): void;
+}
+
+class Session {
+  readonly #id: number;
+  readonly #born: Timestamp;
+  readonly #bornMs: number;
+  #next = 1;
+  #lowest = 1;
+  /** Ended commands above the lowest one that has not. */
+  readonly #ended = new Set<number>();
+
+  constructor(random: Random, born: Timestamp, bornMs: number) {
+    // 53 random bits; zero would read as "no session".
+    this.#id = Math.max(1, random.uint32() * 2 ** 21 + Math.floor(random.uint32() / 2 ** 11));
+    this.#born = born;
+    this.#bornMs = bornMs;
+  }
+
+  isWornOut(nowMs: number, limits: Limits): boolean {
+    return nowMs - this.#bornMs >= limits.sessionLifetimeMs || this.#next - this.#lowest >= limits.sessionResultsMax / 2;
+  }
+
+  begin(): Ticket {
+    const sequence = this.#next;
+    this.#next += 1;
+    const id = { session: this.#id, born: this.#born, sequence, lowest: this.#lowest };
+    return { id, end: () => this.#end(sequence) };
+  }
+
+  #end(sequence: number): void {
+    if (sequence !== this.#lowest) {
+      this.#ended.add(sequence);
+      return;
+    }
+    this.#lowest += 1;
+    while (this.#ended.delete(this.#lowest)) this.#lowest += 1;
+  }
+}

@@ -1,0 +1,66 @@
+import { TidemarkError, type Outcome } from '../lib/errors.js';
+import type { NodeId } from '../placement/map.js';
+
+/** What one operation has met so far; made when its first attempt fails. */
+const SHOWN_MAX = 6;
+const TIMEOUTS_MAX = 10;
+
+export class Trail {
+  readonly isWrite: boolean;
+  /** Nodes asked in vain in this round. */
+  readonly asked = new Set<NodeId>();
+  rounds = 0;
+  /** Attempts that ended in silence. */
+  timeouts = 0;
+  /** Only the leader may serve it, or no other replica is fresh enough. */
+  needsLeader: boolean;
+  /** An attempt was sent whose effect is not known. */
+  mayHaveApplied = false;
+  #attempts = 0;
+  /** The latest trouble with each node. */
+  readonly #troubles = new Map<NodeId, string>();
+
+  constructor(isWrite: boolean, needsLeader: boolean) {
+    this.isWrite = isWrite;
+    this.needsLeader = needsLeader;
+  }
+
+  get outcome(): Outcome {
+    return this.mayHaveApplied ? 'unknown' : 'none';
+  }
+
+  failed(node: NodeId, address: string, error: TidemarkError): void {
+    this.#attempts += 1;
+    this.asked.add(node);
+    this.#troubles.set(node, `node ${node} at ${address} (${error.reason}: ${error.message})`);
+    if (error.outcome === 'unknown') this.mayHaveApplied = true;
+    if (error.reason === 'TIMED_OUT') this.timeouts = Math.min(this.timeouts + 1, TIMEOUTS_MAX);
+  }
+
+  /** From now on the leader is asked, which may be a replica that was too stale as a follower. */
+  staleReplica(node: NodeId): void {
+    if (this.needsLeader) return;
+    this.needsLeader = true;
+    this.asked.clear();
+    this.asked.add(node);
+  }
+
+  newRound(): void {
+    this.rounds += 1;
+    this.asked.clear();
+  }
+
+  /** An error as the caller may know it: it says nothing about earlier attempts, so their doubt remains. */
+  settle(error: TidemarkError): TidemarkError {
+    if (!this.mayHaveApplied || error.outcome === 'unknown') return error;
+    const message = `${error.message} (an earlier attempt may have taken effect)`;
+    const { code, reason, retriable, details } = error;
+    return new TidemarkError(code, reason, message, { outcome: 'unknown', retriable, details, cause: error });
+  }
+
+  summary(): string {
+    if (this.#attempts === 0) return 'nobody: no replica is known';
+    const shown = [...this.#troubles.values()].slice(0, SHOWN_MAX).join('; ');
+    return `${this.#attempts} times: ${shown}`;
+  }
+}

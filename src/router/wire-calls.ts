@@ -1,0 +1,176 @@
+import { BinaryReader, type BinaryWriter } from '../lib/binary.js';
+import type { Bytes } from '../lib/bytes.js';
+import type { Condition, Consistency, Mutation, Timestamp } from '../bucket/requests.js';
+import type { BucketId } from '../placement/map.js';
+import type { Operation, OperationKind } from './operations.js';
+import { CONSISTENCIES, ITEM, OPERATIONS, pick } from './wire.js';
+
+/** Frames to a server (see wire.ts). */
+export interface Request {
+  readonly number: number;
+  readonly epoch: number;
+  readonly remainingMs: number;
+  readonly hops: number;
+  readonly seen: Timestamp;
+  readonly operation: Operation;
+}
+
+export type Call = { readonly kind: 'request'; readonly request: Request } | { readonly kind: 'cancel'; readonly number: number };
+
+const CONDITIONS: readonly Condition['kind'][] = ['exists', 'absent', 'version', 'value'];
+
+/** Longest time a caller may say that it waits: a day. */
+const REMAINING_MS_MAX = 86_400_000;
+
+export function encodeRequest(out: BinaryWriter, request: Request): void {
+  const { operation } = request;
+  out.byte(OPERATIONS.indexOf(operation.kind));
+  out.uint(request.number);
+  out.uint(request.epoch);
+  out.uint(Math.min(Math.max(0, Math.ceil(request.remainingMs)), REMAINING_MS_MAX));
+  out.uint(request.hops);
+  out.uint(request.seen);
+  switch (operation.kind) {
+    case 'write': {
+      const { id, conditions, mutations } = operation.request;
+      out.uint(operation.bucket);
+      out.uint(id.session);
+      out.uint(id.born);
+      out.uint(id.sequence);
+      out.uint(id.lowest);
+      out.uint(conditions.length);
+      for (const condition of conditions) encodeCondition(out, condition);
+      out.uint(mutations.length);
+      for (const mutation of mutations) encodeMutation(out, mutation);
+      return;
+    }
+    case 'get':
+      out.uint(operation.bucket);
+      out.bytes(operation.key);
+      encodeConsistency(out, operation.consistency);
+      return;
+    case 'history':
+      out.uint(operation.bucket);
+      out.bytes(operation.key);
+      out.uint(operation.from);
+      out.uint(operation.to);
+      out.uint(operation.limit);
+      return;
+    case 'scan':
+      encodeBuckets(out, operation.buckets);
+      out.bytes(operation.range.start);
+      out.bytes(operation.range.end);
+      out.byte((operation.reverse ? 1 : 0) + (operation.keysOnly ? 2 : 0));
+      out.uint(operation.limit);
+      encodeConsistency(out, operation.consistency);
+      return;
+    case 'readTimestamp':
+      encodeBuckets(out, operation.buckets);
+  }
+}
+
+export function encodeCancel(out: BinaryWriter, number: number): void {
+  out.byte(ITEM.cancel);
+  out.uint(number);
+}
+
+/** Throws INVALID_ARGUMENT / MALFORMED_MESSAGE. Keys and values are views of the frame. */
+export function decodeCalls(frame: Bytes): Call[] {
+  const input = new BinaryReader(frame, 'a frame of requests');
+  const calls: Call[] = [];
+  while (!input.done) {
+    const type = input.byte();
+    const kind = OPERATIONS[type];
+    if (type === ITEM.cancel) calls.push({ kind: 'cancel', number: input.uint() });
+    else if (kind !== undefined) calls.push({ kind: 'request', request: decodeRequest(input, kind) });
+    else throw input.malformed(`there is no request of type ${type}`);
+  }
+  return calls;
+}
+
+function decodeRequest(input: BinaryReader, kind: OperationKind): Request {
+  const number = input.uint();
+  const epoch = input.uint();
+  const remainingMs = Math.min(input.uint(), REMAINING_MS_MAX);
+  const hops = input.uint();
+  const seen = input.uint();
+  return { number, epoch, remainingMs, hops, seen, operation: decodeOperation(input, kind) };
+}
+
+function decodeOperation(input: BinaryReader, kind: OperationKind): Operation {
+  switch (kind) {
+    case 'write': {
+      const bucket = input.uint();
+      const id = { session: input.uint(), born: input.uint(), sequence: input.uint(), lowest: input.uint() };
+      const conditions = input.list(() => decodeCondition(input));
+      const mutations = input.list(() => decodeMutation(input));
+      return { kind, bucket, request: { id, conditions, mutations } };
+    }
+    case 'get':
+      return { kind, bucket: input.uint(), key: input.bytes(), consistency: decodeConsistency(input) };
+    case 'history': {
+      const bucket = input.uint();
+      const key = input.bytes();
+      return { kind, bucket, key, from: input.uint(), to: input.uint(), limit: input.uint() };
+    }
+    case 'scan': {
+      const buckets = decodeBuckets(input);
+      const range = { start: input.bytes(), end: input.bytes() };
+      const flags = input.choice(4, 'the flags of a scan');
+      const limit = input.uint();
+      const consistency = decodeConsistency(input);
+      return { kind, buckets, range, reverse: flags % 2 === 1, keysOnly: flags >= 2, limit, consistency };
+    }
+    case 'readTimestamp':
+      return { kind, buckets: decodeBuckets(input) };
+  }
+}
+
+function encodeCondition(out: BinaryWriter, condition: Condition): void {
+  out.byte(CONDITIONS.indexOf(condition.kind));
+  out.bytes(condition.key);
+  if (condition.kind === 'version') out.uint(condition.version);
+  if (condition.kind === 'value') out.bytes(condition.value);
+}
+
+function decodeCondition(input: BinaryReader): Condition {
+  const kind = pick(CONDITIONS, input, 'the kind of a condition');
+  const key = input.bytes();
+  if (kind === 'version') return { kind, key, version: input.uint() };
+  if (kind === 'value') return { kind, key, value: input.bytes() };
+  return { kind, key };
+}
+
+function encodeMutation(out: BinaryWriter, mutation: Mutation): void {
+  out.byte(mutation.kind === 'put' ? 1 : 0);
+  out.bytes(mutation.key);
+  if (mutation.kind === 'put') out.bytes(mutation.value);
+}
+
+function decodeMutation(input: BinaryReader): Mutation {
+  const put = input.choice(2, 'the kind of a mutation') === 1;
+  const key = input.bytes();
+  return put ? { kind: 'put', key, value: input.bytes() } : { kind: 'delete', key };
+}
+
+function encodeConsistency(out: BinaryWriter, consistency: Consistency): void {
+  out.byte(CONSISTENCIES.indexOf(consistency.kind));
+  if (consistency.kind === 'bounded') out.uint(Math.ceil(consistency.maxStalenessMs));
+  if (consistency.kind === 'asOf') out.uint(consistency.timestamp);
+}
+
+function decodeConsistency(input: BinaryReader): Consistency {
+  const kind = pick(CONSISTENCIES, input, 'the consistency');
+  if (kind === 'bounded') return { kind, maxStalenessMs: input.uint() };
+  if (kind === 'asOf') return { kind, timestamp: input.uint() };
+  return { kind };
+}
+
+function encodeBuckets(out: BinaryWriter, buckets: readonly BucketId[]): void {
+  out.uint(buckets.length);
+  for (const bucket of buckets) out.uint(bucket);
+}
+
+function decodeBuckets(input: BinaryReader): BucketId[] {
+  return input.list(() => input.uint());
+}

@@ -1,0 +1,231 @@
+import { BinaryReader, type BinaryWriter } from '../lib/binary.js';
+import { EMPTY, type Bytes } from '../lib/bytes.js';
+import { STATUS, TidemarkError, type StatusCode } from '../lib/errors.js';
+import type { Record, Served, Version } from '../bucket/requests.js';
+import { BUCKETS_MAX, type Placement, type ReplicaInfo } from '../placement/map.js';
+import type { Answer, LeaderHint, OperationKind, Result } from './operations.js';
+import { CONSISTENCIES, ITEM, OPERATIONS, pick, type Welcome } from './wire.js';
+
+/** Frames to a client (see wire.ts): answers, and what it is told unasked. */
+export type Push =
+  | { readonly kind: 'answer'; readonly number: number; readonly operation: OperationKind; readonly answer: Answer }
+  | { readonly kind: 'error'; readonly number: number; readonly error: TidemarkError }
+  | { readonly kind: 'welcome'; readonly welcome: Welcome }
+  | { readonly kind: 'placement'; readonly placement: Placement }
+  | { readonly kind: 'leaders'; readonly hints: readonly LeaderHint[] };
+
+const CODES = Object.keys(STATUS) as StatusCode[];
+
+/** Values shorter than this are copied out of a received frame, so that keeping one does not keep the frame. */
+const COPY_BELOW_BYTES = 4096;
+
+export function encodeAnswer(out: BinaryWriter, number: number, kind: OperationKind, answer: Answer): void {
+  const { served } = answer;
+  out.byte(OPERATIONS.indexOf(kind));
+  out.uint(number);
+  out.uint(served.node);
+  out.uint(served.timestamp);
+  out.byte(CONSISTENCIES.indexOf(served.consistency));
+  out.uint(served.hops);
+  switch (kind) {
+    case 'write': {
+      const result = answer.result as Result['write'];
+      out.uint(result.timestamp);
+      out.uint(result.applied ? 0 : result.failedCondition + 1);
+      if (!result.applied) out.uint(result.failedVersion);
+      return;
+    }
+    case 'get': {
+      const { record } = answer.result as Result['get'];
+      out.byte(record === undefined ? 0 : 1);
+      if (record !== undefined) encodeRecord(out, record);
+      return;
+    }
+    case 'history': {
+      const { versions, more } = answer.result as Result['history'];
+      out.byte(more ? 1 : 0);
+      out.uint(versions.length);
+      for (const version of versions) encodeVersion(out, version);
+      return;
+    }
+    case 'scan': {
+      const { records, more } = answer.result as Result['scan'];
+      out.byte(more ? 1 : 0);
+      out.uint(records.length);
+      for (const record of records) encodeRecord(out, record);
+      return;
+    }
+    case 'readTimestamp':
+      out.uint((answer.result as Result['readTimestamp']).timestamp);
+  }
+}
+
+export function encodeError(out: BinaryWriter, number: number, error: TidemarkError): void {
+  out.byte(ITEM.error);
+  out.uint(number);
+  out.byte(STATUS[error.code]);
+  out.text(error.reason);
+  out.text(error.message);
+  out.byte((error.outcome === 'unknown' ? 1 : 0) + (error.retriable ? 2 : 0));
+  const details = Object.entries(error.details);
+  out.uint(details.length);
+  for (const [name, value] of details) {
+    out.text(name);
+    out.text(value);
+  }
+}
+
+export function encodeWelcome(out: BinaryWriter, welcome: Welcome): void {
+  out.byte(ITEM.welcome);
+  out.text(welcome.clusterId);
+  out.uint(welcome.node);
+  out.uint(welcome.now);
+}
+
+export function encodePlacement(out: BinaryWriter, placement: Placement): void {
+  out.byte(ITEM.placement);
+  out.text(placement.clusterId);
+  out.uint(placement.epoch);
+  out.uint(placement.nodes.length);
+  for (const node of placement.nodes) {
+    out.uint(node.id);
+    out.text(node.address);
+    out.text(node.zone);
+  }
+  out.uint(placement.buckets);
+  for (const bucket of placement.map) {
+    out.uint(bucket.leader);
+    out.uint(bucket.replicas.length);
+    for (const replica of bucket.replicas) {
+      out.uint(replica.id);
+      out.uint(replica.node);
+      out.byte(replica.learner ? 1 : 0);
+    }
+  }
+}
+
+export function encodeLeaders(out: BinaryWriter, hints: readonly LeaderHint[]): void {
+  out.byte(ITEM.leaders);
+  out.uint(hints.length);
+  for (const hint of hints) {
+    out.uint(hint.bucket);
+    out.uint(hint.leader);
+    out.uint(hint.term);
+  }
+}
+
+/** Throws INVALID_ARGUMENT / MALFORMED_MESSAGE. Long values are views of the frame. */
+export function decodePushes(frame: Bytes): Push[] {
+  const input = new BinaryReader(frame, 'a frame of replies');
+  const pushes: Push[] = [];
+  while (!input.done) pushes.push(decodePush(input));
+  return pushes;
+}
+
+function decodePush(input: BinaryReader): Push {
+  const type = input.byte();
+  const kind = OPERATIONS[type];
+  if (kind !== undefined) {
+    const number = input.uint();
+    const served: Served = {
+      node: input.uint(),
+      timestamp: input.uint(),
+      consistency: pick(CONSISTENCIES, input, 'the consistency'),
+      hops: input.uint(),
+    };
+    return { kind: 'answer', number, operation: kind, answer: { result: decodeResult(input, kind), served } };
+  }
+  switch (type) {
+    case ITEM.error:
+      return { kind: 'error', number: input.uint(), error: decodeError(input) };
+    case ITEM.welcome:
+      return { kind: 'welcome', welcome: { clusterId: input.text(), node: input.uint(), now: input.uint() } };
+    case ITEM.placement:
+      return { kind: 'placement', placement: decodePlacement(input) };
+    case ITEM.leaders:
+      return {
+        kind: 'leaders',
+        hints: input.list(() => ({ bucket: input.uint(), leader: input.uint(), term: input.uint() })),
+      };
+    default:
+      throw input.malformed(`there is no reply of type ${type}`);
+  }
+}
+
+function decodeResult(input: BinaryReader, kind: OperationKind): Result[OperationKind] {
+  switch (kind) {
+    case 'write': {
+      const timestamp = input.uint();
+      const failed = input.uint();
+      if (failed === 0) return { applied: true, timestamp, failedCondition: -1, failedVersion: 0 };
+      return { applied: false, timestamp, failedCondition: failed - 1, failedVersion: input.uint() };
+    }
+    case 'get':
+      return { record: input.choice(2, 'a flag') === 1 ? decodeRecord(input) : undefined };
+    case 'history': {
+      const more = input.choice(2, 'a flag') === 1;
+      return { more, versions: input.list(() => decodeVersion(input)) };
+    }
+    case 'scan': {
+      const more = input.choice(2, 'a flag') === 1;
+      return { more, records: input.list(() => decodeRecord(input)) };
+    }
+    case 'readTimestamp':
+      return { timestamp: input.uint() };
+  }
+}
+
+function decodeError(input: BinaryReader): TidemarkError {
+  const code = CODES[input.byte()];
+  if (code === undefined || code === 'OK') throw input.malformed('an error has no status');
+  const reason = input.text();
+  const message = input.text();
+  const flags = input.choice(4, 'the flags of an error');
+  const details = new Map(input.list(() => [input.text(), input.text()] as const));
+  return new TidemarkError(code, reason, message, {
+    outcome: flags % 2 === 1 ? 'unknown' : 'none',
+    retriable: flags >= 2,
+    details: Object.fromEntries(details),
+  });
+}
+
+function decodePlacement(input: BinaryReader): Placement {
+  const clusterId = input.text();
+  const epoch = input.uint();
+  const nodes = input.list(() => ({ id: input.uint(), address: input.text(), zone: input.text() }));
+  const map = input.list((id) => {
+    const leader = input.uint();
+    const replicas = input.list((): ReplicaInfo => {
+      return { id: input.uint(), node: input.uint(), learner: input.choice(2, 'a flag') === 1 };
+    });
+    return { id, replicas, leader };
+  });
+  if (map.length === 0 || map.length > BUCKETS_MAX) throw input.malformed(`a placement has ${map.length} buckets`);
+  return { clusterId, epoch, buckets: map.length, nodes, map };
+}
+
+function encodeRecord(out: BinaryWriter, record: Record): void {
+  out.bytes(record.key);
+  out.uint(record.version);
+  out.bytes(record.value);
+}
+
+function decodeRecord(input: BinaryReader): Record {
+  return { key: owned(input.bytes()), version: input.uint(), value: owned(input.bytes()) };
+}
+
+function encodeVersion(out: BinaryWriter, version: Version): void {
+  out.uint(version.version);
+  out.byte(version.deleted ? 1 : 0);
+  if (!version.deleted) out.bytes(version.value);
+}
+
+function decodeVersion(input: BinaryReader): Version {
+  const version = input.uint();
+  const deleted = input.choice(2, 'a flag') === 1;
+  return { version, deleted, value: deleted ? EMPTY : owned(input.bytes()) };
+}
+
+function owned(data: Bytes): Bytes {
+  return data.length < COPY_BELOW_BYTES ? Buffer.from(data) : data;
+}

@@ -1,0 +1,184 @@
+import { DEFAULT_LIMITS, type Limits } from '../../env/limits.js';
+import type { Timing } from '../../bucket/replica.js';
+import type { DiskFaults } from '../disk.js';
+import type { Latency } from '../network.js';
+import type { SimRandom } from '../random.js';
+
+/**
+ * What one run of the swarm is made of, drawn from its seed. Every run leaves out some faults and some operations and
+ * exaggerates others (swarm testing; Groce et al., 2012): where everything happens at once, much of it never happens.
+ */
+export const FAULTS = [
+  'crash',
+  'crashAll',
+  'pause',
+  'isolate',
+  'halves',
+  'oneWay',
+  'flap',
+  'breakStreams',
+  'stallPath',
+  'slowNetwork',
+  'jumpClock',
+  'driftClock',
+  'stallDisk',
+  'slowDisks',
+  'failSync',
+  'fillDisk',
+  'transfer',
+  'refuse',
+] as const;
+export type Fault = (typeof FAULTS)[number];
+
+export const WORK = [
+  'put',
+  'delete',
+  'conditional',
+  'group',
+  'retry',
+  'get',
+  'getBounded',
+  'getLocal',
+  'getAsOf',
+  'scan',
+  'scanBounded',
+  'scanLocal',
+  'scanAsOf',
+  'history',
+] as const;
+export type Work = (typeof WORK)[number];
+
+export interface SwarmPlan {
+  readonly nodes: number;
+  readonly buckets: number;
+  readonly replicas: number;
+  readonly timing: Partial<Timing>;
+  readonly limits: Partial<Limits>;
+  readonly latency: Latency;
+  readonly disk: DiskFaults;
+  readonly clients: number;
+  readonly workers: number;
+  readonly thinkMs: number;
+  /** How often a request goes to some node, as a plain client's does, instead of through the client's own router. */
+  readonly gatewayChance: number;
+  readonly keys: readonly string[];
+  readonly valueBytesMax: number;
+  readonly work: readonly (readonly [Work, number])[];
+  readonly faults: readonly (readonly [Fault, number])[];
+  /** Mean time from one fault to the next. */
+  readonly faultEveryMs: number;
+  readonly faultMs: number;
+  /** Wall clocks stay within this of true time, so that no two differ by more than the cluster allows. */
+  readonly clockSkewMs: number;
+  readonly wallRateMax: number;
+  /** Monotonic clocks run between 1 - this and 1 + this. */
+  readonly monotonicRateMax: number;
+  readonly durationMs: number;
+}
+
+export function drawPlan(random: SimRandom): SwarmPlan {
+  const nodes = random.pick([1, 3, 3, 3, 5]);
+  const replicas = nodes === 5 && random.chance(0.5) ? 5 : Math.min(3, nodes);
+  const latencyMs = random.pick([0.3, 1, 5, 20]);
+  const quiet = random.chance(0.1);
+  return {
+    nodes,
+    replicas,
+    buckets: random.pick([1, 2, 4, 8]),
+    timing: { leaseReads: random.chance(0.7) },
+    limits: drawLimits(random),
+    latency: {
+      minMs: latencyMs / 4,
+      maxMs: latencyMs,
+      ...(random.chance(0.3) ? { spikeChance: random.between(0, 0.02), spikeMs: random.between(5, 300) } : {}),
+    },
+    disk: {
+      syncMinMs: 0.2,
+      syncMaxMs: random.pick([1, 5, 20]),
+      surviveChance: random.pick([0, 0.5, 1]),
+      lostUnderNewerChance: random.pick([0, 0.5]),
+      stallChance: random.pick([0, 0, 0.001]),
+      stallMs: random.between(50, 1500),
+    },
+    clients: 1 + random.below(3),
+    workers: 1 + random.below(4),
+    thinkMs: random.pick([5, 20, 60]),
+    gatewayChance: random.pick([0, 0.1, 0.5]),
+    keys: drawKeys(random),
+    valueBytesMax: random.pick([0, 0, 100, 2000]),
+    work: drawMix(random, WORK, ['put', 'get']),
+    faults: quiet ? [] : drawMix(random, FAULTS, []),
+    faultEveryMs: random.pick([300, 1000, 3000]),
+    faultMs: random.pick([200, 1000, 4000]),
+    clockSkewMs: 150,
+    wallRateMax: 0.002,
+    monotonicRateMax: 0.04,
+    durationMs: random.pick([6000, 12_000, 20_000]),
+  };
+}
+
+function drawKeys(random: SimRandom): string[] {
+  const keys = Array.from({ length: random.pick([1, 3, 10, 30]) }, (_, at) => `k${at}`);
+  const groups = random.pick([1, 2]);
+  for (let group = 0; group < groups; group += 1) {
+    for (const member of ['a', 'b', 'c']) keys.push(`{g${group}}${member}`);
+  }
+  return keys;
+}
+
+function drawMix<T extends string>(random: SimRandom, all: readonly T[], always: readonly T[]): [T, number][] {
+  const drawn: [T, number][] = [];
+  for (const item of all) {
+    if (always.includes(item) || random.chance(0.6)) drawn.push([item, random.pick([1, 1, 3, 10])]);
+  }
+  return drawn;
+}
+
+/** Mostly as they are; some so small that what they bound happens all the time. */
+function drawLimits(random: SimRandom): Partial<Limits> {
+  const drawn: { -readonly [K in keyof Limits]?: number } = {};
+  const maybe = (name: keyof Limits, values: readonly number[]): void => {
+    if (random.chance(0.35)) drawn[name] = random.pick(values);
+  };
+  if (random.chance(0.7)) drawn.logEntriesKept = random.pick([5, 20, 100]);
+  maybe('logBytesKept', [2000]);
+  maybe('appendBytesMax', [200, 2000]);
+  maybe('appendsInFlightMax', [1, 2]);
+  maybe('appendBytesInFlightMax', [500, 5000]);
+  maybe('proposalsPerBucketMax', [1, 4]);
+  maybe('overlayBytesMax', [500, 5000]);
+  maybe('snapshotChunkBytes', [100, 1000]);
+  maybe('snapshotChunksInFlightMax', [1]);
+  maybe('snapshotsAtOnceMax', [1]);
+  maybe('pageEntriesMax', [1, 3]);
+  maybe('pageBytesMax', [1, 300]);
+  maybe('sessionResultsMax', [4, 64]);
+  maybe('sessionLifetimeMs', [500, 3000]);
+  if (random.chance(0.3)) {
+    // A queue must hold what may be in flight of one snapshot.
+    drawn.snapshotChunkBytes = 1000;
+    drawn.peerQueueBytesMax = 50_000;
+  }
+  if (random.chance(0.3)) {
+    drawn.sessionRetentionMs = random.pick([4000, 8000]);
+    drawn.sessionLifetimeMs = Math.min(drawn.sessionLifetimeMs ?? 1000, 1000);
+  }
+  return drawn;
+}
+
+/** One item of a mix, by weight; undefined if the mix is empty. */
+export function pickFrom<T>(random: SimRandom, mix: readonly (readonly [T, number])[]): T | undefined {
+  const total = mix.reduce((sum, [, weight]) => sum + weight, 0);
+  let at = random.float() * total;
+  for (const [item, weight] of mix) {
+    at -= weight;
+    if (at < 0) return item;
+  }
+  return undefined;
+}
+
+/** For the report of a failed run: only what differs from the defaults. */
+export function describePlan(plan: SwarmPlan): string {
+  const limits = Object.entries(plan.limits).filter(([name, value]) => DEFAULT_LIMITS[name as keyof Limits] !== value);
+  return JSON.stringify({ ...plan, keys: plan.keys.length, limits: Object.fromEntries(limits) });
+}

@@ -1,0 +1,205 @@
+import { createHash } from 'node:crypto';
+import { messageOf } from '../../lib/errors.js';
+import type { NodeId } from '../../placement/map.js';
+import type { Router } from '../../router/router.js';
+import { SimCluster } from '../cluster.js';
+import { SimRandom } from '../random.js';
+import { check } from './check.js';
+import { Inspector } from './inspect.js';
+import { Nemesis } from './nemesis.js';
+import { describePlan, drawPlan, type SwarmPlan } from './plan.js';
+import { Recorder, type VersionSeen } from './record.js';
+import { Workload } from './workload.js';
+
+/**
+ * One run of the swarm: a cluster, clients, and faults, all drawn from a seed.
+ *
+ *   safety     clients and faults for some time; whatever is answered is written down
+ *   liveness   everything is healed; within a bounded time every key can be written and read
+ *   verdict    the final history of every key is read and every answer is held against it; all replicas are equal
+ *
+ * The same seed is the same run: `trace` is a hash of everything that was logged and answered.
+ */
+export interface SwarmResult {
+  readonly seed: string;
+  readonly plan: SwarmPlan;
+  readonly problems: readonly string[];
+  readonly trace: string;
+  readonly log: readonly string[];
+  readonly simulatedMs: number;
+  readonly events: number;
+  readonly counts: Readonly<Record<string, number>>;
+}
+
+const START_MS = 30_000;
+/** How long a healed cluster may take until every key can be written and read again. */
+const LIVENESS_MS = 40_000;
+/** ... and until all replicas are the same. */
+const SETTLE_MS = 15_000;
+
+export async function runSwarm(seed: string | number): Promise<SwarmResult> {
+  const random = new SimRandom(`swarm/${seed}`);
+  const plan = drawPlan(random.fork('plan'));
+  const cluster = new SimCluster({
+    seed: `swarm/${seed}/world`,
+    nodes: plan.nodes,
+    buckets: plan.buckets,
+    replicas: plan.replicas,
+    timing: plan.timing,
+    limits: plan.limits,
+    diskFaults: plan.disk,
+  });
+  const run = new SwarmRun(cluster, plan, random);
+  await run.play();
+  return run.result(String(seed));
+}
+
+class SwarmRun {
+  readonly #cluster: SimCluster;
+  readonly #plan: SwarmPlan;
+  readonly #recorder: Recorder;
+  readonly #nemesis: Nemesis;
+  readonly #workload: Workload;
+  readonly #inspector: Inspector;
+  readonly #prober: Router;
+  readonly #problems: string[] = [];
+
+  constructor(cluster: SimCluster, plan: SwarmPlan, random: SimRandom) {
+    this.#cluster = cluster;
+    this.#plan = plan;
+    const { loop } = cluster;
+    this.#recorder = new Recorder(() => loop.nowMs);
+    this.#nemesis = new Nemesis(cluster, plan, random.fork('nemesis'));
+    this.#inspector = new Inspector(cluster);
+    const clocks = random.fork('clocks');
+    const skew = (most: number): number => most * (2 * clocks.float() - 1);
+    const routers = Array.from({ length: plan.clients }, (_, at) => {
+      const clock = loop.clock({ rate: 1 + skew(plan.wallRateMax) });
+      clock.jumpWall(skew(plan.clockSkewMs));
+      return cluster.client(`c${at}`, clock);
+    });
+    this.#prober = cluster.client('prober');
+    this.#workload = new Workload({
+      loop,
+      plan,
+      random: random.fork('work'),
+      recorder: this.#recorder,
+      routers,
+      gateways: () => cluster.ids.flatMap((id) => (this.#isAwake(id) ? [cluster.node(id).router] : [])),
+    });
+    cluster.network.setLatency(plan.latency);
+    for (const id of cluster.ids) cluster.clock(id).jumpWall(skew(plan.clockSkewMs));
+  }
+
+  #isAwake(id: NodeId): boolean {
+    return this.#cluster.running(id) && !this.#cluster.process(id).paused;
+  }
+
+  async play(): Promise<void> {
+    try {
+      await this.#play();
+    } catch (error) {
+      this.#problems.push(`the run ended: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}`);
+    }
+  }
+
+  async #play(): Promise<void> {
+    const { loop } = this.#cluster;
+    await loop.runUntilSettled(Promise.all(this.#cluster.ids.map((id) => this.#cluster.boot(id))), START_MS);
+    this.#inspector.start();
+    this.#workload.start();
+    const nemesis = this.#nemesis.run();
+    await loop.runFor(this.#plan.durationMs);
+    this.#nemesis.heal();
+    await loop.runUntilSettled(Promise.all([nemesis, this.#workload.stop()]), LIVENESS_MS);
+    await this.#becomeUsable();
+    const finals = await this.#readFinals();
+    await loop.runUntil(() => this.#inspector.compareReplicas().length === 0, SETTLE_MS);
+    this.#inspector.stop();
+    this.#problems.push(...this.#inspector.problems, ...this.#inspector.compareReplicas());
+    for (const { node, error } of this.#cluster.fatal) {
+      if (!this.#nemesis.excuses(node) || !isDiskFailure(error)) {
+        this.#problems.push(`node ${node} stopped: ${error instanceof Error ? error.stack : messageOf(error)}`);
+      }
+    }
+    const { buckets, clockSkewMs, wallRateMax } = this.#plan;
+    const skewMs = clockSkewMs + wallRateMax * loop.nowMs;
+    this.#problems.push(...check({ recorder: this.#recorder, finals, buckets, clockSkewMs: skewMs }));
+  }
+
+  /** Every key can be written; read it is by the verdict. */
+  async #becomeUsable(): Promise<void> {
+    let trouble = 'no answer';
+    const probe = async (): Promise<void> => {
+      for (const key of this.#plan.keys) {
+        for (;;) {
+          const error = await this.#workload.put(key, this.#prober, 'prober');
+          if (error === undefined) break;
+          trouble = `${key} cannot be written after all was healed: ${error}`;
+        }
+      }
+    };
+    try {
+      await this.#cluster.loop.runUntilSettled(probe(), LIVENESS_MS);
+    } catch (cause) {
+      throw new Error(trouble, { cause });
+    }
+  }
+
+  async #readFinals(): Promise<Map<string, readonly VersionSeen[]>> {
+    const finals = new Map<string, readonly VersionSeen[]>();
+    const read = async (): Promise<void> => {
+      for (const key of this.#plan.keys) {
+        const found: VersionSeen[] = [];
+        for await (const { versions } of this.#prober.history(Buffer.from(key))) {
+          for (const { version, deleted, value } of versions) found.push({ version, deleted, value: value.toString() });
+        }
+        finals.set(key, found);
+      }
+    };
+    await this.#cluster.loop.runUntilSettled(read(), LIVENESS_MS);
+    return finals;
+  }
+
+  result(seed: string): SwarmResult {
+    const { log, loop } = this.#cluster;
+    const hash = createHash('sha256');
+    for (const line of log.lines) hash.update(line);
+    hash.update(JSON.stringify([this.#recorder.commands, this.#recorder.reads, loop.eventsRun, this.#problems]));
+    const counts: Record<string, number> = { commands: this.#recorder.commands.length, reads: this.#recorder.reads.length };
+    for (const { attempts } of this.#recorder.commands) {
+      for (const { outcome } of attempts) counts[outcome] = (counts[outcome] ?? 0) + 1;
+    }
+    for (const [reason, count] of this.#recorder.failures) counts[reason] = count;
+    return {
+      seed,
+      plan: this.#plan,
+      problems: this.#problems,
+      trace: hash.digest('hex'),
+      log: log.lines,
+      simulatedMs: loop.nowMs,
+      events: loop.eventsRun,
+      counts,
+    };
+  }
+}
+
+function isDiskFailure(error: unknown): boolean {
+  const reason = (error as { readonly reason?: unknown }).reason;
+  return reason === 'DISK_FAILED' || reason === 'DISK_FULL';
+}
+
+/** What somebody who looks for the cause needs. */
+export function explain({ seed, plan, problems, log }: SwarmResult): string {
+  const shown = problems.slice(0, 10).map((problem) => `  - ${problem}`);
+  const more = problems.length > 10 ? [`  - and ${problems.length - 10} more`] : [];
+  return [
+    `seed ${seed} fails:`,
+    ...shown,
+    ...more,
+    `plan ${describePlan(plan)}`,
+    `replay: TIDEMARK_SEEDS=${seed} npx mocha --exit test/sim/swarm.test.ts`,
+    'the last it logged:',
+    ...log.slice(-15).map((line) => `  ${line}`),
+  ].join('\n');
+}

@@ -1,0 +1,159 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect } from 'chai';
+import { duration, endpoints, integer, share } from '../../src/cli/arguments.js';
+import { describeError, EXIT, exitCodeOf, UsageError } from '../../src/cli/exit.js';
+import { describeStatus } from '../../src/cli/cluster/inspect.js';
+import { table } from '../../src/cli/terminal.js';
+import { STATUS, TidemarkError, type StatusCode } from '../../src/lib/errors.js';
+import { tidemark } from './support.js';
+
+/** Nobody listens on port 1. */
+const NOWHERE = ['--endpoint', '127.0.0.1:1', '--timeout', '100ms'];
+
+describe('the command line', () => {
+  const wrong: [title: string, args: string[], message: RegExp][] = [
+    ['an unknown command', ['launch'], /unknown command 'launch'/],
+    ['an unknown option', ['get', 'k', '--fast'], /unknown option '--fast'/],
+    ['a missing argument', ['put', 'k'], /missing required argument 'value'/],
+    ['too many arguments', ['get', 'k', 'l'], /too many arguments/],
+    ['two encodings', ['get', 'k', '--hex', '--base64'], /'--hex' cannot be used with option '--base64'/],
+    ['a key that is not hexadecimal', ['get', 'xyz', '--hex'], /key 'xyz' is not hexadecimal/],
+    ['an endpoint without a port', ['get', 'k', '-e', 'localhost'], /'localhost' is not host:port/],
+    ['an endpoint with port 0', ['get', 'k', '-e', 'a:1,b:0'], /'b:0' is not host:port/],
+    ['a timeout without a unit', ['get', 'k', '--timeout', '10'], /Expected a duration/],
+    ['two consistencies', ['get', 'k', '--as-of', '-1s', '--consistency', 'local'], /cannot be used with/],
+    ['an unknown consistency', ['get', 'k', '--consistency', 'best'], /Allowed choices are linearizable, bounded, local/],
+    ['a limit of 0', ['scan', '--limit', '0'], /Expected a whole number from 1/],
+    ['two conditions', ['put', 'k', 'v', '--if-absent', '--if-exists'], /cannot be used with/],
+    ['an unknown load', ['bench', '--load', 'put,post'], /Expected some of put, get, mixed/],
+    ['an unusable port', ['cluster', 'start', '--base-port', '70000'], /Expected a whole number from 1 to 65000/],
+    ['half of TLS', ['get', 'k', '--tls-ca', 'ca.pem'], /are needed together/],
+    ['a value file that is not there', ['put', 'k', '@/nowhere'], /value's file cannot be read: ENOENT/],
+    ['an import file that is not there', ['import', '/nowhere'], /file cannot be opened: ENOENT/],
+    ['a prefix beside bounds', ['scan', 'a', '--start', 'b'], /give a prefix, or --start and --end, not both/],
+    ['a missing configuration', ['node'], /required option '-c, --config <file>' not specified/],
+    ['a configuration that is not there', ['node', '-c', '/nowhere.yaml'], /\/nowhere\.yaml: the configuration cannot be read/],
+  ];
+  for (const [title, args, message] of wrong) {
+    it(`refuses ${title}`, async () => {
+      const { code, out, err } = await tidemark(args);
+      expect(err).to.match(message);
+      expect(out).to.equal('');
+      expect(code).to.equal(EXIT.USAGE);
+    });
+  }
+
+  it('names every mistake of a configuration', async () => {
+    const folder = mkdtempSync(join(tmpdir(), 'tidemark-arguments-'));
+    try {
+      const file = join(folder, 'cluster.yaml');
+      writeFileSync(file, 'cluster: { id: demo, nodes: [{ id: 1, address: here }] }\nnode: { dataDir: 5 }\n');
+      const { code, err } = await tidemark(['node', '--config', file]);
+      expect(code).to.equal(EXIT.USAGE);
+      expect(err).to.include('cluster.nodes[0].address: expected').and.to.include('node.dataDir: expected');
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
+  it('helps, with the exit codes', async () => {
+    const { code, out } = await tidemark(['--help']);
+    expect(code).to.equal(0);
+    for (const name of ['node', 'sidecar', 'cluster', 'put', 'get', 'delete', 'scan', 'history', 'import', 'export', 'bench']) {
+      expect(out).to.match(new RegExp(`\\n  ${name} `));
+    }
+    expect(out).to.include('5  outcome unknown');
+  });
+
+  it('says that nobody answers, for people and for programs', async () => {
+    const plain = await tidemark(['get', 'k', ...NOWHERE]);
+    expect(plain.code).to.equal(EXIT.UNAVAILABLE);
+    expect(plain.err).to.match(/^tidemark: .*127\.0\.0\.1:1.*\(UNAVAILABLE, /);
+    const json = await tidemark(['get', 'k', '--json', ...NOWHERE]);
+    expect(json.code).to.equal(EXIT.UNAVAILABLE);
+    expect(JSON.parse(json.err)).to.have.nested.property('error.code', 'UNAVAILABLE');
+    const status = await tidemark(['cluster', 'status', ...NOWHERE]);
+    expect(status.code).to.equal(EXIT.UNAVAILABLE);
+  });
+});
+
+describe('options', () => {
+  it('are read strictly', () => {
+    expect(duration('1.5s')).to.equal(1500);
+    expect(duration('2m')).to.equal(120_000);
+    expect(() => duration('-1s')).to.throw('Expected a duration');
+    expect(integer(1, 5)('5')).to.equal(5);
+    for (const text of ['0', '6', '1.5', '0x1', '', ' 1']) expect(() => integer(1, 5)(text)).to.throw('from 1 to 5');
+    expect(share('0.25')).to.equal(0.25);
+    for (const text of ['', '1.1', '-1', 'x']) expect(() => share(text)).to.throw('from 0 to 1');
+    expect(endpoints('a:1, [::1]:7100')).to.deep.equal(['a:1', '[::1]:7100']);
+    for (const text of ['a', 'a:', ':1', 'a:65536', '::1:7100']) expect(() => endpoints(text)).to.throw('is not host:port');
+  });
+});
+
+describe('exit codes', () => {
+  it('tell unknown outcomes from certain ones', () => {
+    const code = (status: StatusCode, outcome: 'none' | 'unknown' = 'none'): number =>
+      exitCodeOf(new TidemarkError(status, 'TEST', 'test', { outcome }));
+    expect(code('UNAVAILABLE')).to.equal(6);
+    expect(code('DEADLINE_EXCEEDED', 'unknown')).to.equal(5);
+    expect(code('INVALID_ARGUMENT')).to.equal(2);
+    expect(code('OUT_OF_RANGE')).to.equal(7);
+    expect(code('RESOURCE_EXHAUSTED')).to.equal(8);
+    expect(code('INTERNAL')).to.equal(1);
+    expect(exitCodeOf(new UsageError('x'))).to.equal(2);
+    expect(exitCodeOf(new Error('x'))).to.equal(1);
+    for (const status of Object.keys(STATUS) as StatusCode[]) expect(code(status, 'unknown')).to.equal(5);
+  });
+
+  it('come with a message that says what is open', () => {
+    const error = new TidemarkError('UNAVAILABLE', 'NO_LEADER', 'bucket 7 has no leader', { outcome: 'unknown' });
+    expect(describeError(error, false)).to.equal(
+      'tidemark: bucket 7 has no leader (UNAVAILABLE, NO_LEADER) The write may or may not have taken effect.',
+    );
+    expect(JSON.parse(describeError(error, true))).to.deep.equal({
+      error: {
+        code: 'UNAVAILABLE',
+        reason: 'NO_LEADER',
+        message: 'bucket 7 has no leader',
+        outcome: 'unknown',
+        retriable: false,
+        details: {},
+      },
+    });
+  });
+});
+
+describe('output', () => {
+  it('aligns text to the left and numbers to the right', () => {
+    const text = table(['name', 'count', 'note'], [['a', '1', '-'], ['bcdef', '1000', '-']]);
+    expect(text).to.equal('name   count  note\na          1  -\nbcdef   1000  -\n');
+  });
+
+  it('shows the status of a cluster', () => {
+    const node = { id: 1, address: '127.0.0.1:7101', zone: '', reachable: true, replicas: 256, leaders: 86 };
+    const text = describeStatus({
+      clusterId: 'demo',
+      epoch: 3,
+      node: 1,
+      buckets: 256,
+      timestamp: 4_096_002,
+      version: '0.1.0',
+      uptimeMs: 61_000,
+      nodes: [node, { ...node, id: 2, address: '127.0.0.1:7102', reachable: false, leaders: 0 }],
+    });
+    expect(text).to.equal(
+      [
+        'cluster demo: 256 buckets, placement epoch 3',
+        'answered by node 1, version 0.1.0, up 61 s, clock 2020-01-01T00:00:01.000Z+2',
+        '',
+        'node  address         zone  state        replicas  leads',
+        '   1  127.0.0.1:7101  -     reachable         256     86',
+        '   2  127.0.0.1:7102  -     UNREACHABLE       256      0',
+        '',
+      ].join('\n'),
+    );
+  });
+});

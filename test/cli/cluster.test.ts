@@ -1,0 +1,201 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect } from 'chai';
+import { freeBasePort, Running, tidemark, type Outcome } from './support.js';
+
+const NODES = 3;
+
+/** One cluster of real processes for all of it: three nodes and a sidecar, started as a user does. */
+describe('a local cluster', function () {
+  this.timeout(120_000);
+  let data = '';
+  let base = 0;
+  let cluster: Running;
+  let sidecar: string[] = [];
+  let nodes: string[] = [];
+
+  const start = (...more: string[]): Running =>
+    new Running(['cluster', 'start', '--no-sample', '--data', data, '--base-port', String(base), ...more]);
+
+  before(async () => {
+    data = mkdtempSync(join(tmpdir(), 'tidemark-cluster-'));
+    base = await freeBasePort(NODES);
+    sidecar = ['--endpoint', `127.0.0.1:${base}`];
+    nodes = ['--endpoint', [1, 2, 3].map((id) => `127.0.0.1:${base + id}`).join(',')];
+    cluster = start();
+    await cluster.printed(/Ctrl-C stops everything/);
+  });
+
+  after(async () => {
+    await cluster.stop();
+    rmSync(data, { recursive: true });
+  });
+
+  const succeed = async (...args: string[]): Promise<Outcome> => {
+    const outcome = await tidemark(args);
+    expect(outcome.err).to.equal('');
+    expect(outcome.code).to.equal(0);
+    return outcome;
+  };
+
+  it('says where everything listens', () => {
+    for (const port of [base, base + 1, base + 2, base + 3]) {
+      expect(cluster.text).to.match(new RegExp(`gRPC 127\\.0\\.0\\.1:${port} .*http://127\\.0\\.0\\.1:${port + 100} .*pid \\d+`));
+    }
+    expect(cluster.text).to.include(`export TIDEMARK_ENDPOINT=127.0.0.1:${base}`);
+  });
+
+  it('serves health and metrics over HTTP', async () => {
+    for (const port of [base + 100, base + 101]) {
+      const health = await fetch(`http://127.0.0.1:${port}/health`);
+      expect(health.status).to.equal(200);
+      expect(await health.json()).to.have.property('status', 'serving');
+      const metrics = await fetch(`http://127.0.0.1:${port}/metrics`);
+      expect(await metrics.text()).to.match(/^# HELP tidemark_/m);
+    }
+  });
+
+  it('puts, gets, deletes, and remembers', async () => {
+    expect((await succeed('put', 'fruit', 'apple', ...sidecar)).out).to.match(/^put, version \d+ \(20\d\d-.*Z.*\)\n$/);
+    expect((await succeed('get', 'fruit', ...nodes)).out).to.equal('apple\n');
+    expect((await succeed('get', 'fruit', '--raw', ...sidecar)).out).to.equal('apple');
+    const first = jsonOf(await succeed('get', 'fruit', '--json', ...nodes));
+    expect(first).to.include({ found: true, key: 'fruit', value: 'apple' });
+    expect(first).to.have.nested.property('served.consistency', 'linearizable');
+    const version = String(first.version);
+
+    await succeed('put', 'fruit', 'pear', '--if-version', version, ...nodes);
+    await succeed('delete', 'fruit', '--if-exists', ...sidecar);
+    expect((await succeed('get', 'fruit', '--as-of', version, ...sidecar)).out).to.equal('apple\n');
+    const { out } = await succeed('history', 'fruit', ...nodes);
+    expect(out).to.match(/^\d+\t\S+\t\(deleted\)\n\d+\t\S+\tpear\n\d+\t\S+\tapple\n$/);
+
+    const gone = await tidemark(['get', 'fruit', ...nodes]);
+    expect(gone).to.deep.equal({ code: 3, out: '', err: 'tidemark: no such key\n' });
+    expect((await tidemark(['history', 'vegetable', ...nodes])).code).to.equal(3);
+  });
+
+  it('tells a condition that does not hold from an error', async () => {
+    await succeed('put', 'once', '1', '--if-absent', ...nodes);
+    const again = await tidemark(['put', 'once', '2', '--if-absent', ...nodes]);
+    expect(again.code).to.equal(4);
+    expect(again.err).to.match(/^tidemark: not put: the condition does not hold, the key has version \d+\n$/);
+    const json = await tidemark(['delete', 'never', '--if-exists', '--json', ...sidecar]);
+    expect(json.code).to.equal(4);
+    expect(jsonOf(json)).to.include({ applied: false, failedVersion: 0 });
+    expect((await succeed('get', 'once', ...sidecar)).out).to.equal('1\n');
+  });
+
+  it('takes and gives any bytes', async () => {
+    await succeed('put', '00ff', 'fe0d0a', '--hex', ...nodes);
+    expect((await succeed('get', 'AP8=', '--base64', ...sidecar)).out).to.equal('/g0K\n');
+    expect(jsonOf(await succeed('get', '00ff', '--hex', '--json', ...sidecar))).to.include({ key: '00ff', value: 'fe0d0a' });
+    const { code } = await tidemark(['put', 'from-stdin', '-', ...nodes], 'two\nlines\n');
+    expect(code).to.equal(0);
+    expect((await succeed('get', 'from-stdin', '--raw', ...nodes)).out).to.equal('two\nlines\n');
+  });
+
+  it('refuses what the limits and the timeline do not allow', async () => {
+    const refused = async (expected: number, reason: RegExp, ...args: string[]): Promise<void> => {
+      const { code, err } = await tidemark([...args, ...sidecar]);
+      expect(err).to.match(reason);
+      expect(code).to.equal(expected);
+    };
+    await refused(2, /EMPTY_KEY/, 'put', '', 'x');
+    await refused(2, /KEY_TOO_LARGE/, 'put', 'k'.repeat(5000), 'x');
+    await refused(2, /RESERVED_KEY/, 'put', '!k', 'x');
+    await refused(2, /RANGE_INVERTED/, 'scan', '--start', 'b', '--end', 'a');
+    await refused(2, /TIMESTAMP_MALFORMED/, 'get', 'k', '--as-of', 'yesterday');
+    await refused(7, /TIMESTAMP_TOO_EARLY/, 'get', 'k', '--as-of', '1999-12-31');
+  });
+
+  it('imports, scans and exports', async () => {
+    const lines = Array.from({ length: 2000 }, (_, at) => JSON.stringify({ key: `item/${String(at).padStart(4, '0')}`, value: `v${at}` }));
+    lines.push(JSON.stringify({ keyBase64: Buffer.from('item/\xff', 'latin1').toString('base64'), valueBase64: '/w==' }));
+    const text = `${lines.join('\n')}\n`;
+    const imported = await tidemark(['import', '-', ...sidecar], text);
+    expect(imported.out).to.equal('imported 2001 records\n');
+    expect(imported.code).to.equal(0);
+
+    const scanned = await succeed('scan', 'item/', '--limit', '3', '--reverse', ...nodes);
+    expect(scanned.out).to.equal('0x6974656d2fff\t0xff\nitem/1999\tv1999\nitem/1998\tv1998\n');
+    const keys = await succeed('scan', '--start', 'item/0009', '--end', 'item/0012', '--keys-only', ...sidecar);
+    expect(keys.out).to.equal('item/0009\nitem/0010\nitem/0011\n');
+
+    const before = await tidemark(['export', 'item/', '--json', ...nodes]);
+    expect(before.out).to.equal(text);
+    const { exported, asOf } = JSON.parse(before.err) as { exported: number; asOf: number };
+    expect(exported).to.equal(2001);
+    await succeed('put', 'item/0000', 'changed', ...nodes);
+    const file = join(data, 'items.jsonl');
+    const after = await tidemark(['export', 'item/', '--as-of', String(asOf), '-o', file, ...sidecar]);
+    expect(after.code).to.equal(0);
+    expect(readFileSync(file, 'utf8')).to.equal(text);
+  });
+
+  it('says at which line an import failed', async () => {
+    const { code, err } = await tidemark(['import', '-', ...nodes], '{"key":"a","value":"1"}\n\n{"key":"b"}\n');
+    expect(code).to.equal(2);
+    expect(err).to.include('go on with --from-line 3');
+    expect(err).to.include("line 3 is no record: expected either 'value' or 'valueBase64'");
+    const rest = await tidemark(['import', '-', '--from-line', '3', '--json', ...nodes], '\n{"no record\n{"key":"b","value":"2"}');
+    expect(rest.code).to.equal(0);
+    expect(jsonOf(rest)).to.deep.equal({ imported: 1 });
+  });
+
+  it('shows its members and buckets', async () => {
+    const { out } = await succeed('cluster', 'status', ...nodes);
+    expect(out).to.match(/^cluster local-[0-9a-f]{8}: 256 buckets, placement epoch \d+\nanswered by node 1, /);
+    const status = jsonOf(await succeed('cluster', 'status', '--json', ...sidecar));
+    expect(status.nodes).to.have.lengthOf(NODES);
+    const table = await succeed('cluster', 'buckets', '--id', '3,5', ...nodes);
+    expect(table.out).to.match(/^bucket .*\n +3 .*\n +5 .*\n$/);
+    expect(jsonOf(await succeed('cluster', 'buckets', '--json', ...nodes)).buckets).to.have.lengthOf(256);
+  });
+
+  it('measures itself', async () => {
+    const options = ['--keys', '50', '--duration', '200ms', '--warmup', '50ms', '--in-flight', '4', '--load', 'mixed', '--json'];
+    const { code, out } = await tidemark(['bench', ...options, ...nodes]);
+    expect(code).to.equal(0);
+    const runs = out.trimEnd().split('\n').map((line) => JSON.parse(line) as Record<string, unknown>);
+    expect(runs.map(({ driver, distribution }) => `${String(driver)} ${String(distribution)}`)).to.deep.equal([
+      'client uniform',
+      'client zipf',
+      'unary uniform',
+      'unary zipf',
+    ]);
+    for (const run of runs) expect(run).to.include({ load: 'mixed', inFlight: 4, errors: 0 });
+  });
+
+  it('is alone in its directory', async () => {
+    const second = start();
+    expect(await second.exited).to.equal(1);
+    expect(second.text).to.match(/DATA_DIRECTORY_IN_USE/);
+  });
+
+  it('starts a node again that was killed', async () => {
+    const pid = Number(/node 2 .*pid (\d+)/.exec(cluster.text)?.[1]);
+    process.kill(pid, 'SIGKILL');
+    await cluster.printed(/node 2 was killed by SIGKILL; starting it again/);
+    await succeed('put', 'meanwhile', 'served', ...sidecar);
+    await cluster.printed(/node 2 is back, pid \d+/);
+  });
+
+  it('stops in order, and finds its data at the next start', async () => {
+    await succeed('put', 'kept', 'yes', ...nodes);
+    expect(await cluster.stop()).to.equal(0);
+    expect(cluster.text).to.match(/Stopping \.\.\.\nStopped\. The data stays\.\n$/);
+    const other = start('--nodes', '5');
+    expect(await other.exited).to.equal(2);
+    expect(other.text).to.include('holds a cluster of 3 nodes, not 5');
+    cluster = start();
+    await cluster.printed(/the data is there/);
+    await cluster.printed(/Ctrl-C stops everything/);
+    expect((await succeed('get', 'kept', ...sidecar)).out).to.equal('yes\n');
+  });
+});
+
+function jsonOf({ out }: Outcome): Record<string, unknown> {
+  return JSON.parse(out) as Record<string, unknown>;
+}

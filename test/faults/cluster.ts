@@ -1,0 +1,275 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { stringify } from 'yaml';
+import { connect, type ConnectOptions, type Database } from '../../src/client/index.js';
+import type { Limits } from '../../src/env/limits.js';
+import { systemClock } from '../../src/env/real/clock.js';
+import type { RpcClient } from '../../src/env/real/grpc/client.js';
+import { createNetwork, type RealNetwork } from '../../src/env/real/network.js';
+import { TestProcess, tidemark, type Ended } from './process.js';
+
+/**
+ * A cluster of real processes on loopback, with its data in a directory of its own: the world of the tests under fire.
+ *
+ *     await using cluster = await TestCluster.start({ nodes: 3 });
+ *     await cluster.kill(2);
+ *     await cluster.startNode(2);
+ *     await cluster.settled();          // every node knows a leader of every bucket
+ */
+export interface ClusterOptions {
+  readonly nodes?: number;
+  readonly buckets?: number;
+  readonly sidecar?: boolean;
+  readonly limits?: Partial<Limits>;
+}
+
+export interface BucketStatus {
+  readonly bucket: { readonly id: number; readonly leader: number };
+  readonly local: { readonly role: string; readonly appliedIndex: number; readonly digest: number } | null;
+}
+
+const HOST = '127.0.0.1';
+/** Below the ports that systems hand out by themselves: else a connection of somebody might sit on the port of a dead node. */
+const PORT_MIN = 12_000;
+const PORT_MAX = 30_000;
+const POLL_MS = 20;
+const SETTLE_MS = 20_000;
+
+const folders = new Set<string>();
+
+// For a run that ends before its tests do.
+process.once('exit', () => {
+  for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+});
+
+export class TestCluster implements AsyncDisposable {
+  readonly folder: string;
+  readonly file: string;
+  readonly id: string;
+  readonly buckets: number;
+  readonly network: RealNetwork;
+  readonly #grpc: ReadonlyMap<number, string>;
+  readonly #http: ReadonlyMap<number, string>;
+  readonly #processes = new Map<number, TestProcess>();
+  readonly #clients = new Map<string, RpcClient>();
+  readonly #databases: Database[] = [];
+
+  /** Process 0 is the sidecar, the others are nodes. */
+  private constructor(options: Required<ClusterOptions>, ports: readonly number[]) {
+    this.folder = mkdtempSync(join(tmpdir(), 'tidemark-cluster-'));
+    folders.add(this.folder);
+    this.file = join(this.folder, 'cluster.yaml');
+    this.id = `test-${process.pid}-${ports[0] ?? 0}`;
+    this.buckets = options.buckets;
+    // A patient caller: its calls wait for a stopped process instead of giving the connection up.
+    this.network = createNetwork({ clock: systemClock(), onBug: fail, keepaliveTimeMs: 60_000, connectTimeoutMs: 20_000 });
+    const address = (index: number): string => `${HOST}:${ports[index] ?? 0}`;
+    const ids = Array.from({ length: options.nodes }, (_, index) => index + 1);
+    this.#grpc = new Map([0, ...ids].map((id) => [id, address(2 * id)]));
+    this.#http = new Map([0, ...ids].map((id) => [id, address(2 * id + 1)]));
+    const nodes = ids.map((id) => ({ id, address: this.address(id), http: this.httpAddress(id) }));
+    const config = {
+      cluster: { id: this.id, buckets: options.buckets, replicas: Math.min(3, options.nodes), nodes },
+      node: { dataDir: './node-{id}' },
+      sidecar: { listen: this.address(0), http: this.httpAddress(0) },
+      limits: options.limits,
+    };
+    writeFileSync(this.file, stringify(config));
+    mkdirSync(join(this.folder, 'logs'));
+  }
+
+  /** Resolves when every node serves and every bucket has a leader. */
+  static async start(options: ClusterOptions = {}): Promise<TestCluster> {
+    const { nodes = 3, buckets = 32, sidecar = false, limits = {} } = options;
+    const cluster = new TestCluster({ nodes, buckets, sidecar, limits }, await freePorts(2 * (nodes + 1)));
+    try {
+      await Promise.all(cluster.nodeIds.map((id) => cluster.startNode(id)));
+      if (sidecar) await cluster.startSidecar();
+      await cluster.settled();
+      return cluster;
+    } catch (error) {
+      await cluster.close();
+      throw error;
+    }
+  }
+
+  get nodeIds(): number[] {
+    return [...this.#grpc.keys()].filter((id) => id > 0);
+  }
+
+  get runningIds(): number[] {
+    return this.nodeIds.filter((id) => this.#processes.get(id)?.isRunning === true);
+  }
+
+  address(id: number): string {
+    return this.#grpc.get(id) ?? missing(id);
+  }
+
+  httpAddress(id: number): string {
+    return this.#http.get(id) ?? missing(id);
+  }
+
+  dataDir(id: number): string {
+    return join(this.folder, `node-${id}`);
+  }
+
+  process(id: number): TestProcess {
+    return this.#processes.get(id) ?? missing(id);
+  }
+
+  // --- processes
+
+  /** Resolves when it serves, which it says itself and on its page of health. `wrap` may put a command before it. */
+  async startNode(id: number, wrap?: (args: readonly string[]) => { command: string; args: string[] }): Promise<TestProcess> {
+    const args = tidemark('node', '--config', this.file, '--id', String(id));
+    const wrapped = wrap?.([process.execPath, ...args]) ?? { args };
+    const started = new TestProcess({ name: `node ${id}`, logPath: this.#logPath(`node-${id}`), ...wrapped });
+    this.#processes.set(id, started);
+    await started.ready();
+    await this.#healthy(id);
+    return started;
+  }
+
+  async startSidecar(): Promise<void> {
+    const args = tidemark('sidecar', '--config', this.file);
+    const sidecar = new TestProcess({ name: 'sidecar', args, logPath: this.#logPath('sidecar') });
+    this.#processes.set(0, sidecar);
+    await sidecar.ready();
+    await this.#healthy(0);
+  }
+
+  /** A sidecar is not before it has reached a node. */
+  #healthy(id: number): Promise<void> {
+    return this.eventually(`the health of process ${id} is good`, async () => {
+      const { status } = await fetch(`http://${this.httpAddress(id)}/health`);
+      return status === 200;
+    });
+  }
+
+  signal(id: number, signal: NodeJS.Signals): void {
+    this.process(id).signal(signal);
+  }
+
+  async kill(...ids: readonly number[]): Promise<void> {
+    await Promise.all(ids.map((id) => this.process(id).kill()));
+  }
+
+  async terminate(id: number): Promise<Ended> {
+    this.signal(id, 'SIGTERM');
+    return this.process(id).ended;
+  }
+
+  log(id: number): string {
+    return this.process(id).log();
+  }
+
+  #logPath(name: string): string {
+    return join(this.folder, 'logs', `${name}.log`);
+  }
+
+  // --- what the nodes say
+
+  /** Plain unary gRPC to one process. */
+  rpc(id: number): RpcClient {
+    const address = this.address(id);
+    let client = this.#clients.get(address);
+    if (client === undefined) {
+      client = this.network.rpcClient(address);
+      this.#clients.set(address, client);
+    }
+    return client;
+  }
+
+  async bucketsOf(id: number): Promise<readonly BucketStatus[]> {
+    const service = 'tidemark.v1.Cluster';
+    const reply = await this.rpc(id).unary<{ buckets: BucketStatus[] }>(service, 'Buckets', { ids: [] }, SETTLE_MS);
+    return reply.buckets;
+  }
+
+  /** The page of metrics: name with labels -> value. */
+  async metrics(id: number): Promise<ReadonlyMap<string, number>> {
+    const text = await (await fetch(`http://${this.httpAddress(id)}/metrics`)).text();
+    const lines = text.split('\n').filter((line) => line !== '' && !line.startsWith('#'));
+    return new Map(lines.map((line) => [line.slice(0, line.lastIndexOf(' ')), Number(line.slice(line.lastIndexOf(' ') + 1))]));
+  }
+
+  /** Every running node knows a leader of every bucket, and all know the same one. */
+  async settled(): Promise<void> {
+    await this.eventually('every bucket has a leader that all nodes know', async () => {
+      const views = await Promise.all(this.runningIds.map((id) => this.bucketsOf(id)));
+      const [first = []] = views;
+      return first.every(({ bucket }, index) => bucket.leader > 0 && views.every((view) => view[index]?.bucket.leader === bucket.leader));
+    });
+  }
+
+  /** All replicas have applied the same, byte for byte. */
+  async converged(): Promise<void> {
+    await this.eventually('all replicas have the same digests', async () => {
+      const views = await Promise.all(this.nodeIds.map((id) => this.bucketsOf(id)));
+      const digests = views.map((view) => view.map(({ local }) => `${local?.appliedIndex}/${local?.digest}`).join(' '));
+      return new Set(digests).size === 1;
+    });
+  }
+
+  /** Asks until it is so; fails with what was waited for. */
+  async eventually(what: string, holds: () => Promise<boolean>, withinMs = SETTLE_MS): Promise<void> {
+    const untilMs = performance.now() + withinMs;
+    for (;;) {
+      const error = await holds().then((yes) => (yes ? undefined : new Error('it did not')), (reason: unknown) => reason);
+      if (error === undefined) return;
+      if (performance.now() > untilMs) throw new Error(`waited ${withinMs} ms, in vain: ${what}`, { cause: error });
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    }
+  }
+
+  // --- clients
+
+  /** By default of the whole cluster; closed with it. */
+  async connect(options: Partial<ConnectOptions> = {}): Promise<Database> {
+    const endpoints = this.nodeIds.map((id) => this.address(id));
+    const database = await connect({ endpoints, clusterId: this.id, ...options });
+    this.#databases.push(database);
+    return database;
+  }
+
+  /** Kills what runs and removes every trace. */
+  async close(): Promise<void> {
+    await Promise.all(this.#databases.map((database) => database.close()));
+    for (const client of this.#clients.values()) client.close();
+    await Promise.all([...this.#processes.values()].filter((each) => each.isRunning).map((each) => each.kill()));
+    rmSync(this.folder, { recursive: true, force: true });
+    folders.delete(this.folder);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+}
+
+/** Ports that nobody listens on at present. */
+export async function freePorts(count: number): Promise<number[]> {
+  const ports = new Set<number>();
+  while (ports.size < count) {
+    const port = PORT_MIN + Math.floor(Math.random() * (PORT_MAX - PORT_MIN));
+    if (!ports.has(port) && (await isFree(port))) ports.add(port);
+  }
+  return [...ports];
+}
+
+function isFree(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const server = createServer();
+    server.once('error', () => resolve(false));
+    server.listen(port, HOST, () => server.close(() => resolve(true)));
+  });
+}
+
+function missing(id: number): never {
+  throw new Error(`no process ${id} in this cluster`);
+}
+
+function fail(error: unknown): never {
+  throw error;
+}

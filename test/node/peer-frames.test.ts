@@ -1,0 +1,80 @@
+import { expect } from 'chai';
+import fc from 'fast-check';
+import { TidemarkError } from '../../src/lib/errors.js';
+import { decodeFrame, encodeFrame, sizeOf, type PeerItem } from '../../src/node/peer-items.js';
+import { append, checksummed, heartbeat } from './support.js';
+
+describe('peer frames', () => {
+  const natural = fc.nat({ max: Number.MAX_SAFE_INTEGER });
+  const bytes = fc.uint8Array({ maxLength: 300 }).map((data) => Buffer.from(data));
+  const of = { bucket: fc.nat({ max: 0xffff_ffff }), transfer: natural };
+  const crc = fc.nat({ max: 0xffff_ffff });
+  const item: fc.Arbitrary<PeerItem> = fc.oneof(
+    fc.tuple(of.bucket, natural).map(([bucket, round]) => heartbeat(bucket, round)),
+    fc.tuple(of.bucket, fc.array(bytes, { maxLength: 5 })).map(([bucket, data]) => append(bucket, ...data)),
+    fc.record({ kind: fc.constant('snapshotOffer' as const), ...of, toReplica: natural, header: bytes }),
+    fc.record({ kind: fc.constant('snapshotChunk' as const), ...of, sequence: natural, crc, data: bytes }),
+    fc.record({ kind: fc.constant('snapshotEnd' as const), ...of, chunks: natural, crc }),
+    fc.record({ kind: fc.constant('snapshotTaken' as const), ...of, sequence: natural }),
+    fc.record({ kind: fc.constant('snapshotInstalled' as const), ...of }),
+    fc.record({
+      kind: fc.constant('snapshotAborted' as const),
+      ...of,
+      by: fc.constantFrom('sender' as const, 'receiver' as const),
+      code: fc.constantFrom('ABORTED' as const, 'DATA_LOSS' as const),
+      reason: fc.string({ maxLength: 20 }),
+      message: fc.string({ maxLength: 100 }),
+    }),
+  );
+
+  it('are read as they were written, and are never larger than was estimated', () => {
+    fc.assert(
+      fc.property(fc.array(item, { maxLength: 20 }), (items) => {
+        const frame = encodeFrame(items);
+        expect(decodeFrame(frame)).to.deep.equal(items);
+        expect(frame.length).to.be.at.most(items.reduce((sum, one) => sum + sizeOf(one), 16));
+      }),
+    );
+  });
+
+  it('are refused if any bit was turned', () => {
+    const frame = encodeFrame([heartbeat(1), append(2, Buffer.from('value'))]);
+    for (let bit = 0; bit < frame.length * 8; bit += 1) {
+      const bad = Buffer.from(frame);
+      bad[bit >> 3] = (bad[bit >> 3] ?? 0) ^ (1 << (bit & 7));
+      expect(() => decodeFrame(bad)).to.throw(TidemarkError).with.property('reason', 'MALFORMED_FRAME');
+    }
+  });
+
+  it('are refused as malformed, whatever else they hold', () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 200 }), (body) => {
+        try {
+          decodeFrame(checksummed(Buffer.from(body)));
+        } catch (error) {
+          expect((error as TidemarkError).reason).to.equal('MALFORMED_FRAME');
+        }
+      }),
+      { numRuns: 2000 },
+    );
+  });
+
+  it('do not keep a large frame alive for the sake of a small entry', () => {
+    const frame = Buffer.from(encodeFrame(Array.from({ length: 100 }, (_, i) => append(i, Buffer.alloc(500, i)))));
+    for (const one of decodeFrame(frame)) {
+      if (one.kind !== 'raft' || one.message.type !== 'append') throw new Error('unexpected');
+      for (const entry of one.message.entries) expect(entry.data.buffer).to.not.equal(frame.buffer);
+    }
+  });
+
+  it('have these bytes', () => {
+    const frame = encodeFrame([heartbeat(3), { kind: 'snapshotTaken', bucket: 1, transfer: 2, sequence: 3 }]);
+    expect(frame.toString('hex')).to.equal(
+      '85a8576d' + // checksum
+        '92' +
+        '930003' + // raft, bucket 3
+        '9902ce00010001ce0001000207cd03e801cb4303e52b9abe0000cb4303e52b9abe0000cd03e9' + // the message: raft/codec.ts
+        '9404010203', // taken, bucket 1, transfer 2, sequence 3
+    );
+  });
+});
