@@ -15,6 +15,13 @@ const plain = {
   'no-fallthrough': 'error',
   'no-lone-blocks': 'error',
   'no-new-wrappers': 'error',
+  'no-restricted-syntax': [
+    'error',
+    {
+      selector: "AssignmentExpression[operator!='='] > AwaitExpression",
+      message: 'The left side is read before the await: what others assign meanwhile is lost. Await first.',
+    },
+  ],
   'no-self-compare': 'error',
   'no-template-curly-in-string': 'error',
   'no-unreachable': 'error',
