@@ -151,8 +151,11 @@ export class Reads {
     await this.#until(
       deadlineMs,
       () => {
-        if (round.index === 0) throw this.#replica.notLeader();
-        return round.index !== undefined && this.#replica.state.applied.index >= round.index;
+        const { index = Infinity } = round;
+        if (index > 0 && this.#replica.state.applied.index >= index) return true;
+        // Also with a confirmed round: the next leader may long have applied what this replica's disk still keeps it from.
+        if (index === 0 || !raft.canServe()) throw this.#replica.notLeader();
+        return false;
       },
       () => {
         const message = `leadership of bucket ${this.#replica.bucket} could not be confirmed by a quorum in time`;

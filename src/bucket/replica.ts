@@ -265,7 +265,8 @@ export class Replica {
   tick(now: number): void {
     this.raft.tick(now);
     this.#dueMs = this.raft.nextTickMs;
-    if (this.raft.hasReady()) this.#host.changed(this);
+    // Where no quorum was heard leadership is over, which leaves nothing to write or to send, but callers who wait.
+    if (this.raft.hasReady() || this.#hasLostLeadership) this.#host.changed(this);
   }
 
   campaign(now: number): void {
@@ -286,18 +287,16 @@ export class Replica {
   }
 
   #collect(): Ready | undefined {
-    this.#endLostLeadership();
     this.#requestRound();
-    if (!this.raft.hasReady()) {
-      this.#applyBacklog();
-      this.reads.advance();
-      return undefined;
+    const ready = this.raft.hasReady() ? this.raft.ready() : undefined;
+    if (ready !== undefined) {
+      for (const entry of ready.committed) this.#backlog.push(entry);
+      this.reads.confirmed(ready.reads);
     }
-    const ready = this.raft.ready();
-    for (const entry of ready.committed) this.#backlog.push(entry);
     this.#applyBacklog();
-    this.reads.confirmed(ready.reads);
     this.reads.advance();
+    // Last, for what is committed was answered above; and taking the Ready may itself have ended leadership.
+    this.#endLostLeadership();
     return ready;
   }
 
@@ -309,10 +308,13 @@ export class Replica {
     this.reads.request(now);
   }
 
+  get #hasLostLeadership(): boolean {
+    return this.#proposals !== undefined && !(this.isLeader && this.#proposals.term === this.raft.term);
+  }
+
   #endLostLeadership(): void {
-    const proposals = this.#proposals;
-    if (proposals === undefined || (this.isLeader && proposals.term === this.raft.term)) return;
-    proposals.abandon('its leader was replaced before the command was known to be committed');
+    if (!this.#hasLostLeadership) return;
+    this.#proposals?.abandon('its leader lost its office before the command was known to be committed');
     this.#proposals = undefined;
   }
 

@@ -1,7 +1,7 @@
 import { pack, unpack } from 'msgpackr';
 import type { Bytes } from '../lib/bytes.js';
 import { keyAfter } from '../lib/ordered.js';
-import { TidemarkError } from '../lib/errors.js';
+import { isTidemarkError, messageOf, TidemarkError } from '../lib/errors.js';
 import {
   decodeRecord,
   encodePointer,
@@ -13,6 +13,7 @@ import {
   type VersionId,
 } from '../mvcc/records.js';
 import type { LogIndex, SnapshotMeta } from '../raft/types.js';
+import { Sessions } from './sessions.js';
 import type { SnapshotSource } from './snapshot-port.js';
 import { decodeMeta, encodeMeta, metaKey, sessionsKey, type BucketState, type Meta } from './state.js';
 import type { StateStore } from './state-store.js';
@@ -84,6 +85,37 @@ export class StateSnapshot implements SnapshotSource {
   }
 }
 
+/** What a snapshot begins with, as its receiver reads it. */
+export interface SnapshotHeader {
+  readonly source: Meta;
+  readonly sessions: Bytes;
+}
+
+/** Throws INVALID_ARGUMENT / SNAPSHOT_MALFORMED or NEWER_FORMAT, whatever the bytes are. */
+export function decodeHeader(header: Bytes): SnapshotHeader {
+  return readable('the header', () => {
+    const [format, meta, sessions] = unpack(header) as HeaderTuple;
+    if (format !== FORMAT) {
+      throw new TidemarkError('INVALID_ARGUMENT', 'NEWER_FORMAT', `a snapshot has format ${format}, not ${FORMAT}`);
+    }
+    const source = decodeMeta(meta);
+    // They replace the replica's own, in the turn of the flip, where it is too late to find out that they cannot be read.
+    new Sessions(0, 0).restore(sessions);
+    return { source, sessions };
+  });
+}
+
+/** What a peer sent may be anything: that is its failure, not this node's. */
+function readable<T>(what: string, decode: () => T): T {
+  try {
+    return decode();
+  } catch (cause) {
+    if (isTidemarkError(cause) && cause.reason === 'NEWER_FORMAT') throw cause;
+    const message = `${what} of a snapshot cannot be read: ${messageOf(cause)}`;
+    throw new TidemarkError('INVALID_ARGUMENT', 'SNAPSHOT_MALFORMED', message, { cause });
+  }
+}
+
 /** A received snapshot on its way to disk, in a slot of its own. */
 export class StagedSnapshot {
   readonly slot: Slot;
@@ -92,13 +124,8 @@ export class StagedSnapshot {
   readonly #source: Meta;
   readonly #sessions: Bytes;
 
-  /** Throws INVALID_ARGUMENT or DATA_LOSS if the header cannot be read. */
-  constructor(header: Bytes, slot: Slot, store: StateStore) {
-    const [format, meta, sessions] = unpack(header) as HeaderTuple;
-    if (format !== FORMAT) {
-      throw new TidemarkError('INVALID_ARGUMENT', 'NEWER_FORMAT', `a snapshot has format ${format}, not ${FORMAT}`);
-    }
-    this.#source = decodeMeta(meta);
+  constructor({ source, sessions }: SnapshotHeader, slot: Slot, store: StateStore) {
+    this.#source = source;
     this.#sessions = sessions;
     this.slot = slot;
     this.#store = store;
@@ -106,11 +133,15 @@ export class StagedSnapshot {
     this.meta = { index: applied.index, term: applied.term, config };
   }
 
-  /** Stages one chunk; resolves when it is on disk. */
+  /** Stages one chunk; resolves when it is on disk. Rejects, having staged nothing of it, with INVALID_ARGUMENT. */
   async write(chunk: Bytes): Promise<void> {
-    for (const [idBytes, value] of unpack(chunk) as RecordTuple[]) {
-      const id: VersionId = versionOfKey(Buffer.concat([Buffer.alloc(ID_OFFSET), idBytes]));
-      const record = decodeRecord(value);
+    const records = readable('a chunk', () =>
+      (unpack(chunk) as RecordTuple[]).map(([idBytes, value]) => {
+        const id: VersionId = versionOfKey(Buffer.concat([Buffer.alloc(ID_OFFSET), idBytes]));
+        return { id, record: decodeRecord(value), value };
+      }),
+    );
+    for (const { id, record, value } of records) {
       // Chunks come in version order, so the last write of a pointer is that of the key's latest version.
       this.#store.put(versionKey(this.slot, id), value);
       this.#store.put(pointerKey(this.slot, record.key), encodePointer({ ...id, deleted: record.deleted }));

@@ -53,6 +53,8 @@ export class StateStore {
   #scheduled = false;
   #startingNow = false;
   #running: Promise<void> | undefined;
+  /** Why a batch failed: nothing reaches the store any more. */
+  #failure: Error | undefined;
   /** While a batch is being cut, its members' last records must not start another one. */
   #cutting = false;
   #closed = false;
@@ -125,6 +127,7 @@ export class StateStore {
       },
       (error: unknown) => {
         // Stays "running" for ever: no further batch may follow a failed one.
+        this.#failure = error instanceof Error ? error : new Error(String(error));
         this.#options.onFatal(error);
       },
     );
@@ -151,11 +154,12 @@ export class StateStore {
     for (const member of members) member.afterBatch();
   }
 
-  /** Resolves when everything written before the call is on disk. */
+  /** Resolves when everything written before the call is on disk; rejects, as every later call does, if a batch failed. */
   async flush(): Promise<void> {
     await this.#running;
     if (this.#running === undefined) this.#start();
     await this.#running;
+    if (this.#failure !== undefined) throw this.#failure;
   }
 
   /**
@@ -190,7 +194,7 @@ export class StateStore {
     return [...found.values()].sort((a, b) => direction * Buffer.compare(a.key, b.key));
   }
 
-  /** Writes what is pending and closes the store. */
+  /** Writes what is pending and closes the store. Rejects, leaving the store open, if that could not be written. */
   async close(): Promise<void> {
     await this.flush();
     this.#closed = true;

@@ -2,7 +2,7 @@ import type { Logger } from '../env/env.js';
 import type { Bytes } from '../lib/bytes.js';
 import { isTidemarkError, messageOf } from '../lib/errors.js';
 import type { Replica } from '../bucket/replica.js';
-import { StagedSnapshot, StateSnapshot, sweepSlot } from '../bucket/snapshot.js';
+import { decodeHeader, StagedSnapshot, StateSnapshot, sweepSlot } from '../bucket/snapshot.js';
 import type { SnapshotSink } from '../bucket/snapshot-port.js';
 import type { StateStore } from '../bucket/state-store.js';
 import { nodeOfReplica, type BucketId } from '../placement/map.js';
@@ -65,12 +65,13 @@ export class Installs {
       .catch(this.#options.onBug);
   }
 
-  /** Where an arriving snapshot goes; undefined if it is not wanted. */
+  /** Where an arriving snapshot goes; undefined if it is not wanted. Throws INVALID_ARGUMENT if its header cannot be read. */
   accept(bucket: BucketId, header: Bytes): SnapshotSink | undefined {
     const { hosting, state } = this.#options;
     const replica = hosting.replicas.get(bucket);
     if (replica === undefined || replica.installing) return undefined;
-    const staged = new StagedSnapshot(header, hosting.newSlot(), state);
+    const decoded = decodeHeader(header);
+    const staged = new StagedSnapshot(decoded, hosting.newSlot(), state);
     if (!replica.raft.canInstall(staged.meta)) return undefined;
     let ended = false;
     return {

@@ -49,7 +49,8 @@ export class SnapshotReceiver extends TransferHalf {
     } catch (cause) {
       const error = this.failed(cause, 'receiver');
       const fields = { peer: this.peer, bucket: this.bucket, code: error.code, reason: error.reason, error: error.message };
-      this.host.log.info('a snapshot was not received', fields);
+      const atFault = error.code === 'INVALID_ARGUMENT' || error.code === 'DATA_LOSS';
+      this.host.log[atFault ? 'error' : 'info']('a snapshot was not received', fields);
       await sink?.abort().catch((broken: unknown) => this.host.fatal(broken));
       return false;
     }

@@ -2,6 +2,7 @@ import { expect } from 'chai';
 import type { SnapshotSink, SnapshotSource } from '../../src/bucket/snapshot-port.js';
 import type { Bytes } from '../../src/lib/bytes.js';
 import { TidemarkError } from '../../src/lib/errors.js';
+import { Installs, type InstallOptions } from '../../src/node/installs.js';
 import { SnapshotTransfer, type SnapshotTransferOptions } from '../../src/node/snapshots.js';
 import { RealWorld, SimulatedWorld, TestNode, type TestNodeOptions, type World } from './support.js';
 
@@ -126,6 +127,25 @@ for (const [name, makeWorld] of [
   ['a real network', (): World => new RealWorld()],
 ] as const) {
   describe(`snapshot transfers over ${name}`, () => {
+    it('with a header that cannot be read are refused with a log line, and the node goes on', async () => {
+      const world = makeWorld();
+      const book = new Map<number, string>();
+      const wantsAll = { installing: false, raft: { canInstall: () => true } };
+      const hosting = { replicas: new Map([[9, wantsAll]]), newSlot: () => 1 };
+      const installs = new Installs({ hosting } as unknown as InstallOptions);
+      const a = await new SnapshotNode(world, book, 1).start();
+      const accept: SnapshotTransferOptions['accept'] = (_from, bucket, header) => installs.accept(bucket, header);
+      const b = await new SnapshotNode(world, book, 2, { accept }).start();
+      const outcome = watch(world, a.transfers.send(2, 9, 131_074, new Source('meta', 3)));
+      await world.until(() => outcome.settled);
+      expect(outcome.error).to.include({ code: 'INVALID_ARGUMENT', reason: 'SNAPSHOT_MALFORMED' });
+      expect(b.fatals).to.deep.equal([]);
+      const line = b.logged('a snapshot was not received');
+      expect(line).to.have.property('level', 'error');
+      const closing = watch(world, Promise.all([a, b].map((node) => node.transfers.close().then(() => node.close()))));
+      await world.until(() => closing.settled);
+    });
+
     it('arrive whole, in order, and are installed before the sender is told', async () => {
       const world = makeWorld();
       const book = new Map<number, string>();
