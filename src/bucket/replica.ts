@@ -7,7 +7,7 @@ import { later, type HybridClock } from '../mvcc/timestamp.js';
 import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
 import { Raft } from '../raft/raft.js';
 import type { ConfigChange } from '../raft/config.js';
-import type { Entry, HardState, LogIndex, Message, Ready, ReplicaId, SnapshotMeta } from '../raft/types.js';
+import type { Entry, HardState, LogIndex, Message, Ready, ReplicaId, SnapshotMeta, Term } from '../raft/types.js';
 import type { LogStore } from './log-store.js';
 import { Proposals } from './proposals.js';
 import { Reads } from './reads.js';
@@ -42,6 +42,8 @@ export interface ReplicaHost {
   restartFloor(): number;
   /** The replica has something for collect(). */
   changed(replica: Replica): void;
+  /** The replica has learned who leads, or that its leader leads in a later term. */
+  leaderLearned(replica: Replica): void;
 }
 
 export interface Timing {
@@ -51,6 +53,12 @@ export interface Timing {
   readonly driftBound: number;
   readonly leaseReads: boolean;
 }
+
+/**
+ * A floor must last until the answers to the next heartbeat are in. How far it runs ahead of the wall clock is also how far a
+ * new leader's bucket clock may start ahead of it, so it should stay well below `maxClockOffsetMs`.
+ */
+const FLOOR_HEARTBEATS = 1.5;
 
 export interface ReplicaOptions {
   readonly host: ReplicaHost;
@@ -77,6 +85,7 @@ export class Replica {
   #floor: number;
   #installing = false;
   #dueMs = -Infinity;
+  #learned: { readonly leader: ReplicaId; readonly term: Term } = { leader: 0, term: 0 };
   /** Committed entries that wait because the state store's overlay is full or a snapshot is being installed. */
   readonly #backlog: Entry[] = [];
 
@@ -159,7 +168,7 @@ export class Replica {
 
   #offerFloor(): number {
     const { hybrid, timing } = this.#host;
-    return Math.max(later(hybrid.physicalNow(), 2 * timing.heartbeatMs), this.#floor);
+    return Math.max(later(hybrid.physicalNow(), FLOOR_HEARTBEATS * timing.heartbeatMs), this.#floor);
   }
 
   #acceptFloor(offered: number): number {
@@ -283,6 +292,11 @@ export class Replica {
   collect(): Ready | undefined {
     const ready = this.#collect();
     this.#dueMs = this.raft.nextTickMs;
+    const { leader, term } = this.raft;
+    if (leader !== 0 && (leader !== this.#learned.leader || term !== this.#learned.term)) {
+      this.#learned = { leader, term };
+      this.#host.leaderLearned(this);
+    }
     return ready;
   }
 

@@ -64,8 +64,8 @@ const sidecar = fields({ listen: listener, http: listener.optional() });
 const tls = fields({ ca: text, cert: text, key: text });
 
 const raft = fields({
-  heartbeatMs: whole(10, 60_000).default(300),
-  electionTimeoutMs: whole(50, 300_000).default(1000),
+  heartbeatMs: whole(10, 60_000).default(400),
+  electionTimeoutMs: whole(50, 300_000).default(1200),
   readMode: oneOf('lease', 'read-index').default('lease'),
 });
 

@@ -46,8 +46,8 @@ export interface SidecarSettings {
   readonly http: string | undefined;
 }
 
-/** An election begins within 1 to 1.6 election timeouts of silence; clocks drift by less than a tenth of each other. */
-const ELECTION_JITTER = 0.6;
+/** An election begins within 1 to 4/3 election timeouts of silence; clocks drift by less than a tenth of each other. */
+const ELECTION_JITTER = 1 / 3;
 const DRIFT_BOUND = 0.1;
 
 export function loadConfig(file: string): Config {

@@ -113,6 +113,8 @@ export class Node {
   readonly #pipelines: PipelineServer;
   readonly #requestIds: RequestIds;
   readonly #leadersTold = new Map<BucketId, LeaderHint>();
+  /** Replicas whose leader routers have not been told yet. */
+  readonly #leadersToTell = new Set<Replica>();
   readonly #placementWatchers = new Set<() => void>();
   #placement: Placement;
   #server: Server | undefined;
@@ -255,6 +257,7 @@ export class Node {
       floorCeiling: () => this.#ceiling.promisable,
       restartFloor: () => this.#ceiling.restartFloor,
       changed: (replica) => this.#turns.changed(replica),
+      leaderLearned: (replica) => void this.#leadersToTell.add(replica),
     };
   }
 
@@ -336,10 +339,11 @@ export class Node {
   /** Tells routers which leaders have changed since they were told. */
   #tellLeaders(): void {
     const hints: LeaderHint[] = [];
-    for (const { bucket, leaderNode, raft } of this.hosting.replicas.values()) {
-      if (bucket === SYSTEM_BUCKET || leaderNode === 0) continue;
-      const told = this.#leadersTold.get(bucket);
-      if (told?.leader === leaderNode && told.term === raft.term) continue;
+    for (const replica of this.#leadersToTell) {
+      const { bucket, leaderNode, raft } = replica;
+      if (leaderNode === 0) continue;
+      this.#leadersToTell.delete(replica);
+      if (bucket === SYSTEM_BUCKET) continue;
       const hint = { bucket, leader: leaderNode, term: raft.term };
       this.#leadersTold.set(bucket, hint);
       hints.push(hint);

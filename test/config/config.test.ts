@@ -51,9 +51,9 @@ describe('the configuration', () => {
       if (file !== 'single.yaml') expect(sidecarSettings(config).listen).to.equal('127.0.0.1:7100');
       expect(config.limits).to.deep.equal(DEFAULT_LIMITS);
       expect(config.timing).to.deep.equal({
-        heartbeatMs: 300,
-        electionTimeoutMs: 1000,
-        electionJitterMs: 600,
+        heartbeatMs: 400,
+        electionTimeoutMs: 1200,
+        electionJitterMs: 400,
         driftBound: 0.1,
         leaseReads: true,
       });
@@ -133,7 +133,7 @@ describe('the configuration', () => {
       [(t) => `${t}limits: { keyBytesMax: 65536 }\n`, 'limits.keyBytesMax: expected a whole number from 1 to 65535, got 65536'],
       [(t) => `${t}limits: { writeMutationsMax: 65536 }\n`, 'limits.writeMutationsMax: expected a whole number from 1 to 65535, got 65536'],
       [(t) => `${t}limits: { peerQueueBytesMax: 1000000 }\n`, 'limits.peerQueueBytesMax: expected at least limits.messageBytesMax, 16777216, got 1000000'],
-      [(t) => `${t}raft: { electionTimeoutMs: 300 }\n`, 'raft.electionTimeoutMs: expected at least three heartbeats, 900, got 300'],
+      [(t) => `${t}raft: { electionTimeoutMs: 300 }\n`, 'raft.electionTimeoutMs: expected at least three heartbeats, 1200, got 300'],
       [(t) => `${t}raft: { readMode: leases }\n`, `raft.readMode: expected one of lease, read-index, got 'leases'`],
       [(t) => `${t}log: { level: loud }\n`, `log.level: expected one of debug, info, warn, error, silent, got 'loud'`],
       [(t) => `${t}logs: {}\n`, 'logs: unknown field; expected one of cluster, node, sidecar, tls, limits, raft, log'],
