@@ -40,6 +40,8 @@ export interface ReplicaHost {
   floorCeiling(): number;
   /** A floor that covers every floor which this node promised before it was restarted. */
   restartFloor(): number;
+  /** False while this node should lead nothing: its disk hangs, or it is stopping. */
+  mayLead(): boolean;
   /** The replica has something for collect(). */
   changed(replica: Replica): void;
   /** The replica has learned who leads, or that its leader leads in a later term. */
@@ -262,6 +264,7 @@ export class Replica {
   step(message: Message): void {
     const now = this.#host.clock.monotonicMs();
     if (message.type === 'readIndex') this.#trustsLease(now);
+    if (message.type === 'timeoutNow' && !this.#host.mayLead()) return;
     this.raft.step(message, now);
     this.#host.changed(this);
   }
@@ -272,6 +275,8 @@ export class Replica {
   }
 
   tick(now: number): void {
+    // All that a follower does by the clock is to stand: it does so when it may.
+    if (!this.isLeader && !this.#host.mayLead()) return;
     this.raft.tick(now);
     this.#dueMs = this.raft.nextTickMs;
     // Where no quorum was heard leadership is over, which leaves nothing to write or to send, but callers who wait.
@@ -279,6 +284,7 @@ export class Replica {
   }
 
   campaign(now: number): void {
+    if (!this.#host.mayLead()) return;
     this.raft.campaign(now);
     this.#host.changed(this);
   }

@@ -1,4 +1,4 @@
-import type { Batch, Page, PageOptions, Store, Timers } from '../env/env.js';
+import type { Batch, Clock, Page, PageOptions, Store, Timers } from '../env/env.js';
 import { assert } from '../lib/assert.js';
 import { toMapKey, type Bytes } from '../lib/bytes.js';
 import { keyAfter } from '../lib/ordered.js';
@@ -32,6 +32,7 @@ export interface BatchMember {
 
 export interface StateStoreOptions {
   readonly store: Store;
+  readonly clock: Clock;
   readonly timers: Timers;
   /** How long applied writes may gather before they are written. */
   readonly gatherMs: number;
@@ -53,6 +54,7 @@ export class StateStore {
   #scheduled = false;
   #startingNow = false;
   #running: Promise<void> | undefined;
+  #busySinceMs: number | undefined;
   /** Why a batch failed: nothing reaches the store any more. */
   #failure: Error | undefined;
   /** While a batch is being cut, its members' last records must not start another one. */
@@ -67,6 +69,11 @@ export class StateStore {
   /** True while so much waits for the disk that nothing more should be applied. */
   get full(): boolean {
     return this.#pendingBytes + this.#flushingBytes > this.#options.overlayBytesMax;
+  }
+
+  /** Monotonic ms since which a batch is on its way to the disk; undefined while none is. */
+  get busySinceMs(): number | undefined {
+    return this.#busySinceMs;
   }
 
   get(key: Bytes): Bytes | undefined {
@@ -148,7 +155,9 @@ export class StateStore {
     this.#flushingBytes = this.#pendingBytes;
     this.#pending = new Map();
     this.#pendingBytes = 0;
+    this.#busySinceMs = this.#options.clock.monotonicMs();
     await batch.write();
+    this.#busySinceMs = undefined;
     this.#flushing = new Map();
     this.#flushingBytes = 0;
     for (const member of members) member.afterBatch();

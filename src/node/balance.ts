@@ -1,42 +1,129 @@
-import type { Logger } from '../env/env.js';
+import type { Clock, Logger } from '../env/env.js';
 import type { Replica } from '../bucket/replica.js';
 import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
+import type { FollowerProgress } from '../raft/raft.js';
+import type { Peers } from './peers.js';
 
 /**
- * Spreads leadership: a bucket that is led here although another of its nodes is preferred goes back to that node, once it is
- * connected and has all of the log. A few at a time, since each hand-over costs its bucket a moment.
+ * Who should lead what this node leads.
+ *
+ * - Spread: a bucket that is led here although another of its nodes is preferred goes back to that node, once it is connected
+ *   and has all of the log. A few at a time, since each hand-over costs its bucket a moment.
+ * - Handed over: a node that should lead nothing for now (its disk hangs, or it is stopping) gives every bucket away, and says
+ *   so to its peers again and again, for nobody else can know. They give it none until a while after it last said so.
+ *
+ * Leadership is only ever given to a follower that has nearly all of the log: the hand-over itself waits for the last entries,
+ * and until it is over, or has failed, no command is taken.
  */
 const TRANSFERS_AT_ONCE = 8;
 /** How long the preferred node must have been there: a node that just came back may go again. */
 const SETTLED_MS = 3000;
+const UNFIT_TOLD_EVERY_MS = 500;
+/** A few of these words may be lost, and a disk that hung once may hang again. */
+const UNFIT_FOR_MS = 3000;
+const IN_STEP_ENTRIES = 64;
 
-export interface BalanceOptions {
+export interface LeaderBalanceOptions {
   readonly nodeId: NodeId;
-  readonly replicas: ReadonlyMap<BucketId, Replica>;
+  readonly clock: Clock;
   readonly log: Logger;
+  readonly electionTimeoutMs: number;
+  readonly replicas: ReadonlyMap<BucketId, Replica>;
+  readonly peers: Pick<Peers, 'send' | 'flush' | 'connectedSince'>;
+  nodes(): readonly NodeId[];
   preferredLeader(bucket: BucketId): NodeId;
-  /** Monotonic milliseconds since which a peer is connected; undefined if it is not. */
-  connectedSince(node: NodeId): number | undefined;
 }
 
-export function balanceLeaders(options: BalanceOptions, now: number): void {
-  let budget = TRANSFERS_AT_ONCE;
-  for (const replica of options.replicas.values()) {
-    if (budget === 0) return;
-    if (!replica.isLeader || !replica.raft.canServe() || replica.raft.transferringTo !== 0) continue;
-    const preferred = options.preferredLeader(replica.bucket);
-    const since = options.connectedSince(preferred);
-    if (preferred === options.nodeId || since === undefined || now - since < SETTLED_MS) continue;
-    const target = replica.raft.config.voters.find((id) => nodeOfReplica(id) === preferred);
-    if (target === undefined || !inStep(replica, target)) continue;
-    options.log.debug('handing a bucket to its preferred leader', { bucket: replica.bucket, to: preferred });
-    replica.transferLeadership(target);
-    budget -= 1;
+export class LeaderBalance {
+  readonly #options: LeaderBalanceOptions;
+  /** Monotonic ms until which a peer is given nothing. */
+  readonly #unfitUntilMs = new Map<NodeId, number>();
+  /** Counts the hand-overs of each bucket that was given away and is still here, so that each heir is tried in turn. */
+  readonly #attempts = new Map<BucketId, number>();
+  #toldMs = -Infinity;
+
+  constructor(options: LeaderBalanceOptions) {
+    this.#options = options;
   }
-}
 
-/** Nearly caught up (the hand-over itself waits for the last entries), and not waiting for a snapshot. */
-function inStep({ raft }: Replica, target: number): boolean {
-  const follower = raft.progress().find(({ id }) => id === target);
-  return follower?.state === 'replicate' && follower.match + 64 >= raft.lastIndex;
+  /** A peer says that it should lead nothing for now. */
+  heardUnfit(node: NodeId): void {
+    this.#unfitUntilMs.set(node, this.#options.clock.monotonicMs() + UNFIT_FOR_MS);
+  }
+
+  /** Gives a few buckets back to those who should lead them. */
+  spread(): void {
+    const now = this.#options.clock.monotonicMs();
+    let budget = TRANSFERS_AT_ONCE;
+    for (const replica of this.#options.replicas.values()) {
+      if (budget === 0) return;
+      if (!replica.isLeader || !replica.raft.canServe() || replica.raft.transferringTo !== 0) continue;
+      const preferred = this.#options.preferredLeader(replica.bucket);
+      const since = this.#options.peers.connectedSince(preferred);
+      if (preferred === this.#options.nodeId || since === undefined || now - since < SETTLED_MS) continue;
+      const heir = this.#heirs(replica, now).find(({ id }) => nodeOfReplica(id) === preferred);
+      if (heir === undefined) continue;
+      this.#options.log.debug('handing a bucket to its preferred leader', { bucket: replica.bucket, to: preferred });
+      replica.transferLeadership(heir.id);
+      budget -= 1;
+    }
+  }
+
+  /**
+   * For a node that should lead nothing for now: gives every bucket away that somebody can take, and tells the peers. To be
+   * called again and again. Says how many hand-overs are under way.
+   */
+  handOver(): number {
+    const now = this.#options.clock.monotonicMs();
+    this.#tellUnfit(now);
+    let underWay = 0;
+    for (const replica of this.#options.replicas.values()) {
+      if (replica.isLeader) underWay += this.#giveAway(replica, now) ? 1 : 0;
+      else if (this.#attempts.has(replica.bucket) && replica.leaderNode === 0) underWay += 1;
+    }
+    return underWay;
+  }
+
+  /** This node may lead again. */
+  reset(): void {
+    this.#attempts.clear();
+  }
+
+  /** True while a hand-over is under way. */
+  #giveAway(replica: Replica, now: number): boolean {
+    const { bucket, raft } = replica;
+    if (raft.transferringTo !== 0) return this.#isFit(nodeOfReplica(raft.transferringTo), now);
+    const heirs = this.#heirs(replica, now);
+    const attempt = this.#attempts.get(bucket) ?? 0;
+    const heir = heirs[(bucket + attempt) % heirs.length];
+    if (heir === undefined) return false;
+    this.#attempts.set(bucket, attempt + 1);
+    this.#options.log.debug('handing a bucket over', { bucket, to: nodeOfReplica(heir.id) });
+    replica.transferLeadership(heir.id);
+    return true;
+  }
+
+  /** Who could take a bucket at once, those before others who have all that is committed. */
+  #heirs({ raft }: Replica, now: number): readonly FollowerProgress[] {
+    const { electionTimeoutMs } = this.#options;
+    const heirs = raft.progress().filter(({ id, state, match, heardMs }) => {
+      const isInStep = state === 'replicate' && match + IN_STEP_ENTRIES >= raft.lastIndex;
+      const isAlive = now - heardMs < electionTimeoutMs && this.#isFit(nodeOfReplica(id), now);
+      return isInStep && isAlive && raft.config.voters.includes(id);
+    });
+    const complete = heirs.filter(({ match }) => match >= raft.commitIndex);
+    return complete.length > 0 ? complete : heirs;
+  }
+
+  #isFit(node: NodeId, now: number): boolean {
+    return this.#options.peers.connectedSince(node) !== undefined && now >= (this.#unfitUntilMs.get(node) ?? -Infinity);
+  }
+
+  #tellUnfit(now: number): void {
+    if (now - this.#toldMs < UNFIT_TOLD_EVERY_MS) return;
+    this.#toldMs = now;
+    const { nodeId, peers } = this.#options;
+    for (const node of this.#options.nodes()) if (node !== nodeId) peers.send(node, { kind: 'unfit' });
+    peers.flush();
+  }
 }

@@ -39,6 +39,7 @@ export class LogWriter {
   readonly #compactions = new Map<Replica, LogIndex>();
   #puts: { key: Bytes; value: Bytes; done: () => void }[] = [];
   #running: Promise<void> | undefined;
+  #busySinceMs: number | undefined;
   #failed = false;
   #closed = false;
 
@@ -52,6 +53,11 @@ export class LogWriter {
     this.#batchEntries = metrics.histogram('tidemark_log_batch_entries', 'Entries in one log batch.', [
       1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024,
     ]);
+  }
+
+  /** Monotonic ms since which a batch is on its way to the disk; undefined while none is. */
+  get busySinceMs(): number | undefined {
+    return this.#busySinceMs;
   }
 
   append(item: Append): void {
@@ -112,7 +118,9 @@ export class LogWriter {
     for (const { key, value } of puts) batch.put(key, value);
     this.#fillCompactions(batch);
     const began = this.#clock.monotonicMs();
+    this.#busySinceMs = began;
     await batch.write();
+    this.#busySinceMs = undefined;
     this.#syncSeconds.observe((this.#clock.monotonicMs() - began) / 1000);
     this.#batchEntries.observe(entries);
     for (const { replica, entries: added, done } of appends) {

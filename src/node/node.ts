@@ -12,8 +12,9 @@ import { PipelineServer } from '../router/pipeline-server.js';
 import type { LeaderHint } from '../router/operations.js';
 import { Router } from '../router/router.js';
 import { Sessions as RequestIds } from '../router/session.js';
-import { balanceLeaders } from './balance.js';
+import { LeaderBalance } from './balance.js';
 import { ClockCeiling, ClockGuard } from './ceiling.js';
+import { DiskWatch } from './disk-watch.js';
 import { Executor } from './executor.js';
 import { Hosting } from './hosting.js';
 import { claimStores, completeIdentity, openPins, readIdentity, type Identity } from './identity.js';
@@ -109,6 +110,8 @@ export class Node {
   readonly #installs: Installs;
   readonly #ceiling: ClockCeiling;
   readonly #guard: ClockGuard;
+  readonly #disk: DiskWatch;
+  readonly #balance: LeaderBalance;
   readonly #system: SystemBucket;
   readonly #pipelines: PipelineServer;
   readonly #requestIds: RequestIds;
@@ -133,6 +136,7 @@ export class Node {
     this.hybrid = new HybridClock(() => clock.wallMs(), limits.maxClockOffsetMs);
     this.#state = new StateStore({
       store: stateStore,
+      clock,
       timers,
       gatherMs: STATE_GATHER_MS,
       overlayBytesMax: limits.overlayBytesMax,
@@ -141,6 +145,8 @@ export class Node {
     this.#writer = new LogWriter(logStore, clock, metrics, onFatal);
     this.#ceiling = new ClockCeiling(logStore, this.#writer, this.hybrid);
     this.#guard = new ClockGuard(clock, CLOCK_PARTING_MS, timing.electionTimeoutMs);
+    const { electionTimeoutMs } = timing;
+    this.#disk = new DiskWatch({ log: this.#writer, state: this.#state, electionTimeoutMs, logger: log, metrics });
     this.#peers = new Peers({
       env,
       limits,
@@ -170,6 +176,16 @@ export class Node {
       state: this.#state,
       writer: this.#writer,
       host: this.#replicaHost(),
+    });
+    this.#balance = new LeaderBalance({
+      nodeId,
+      clock,
+      log,
+      electionTimeoutMs,
+      replicas: this.hosting.replicas,
+      peers: this.#peers,
+      nodes: () => this.#placement.nodes.map(({ id }) => id),
+      preferredLeader: (bucket) => this.#preferredLeader(bucket),
     });
     this.#installs = new Installs({
       hosting: this.hosting,
@@ -256,6 +272,7 @@ export class Node {
       clockTrusted: () => this.#guard.trusted(),
       floorCeiling: () => this.#ceiling.promisable,
       restartFloor: () => this.#ceiling.restartFloor,
+      mayLead: () => this.#mayLead,
       changed: (replica) => this.#turns.changed(replica),
       leaderLearned: (replica) => void this.#leadersToTell.add(replica),
     };
@@ -313,6 +330,9 @@ export class Node {
     const now = this.#env.clock.monotonicMs();
     this.#ceiling.tick();
     this.#guard.tick();
+    this.#disk.tick(now);
+    if (this.#mayLead) this.#balance.reset();
+    else this.#balance.handOver();
     for (const replica of this.hosting.replicas.values()) {
       if (replica.dueMs <= now && !replica.installing) replica.tick(now);
       replica.reads.expire(now);
@@ -324,16 +344,11 @@ export class Node {
   #eachSecond(): void {
     this.hosting.compact();
     this.#system.tick();
-    balanceLeaders(
-      {
-        nodeId: this.config.nodeId,
-        replicas: this.hosting.replicas,
-        log: this.#env.log,
-        preferredLeader: (bucket) => this.#preferredLeader(bucket),
-        connectedSince: (node) => this.#peers.connectedSince(node),
-      },
-      this.#env.clock.monotonicMs(),
-    );
+    this.#balance.spread();
+  }
+
+  get #mayLead(): boolean {
+    return !this.#disk.hangs;
   }
 
   /** Tells routers which leaders have changed since they were told. */
@@ -365,6 +380,10 @@ export class Node {
 
   #received(from: NodeId, items: readonly PeerItem[]): void {
     for (const item of items) {
+      if (item.kind === 'unfit') {
+        this.#balance.heardUnfit(from);
+        continue;
+      }
       if (item.kind !== 'raft') {
         this.#snapshots.onItem(from, item);
         continue;

@@ -11,12 +11,17 @@ import type { Entry, Message } from '../raft/types.js';
  * msgpack array of items, each an array that begins with its kind. The checksum is not only against the wire: an array of
  * numbers with one bit turned mostly is another valid array of numbers, and would go into the log.
  */
-export type PeerItem = RaftItem | SnapshotItem;
+export type PeerItem = RaftItem | SnapshotItem | UnfitItem;
 
 export interface RaftItem {
   readonly kind: 'raft';
   readonly bucket: BucketId;
   readonly message: Message;
+}
+
+/** The sender should lead nothing for now; see balance.ts. */
+export interface UnfitItem {
+  readonly kind: 'unfit';
 }
 
 /** `transfer` is the sender's number for one transfer; see snapshots.ts for who says what when. */
@@ -80,6 +85,7 @@ const END = 3;
 const TAKEN = 4;
 const INSTALLED = 5;
 const ABORTED = 6;
+const UNFIT = 7;
 
 const CRC_BYTES = 4;
 const TEXT_MAX = 1000;
@@ -141,12 +147,15 @@ function toArray(item: PeerItem): readonly unknown[] {
       const message = item.message.slice(0, TEXT_MAX);
       return [ABORTED, item.bucket, item.transfer, item.by === 'sender', item.code, item.reason, message];
     }
+    case 'unfit':
+      return [UNFIT];
   }
 }
 
 function fromArray(parts: unknown, frameBytes: number): PeerItem {
   if (!Array.isArray(parts)) throw malformed('an item is not an array');
   const [kind, second, third, ...rest] = parts as readonly unknown[];
+  if (kind === UNFIT) return { kind: 'unfit' };
   const bucket = natural(second, 'bucket');
   if (bucket > 0xffff_ffff) throw malformed('a bucket id is out of range');
   if (kind === RAFT) {

@@ -88,7 +88,8 @@ export class PeerLink {
       this.#host.messagesDropped.add();
       return false;
     }
-    (item.kind === 'raft' ? this.#raft : this.#bulk).push(item);
+    const isUrgent = item.kind === 'raft' || item.kind === 'unfit';
+    (isUrgent ? this.#raft : this.#bulk).push(item);
     this.#queuedBytes += size;
     return true;
   }

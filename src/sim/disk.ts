@@ -50,6 +50,11 @@ export interface DiskFaults {
   readonly capacityBytes?: number;
 }
 
+/** Of the whole disk, or of the store at one place. */
+interface Stall {
+  readonly place: string | undefined;
+}
+
 export type OpenDisk = Disk & { close(): Promise<void> };
 
 export class SimDisk implements Disk {
@@ -63,7 +68,7 @@ export class SimDisk implements Disk {
   readonly corruptStores = new Set<string>();
   #life: Life | undefined;
   #nextWriteFails: 'sync' | 'full' | undefined;
-  #stalls = 0;
+  readonly #stalls = new Set<Stall>();
   #held: (() => void)[] = [];
 
   constructor(options: SimDiskOptions) {
@@ -129,12 +134,15 @@ export class SimDisk implements Disk {
     this.#nextWriteFails = how;
   }
 
-  /** Nothing is read or written for a while. `get` still answers: it reads what is in memory. */
-  stall(durationMs: number): void {
-    this.#stalls += 1;
+  /**
+   * Nothing is read or written for a while, or only nothing synced in one store. `get` still answers: it reads what is in
+   * memory.
+   */
+  stall(durationMs: number, store?: string): void {
+    const stall = { place: store === undefined ? undefined : `${this.place}/${store}` };
+    this.#stalls.add(stall);
     this.timers.after(durationMs, () => {
-      this.#stalls -= 1;
-      if (this.#stalls > 0) return;
+      this.#stalls.delete(stall);
       const held = this.#held;
       this.#held = [];
       for (const later of held) later();
@@ -183,10 +191,14 @@ export class SimDisk implements Disk {
     return minMs + (maxMs - minMs) * this.#random.float();
   }
 
-  /** @internal If the disk is stalled: takes what to do when it no longer is. */
-  holdBack(later: () => void): boolean {
-    if (this.#stalls > 0) this.#held.push(later);
-    return this.#stalls > 0;
+  /** @internal If the disk, or that store, is stalled: takes what to do when it may no longer be. */
+  holdBack(place: string | undefined, later: () => void): boolean {
+    for (const stall of this.#stalls) {
+      if (stall.place !== undefined && stall.place !== place) continue;
+      this.#held.push(later);
+      return true;
+    }
+    return false;
   }
 
   /** @internal */
@@ -306,10 +318,10 @@ class Life implements OpenDisk, StoreHost {
     return this.#closing;
   }
 
-  afterSync(done: () => void): void {
+  afterSync(done: () => void, place?: string): void {
     const { syncMinMs, syncMaxMs, stallChance, stallMs } = this.#disk.faults;
     const stall = this.#disk.chance(stallChance ?? 0) ? (stallMs ?? 1000) : 0;
-    this.#after(this.#disk.between(syncMinMs ?? 0.3, syncMaxMs ?? 1.5) + stall, done);
+    this.#after(this.#disk.between(syncMinMs ?? 0.3, syncMaxMs ?? 1.5) + stall, done, place);
   }
 
   afterRead(done: () => void): void {
@@ -317,9 +329,9 @@ class Life implements OpenDisk, StoreHost {
     this.#after(this.#disk.between(readMinMs ?? 0.05, readMaxMs ?? 0.5), done);
   }
 
-  #after(delayMs: number, done: () => void): void {
+  #after(delayMs: number, done: () => void, place?: string): void {
     this.#timers.after(delayMs, () => {
-      if (!this.alive || this.#disk.holdBack(() => this.#after(0, done))) return;
+      if (!this.alive || this.#disk.holdBack(place, () => this.#after(0, done, place))) return;
       done();
     });
   }

@@ -12,8 +12,8 @@ export type Operation = readonly [key: Bytes, value: Bytes | undefined];
 export interface StoreHost {
   /** False once the process was killed: from then on nothing is answered. */
   readonly alive: boolean;
-  /** Runs `done` when the disk has worked for as long as a sync, or a read, takes. */
-  afterSync(done: () => void): void;
+  /** Runs `done` when the disk has worked for as long as a sync (of the store at that place), or a read, takes. */
+  afterSync(done: () => void, place: string): void;
   afterRead(done: () => void): void;
   /** The first failed write; every later one fails with it. */
   readonly failure: TidemarkError | undefined;
@@ -135,7 +135,7 @@ export class SimStore implements Store {
         batch.reject(failure);
       }
       this.#writeNext();
-    });
+    }, this.#name);
   }
 
   close(): Promise<void> {

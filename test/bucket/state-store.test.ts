@@ -13,6 +13,7 @@ describe('the state store', () => {
     const fatal: unknown[] = [];
     const state = new StateStore({
       store,
+      clock: loop.clock(),
       timers: loop.timers,
       gatherMs: 10,
       overlayBytesMax: 1000,

@@ -25,6 +25,7 @@ describe('peer frames', () => {
       reason: fc.string({ maxLength: 20 }),
       message: fc.string({ maxLength: 100 }),
     }),
+    fc.constant({ kind: 'unfit' as const }),
   );
 
   it('are read as they were written, and are never larger than was estimated', () => {
@@ -68,13 +69,15 @@ describe('peer frames', () => {
   });
 
   it('have these bytes', () => {
-    const frame = encodeFrame([heartbeat(3), { kind: 'snapshotTaken', bucket: 1, transfer: 2, sequence: 3 }]);
+    const taken = { kind: 'snapshotTaken', bucket: 1, transfer: 2, sequence: 3 } as const;
+    const frame = encodeFrame([heartbeat(3), taken, { kind: 'unfit' }]);
     expect(frame.toString('hex')).to.equal(
-      '85a8576d' + // checksum
-        '92' +
+      '1de34701' + // checksum
+        '93' +
         '930003' + // raft, bucket 3
         '9902ce00010001ce0001000207cd03e801cb4303e52b9abe0000cb4303e52b9abe0000cd03e9' + // the message: raft/codec.ts
-        '9404010203', // taken, bucket 1, transfer 2, sequence 3
+        '9404010203' + // taken, bucket 1, transfer 2, sequence 3
+        '9107', // unfit
     );
   });
 });

@@ -112,7 +112,7 @@ class SnapshotNode extends TestNode {
       limits: this.limits,
     });
     this.onItem = (from, item) => {
-      if (item.kind !== 'raft') this.transfers.onItem(from, item);
+      if (item.kind !== 'raft' && item.kind !== 'unfit') this.transfers.onItem(from, item);
     };
   }
 }
