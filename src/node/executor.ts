@@ -22,6 +22,8 @@ export interface ExecutorOptions {
   readonly state: StateStore;
   readonly hybrid: HybridClock;
   replica(bucket: BucketId): Replica | undefined;
+  /** Of the placement that this node knows. */
+  readonly epoch: () => number;
   /** A record on this node's disk is bad or missing: it must stop, for what else is wrong nobody knows. */
   onCorrupt(error: TidemarkError): void;
 }
@@ -126,12 +128,10 @@ export class Executor implements NodeHandle {
   #replica(bucket: BucketId): Replica {
     const replica = this.#options.replica(bucket);
     if (replica !== undefined) return replica;
-    throw new TidemarkError(
-      'UNAVAILABLE',
-      'NOT_HOSTED',
-      `node ${this.#options.nodeId} hosts no replica of bucket ${bucket}`,
-      { retriable: true },
-    );
+    const { nodeId, epoch } = this.#options;
+    const message = `node ${nodeId} hosts no replica of bucket ${bucket} at epoch ${epoch()} of the placement`;
+    const details = { epoch: String(epoch()) };
+    throw new TidemarkError('UNAVAILABLE', 'NOT_HOSTED', message, { retriable: true, details });
   }
 }
 

@@ -1,6 +1,7 @@
 import type { Disk, Random, Store } from '../env/env.js';
 import { EMPTY } from '../lib/bytes.js';
 import { messageOf, TidemarkError } from '../lib/errors.js';
+import type { Founding } from '../placement/founding.js';
 import type { NodeId } from '../placement/map.js';
 import type { PeerPins } from './peers.js';
 
@@ -18,29 +19,16 @@ const PEERS_FILE = 'peers.json';
 /** In each store. */
 const UUID_KEY = Buffer.from('n/uuid');
 
-export interface Identity {
-  readonly format: number;
+interface Expected extends Founding {
   readonly cluster: string;
   readonly node: NodeId;
-  readonly uuid: string;
-  /** Virtual buckets; fixed when the cluster is created. */
-  readonly buckets: number;
-  /**
-   * The ids of all nodes when the cluster was created, and how many of them hold each bucket. Every node computes the placement
-   * from these: two that differ in them would form groups of different members for one bucket.
-   */
-  readonly members: readonly NodeId[];
-  readonly replicas: number;
-  /** The first start came to its end: from then on both stores hold what others rely on. */
-  readonly complete?: boolean;
 }
 
-interface Expected {
-  readonly cluster: string;
-  readonly node: NodeId;
-  readonly buckets: number;
-  readonly members: readonly NodeId[];
-  readonly replicas: number;
+export interface Identity extends Expected {
+  readonly format: number;
+  readonly uuid: string;
+  /** This node has become part of its cluster (founding-gate.ts): from then on both stores hold what others rely on. */
+  readonly complete?: boolean;
 }
 
 export type Stores = Readonly<Record<'log' | 'state', Store>>;
@@ -112,7 +100,7 @@ export async function claimStores(
   return identity;
 }
 
-/** The first start has come to its end. */
+/** This node takes part from now on. */
 export async function completeIdentity(disk: Disk, identity: Identity): Promise<void> {
   if (identity.complete !== true) await writeIdentity(disk, { ...identity, complete: true });
 }

@@ -16,6 +16,7 @@ import { LeaderBalance } from './balance.js';
 import { ClockCeiling, ClockGuard } from './ceiling.js';
 import { DiskWatch } from './disk-watch.js';
 import { Executor } from './executor.js';
+import { FoundingGate } from './founding-gate.js';
 import { Hosting } from './hosting.js';
 import { claimStores, completeIdentity, openPins, readIdentity, type Identity } from './identity.js';
 import { Installs } from './installs.js';
@@ -78,7 +79,6 @@ export async function startNode(env: Env, config: NodeConfig, hooks: NodeHooks):
   const identity = await claimStores(env, { log: logStore, state: stateStore }, known, expected);
   const node = new Node({ env, config, hooks, identity, pins, logStore, stateStore });
   await node.open();
-  await completeIdentity(env.disk, identity);
   return node;
 }
 
@@ -106,6 +106,7 @@ export class Node {
   readonly #writer: LogWriter;
   readonly #turns: TurnLoop;
   readonly #peers: Peers;
+  readonly #gate: FoundingGate;
   readonly #snapshots: SnapshotTransfer;
   readonly #installs: Installs;
   readonly #ceiling: ClockCeiling;
@@ -151,13 +152,25 @@ export class Node {
       env,
       limits,
       clusterId,
+      founding: identity,
       self: { nodeId, uuid: identity.uuid },
       pins,
+      epoch: () => this.#placement.epoch,
+      isNew: () => !this.#gate.isOpen,
+      onAgreed: (id) => void this.#gate.agreed(id),
       addressOf: (id) => this.#placement.nodes.find((node) => node.id === id)?.address,
       onMessages: (from, items) => this.#received(from, items),
       onFatal,
     });
     this.#peers.onLost((peer) => this.#lost(peer));
+    this.#gate = new FoundingGate({
+      members: identity.members,
+      passed: identity.complete === true,
+      keep: () => completeIdentity(env.disk, identity),
+      opened: () => this.#standForPreferred(),
+      deliver: (from, items) => this.#received(from, items),
+      onFatal,
+    });
     this.#turns = new TurnLoop(
       timers,
       this.#writer,
@@ -211,6 +224,7 @@ export class Node {
       state: this.#state,
       hybrid: this.hybrid,
       onCorrupt: onFatal,
+      epoch: () => this.#placement.epoch,
       replica: (bucket) => (bucket === SYSTEM_BUCKET ? undefined : this.hosting.replicas.get(bucket)),
     });
     this.#pipelines = new PipelineServer({
@@ -305,12 +319,19 @@ export class Node {
     this.router.adopt(this.#placement);
     this.#timers.push(every(timers, TICK_MS, () => this.#tick()));
     this.#timers.push(every(timers, SECOND_MS, () => this.#eachSecond()));
-    if (known === 0) this.#standForPreferred();
+    if (!this.#gate.isOpen) await this.#meetFounders();
     log.info('node is up', { address: this.#server.address, replicas: hosting.replicas.size });
   }
 
   get address(): string {
     return this.#server?.address ?? this.config.listen;
+  }
+
+  /** Resolves without waiting for others. */
+  async #meetFounders(): Promise<void> {
+    const { members, node: own } = this.identity;
+    for (const id of members) if (id !== own) this.#peers.dial(id);
+    await this.#gate.agreed(own);
   }
 
   /** A new cluster need not wait for election timeouts: each bucket's first node stands at once. */
@@ -334,7 +355,7 @@ export class Node {
     if (this.#mayLead) this.#balance.reset();
     else this.#balance.handOver();
     for (const replica of this.hosting.replicas.values()) {
-      if (replica.dueMs <= now && !replica.installing) replica.tick(now);
+      if (replica.dueMs <= now && !replica.installing && this.#gate.isOpen) replica.tick(now);
       replica.reads.expire(now);
       if (replica.blocked && !this.#state.full) this.#turns.changed(replica);
     }
@@ -379,6 +400,10 @@ export class Node {
   // --- consensus
 
   #received(from: NodeId, items: readonly PeerItem[]): void {
+    if (!this.#gate.isOpen) {
+      this.#gate.hold(from, items);
+      return;
+    }
     for (const item of items) {
       if (item.kind === 'unfit') {
         this.#balance.heardUnfit(from);

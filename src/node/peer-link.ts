@@ -3,7 +3,7 @@ import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import type { Counter, Env, FrameStream, Logger, Timer } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import type { NodeId } from '../placement/map.js';
-import { decodeWelcome } from './peer-hello.js';
+import { decodeWelcome, type Welcome } from './peer-hello.js';
 import { encodeFrame, sizeOf, type PeerItem } from './peer-items.js';
 
 /** What an outgoing stream asks of the node's Peers. */
@@ -16,8 +16,10 @@ export interface LinkHost {
   readonly messagesDropped: Counter;
   addressOf(nodeId: NodeId): string | undefined;
   helloTo(nodeId: NodeId): Bytes;
-  /** Throws if the node is known under another uuid; fulfilled when the pin is durable. */
-  verify(nodeId: NodeId, uuid: string): Promise<void>;
+  /** Throws if the node is known under another uuid, or is not to be believed; fulfilled when the pin is durable. */
+  verify(welcome: Welcome): Promise<void>;
+  /** Whether this refusal by a peer is the end of this node. */
+  endsThisNode(error: TidemarkError): boolean;
   connected(nodeId: NodeId): void;
   lost(nodeId: NodeId, error: TidemarkError): void;
   fatal(error: unknown): void;
@@ -31,6 +33,8 @@ const WELCOME_MS_MAX = 5000;
 
 const LASTING_REFUSALS: ReadonlySet<string> = new Set([
   'WRONG_CLUSTER',
+  'WRONG_FOUNDING',
+  'WRONG_EPOCH',
   'WRONG_NODE',
   'PROTOCOL_MISMATCH',
   'NODE_IDENTITY_CHANGED',
@@ -74,9 +78,13 @@ export class PeerLink {
     return this.#queuedBytes;
   }
 
+  dial(): void {
+    if (this.#state === 'idle') this.#connect();
+  }
+
   /** Queues an item, or drops it and returns false. */
   send(item: PeerItem): boolean {
-    if (this.#state === 'idle') this.#connect();
+    this.dial();
     const size = sizeOf(item);
     const { peerQueueBytesMax, messageBytesMax } = this.#host.limits;
     if ((this.#state !== 'connected' && this.#state !== 'dialing') || this.#queuedBytes + size > peerQueueBytesMax) {
@@ -190,7 +198,7 @@ export class PeerLink {
         const message = `node ${welcome.nodeId} answers at ${this.#stream?.remote ?? '?'}, the address of node ${this.nodeId}`;
         throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_NODE', message);
       }
-      pinned = this.#host.verify(this.nodeId, welcome.uuid);
+      pinned = this.#host.verify(welcome);
     } catch (error) {
       if (!isTidemarkError(error)) throw error;
       this.#refuse(error);
@@ -224,7 +232,7 @@ export class PeerLink {
   }
 
   #onClosed(error: TidemarkError | undefined): void {
-    if (error?.reason === 'NODE_IDENTITY_CHANGED') {
+    if (error !== undefined && this.#host.endsThisNode(error)) {
       this.#lost(error);
       this.#host.fatal(refusedHere(this.nodeId, error));
       return;

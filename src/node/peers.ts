@@ -2,8 +2,10 @@ import type { Bytes } from '../lib/bytes.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import type { Counter, Env, FrameStream, Gauge, StreamHandlers } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
+import { checkEpoch } from '../placement/epoch.js';
+import { describeFounding, foundingDifferences, type Founding } from '../placement/founding.js';
 import type { NodeId } from '../placement/map.js';
-import { decodeHello, encodeHello, encodeWelcome, type Hello } from './peer-hello.js';
+import { decodeHello, encodeHello, encodeWelcome, type Hello, type Welcome } from './peer-hello.js';
 import { decodeFrame, type PeerItem } from './peer-items.js';
 import { PeerLink, refusedHere, type LinkHost } from './peer-link.js';
 
@@ -14,16 +16,21 @@ export type { PeerItem, RaftItem, SnapshotItem } from './peer-items.js';
  * on the stream that the other side dialed. What a node says to a peer within one turn of its event loop, for all buckets
  * together, leaves in one frame.
  *
- * A stream opens with a hello (cluster, who, to whom), answered by a welcome (who). Each side then knows the other's uuid, the
- * random name that a data directory gets when it is made, and nothing is handed up or sent before that is checked:
+ * A stream opens with a hello (cluster, its founding, who, to whom, epoch), answered by a welcome (who, epoch). Each side then
+ * knows the other's uuid, the random name that a data directory gets when it is made, and nothing is handed up or sent before
+ * that is checked:
  *
  * - The first uuid seen for a node id is pinned, durably. A node id that later comes with another uuid has lost its data
  *   directory, and with it votes and acknowledged entries that the others count on (design rule 4). It is refused by all who
  *   knew it, and stops.
- * - A node of another cluster, or another node than the one dialed, is refused and said so in both logs.
+ * - A node of another cluster, of one of this name that was founded otherwise (placement/founding.ts), or another node than the
+ *   one dialed, is refused and said so in both logs. A node that is new stops: its configuration is wrong, and it has nothing
+ *   to lose yet. A node that has been part of its cluster goes on: it may be the other that is wrong.
+ * - An older or a newer epoch is as good as one's own: placements reach nodes one after the other, and what Raft says is bound
+ *   to replica ids and to each group's own configuration, not to the map. An absurd one is refused (placement/epoch.ts).
  *
- * Example: node 1 sends to node 2. It dials 2's address with [1, 'c', 1, 'u1', 2]; node 2 pins u1 and answers
- * ['welcome', 2, 'u2']; node 1 pins u2 and sends what it has queued. For its answers node 2 dials node 1 likewise.
+ * Example: node 1 sends to node 2. It dials 2's address with [1, 'c', 1, 'u1', 2, [256, 3, 1, 2, 3], 1]; node 2 pins u1 and
+ * answers ['welcome', 2, 'u2', 1]; node 1 pins u2 and sends what it has queued. For its answers node 2 dials node 1 likewise.
  *
  * Not here: delivery. A frame may be lost with its stream, and a full queue drops; Raft repeats what matters, and a snapshot
  * transfer starts again.
@@ -38,8 +45,15 @@ export interface PeersOptions {
   readonly env: Pick<Env, 'clock' | 'timers' | 'random' | 'network' | 'log' | 'metrics'>;
   readonly limits: Pick<Limits, 'messageBytesMax' | 'peerQueueBytesMax'>;
   readonly clusterId: string;
+  readonly founding: Founding;
   readonly self: { readonly nodeId: NodeId; readonly uuid: string };
   readonly pins: PeerPins;
+  /** The epoch of the placement that this node knows. */
+  epoch(): number;
+  /** This node has not been part of its cluster yet. */
+  isNew(): boolean;
+  /** That node is of the same cluster, founded alike, and known by its uuid. May be called again. */
+  onAgreed(nodeId: NodeId): void;
   /** Where a member listens; undefined for a node that is none. */
   addressOf(nodeId: NodeId): string | undefined;
   onMessages(from: NodeId, items: readonly PeerItem[]): void;
@@ -81,7 +95,7 @@ export class Peers {
 
   constructor(options: PeersOptions) {
     this.#options = options;
-    const { env, limits, clusterId, self } = options;
+    const { env, limits, clusterId, founding, self } = options;
     const { metrics } = env;
     this.#bytesReceived = metrics.counter('tidemark_peer_received_bytes_total', 'Bytes of frames received from peers.');
     this.#connectedGauge = metrics.gauge('tidemark_peers_connected', 'Peers that this node can send to.');
@@ -93,9 +107,13 @@ export class Peers {
       bytesSent: metrics.counter('tidemark_peer_sent_bytes_total', 'Bytes of frames sent to peers.'),
       messagesDropped: metrics.counter('tidemark_peer_dropped_messages_total', 'Messages to peers that were dropped.'),
       addressOf: (nodeId) => options.addressOf(nodeId),
-      helloTo: (to) => encodeHello({ clusterId, from: self.nodeId, uuid: self.uuid, to }),
-      verify: (nodeId, uuid) => this.#verify(nodeId, uuid),
-      connected: () => this.#countConnected(),
+      helloTo: (to) => encodeHello({ clusterId, founding, from: self.nodeId, uuid: self.uuid, to, epoch: options.epoch() }),
+      verify: (welcome) => this.#verifyWelcome(welcome),
+      endsThisNode: (error) => this.#endsThisNode(error),
+      connected: (nodeId) => {
+        this.#countConnected();
+        options.onAgreed(nodeId);
+      },
       lost: (nodeId, error) => {
         this.#countConnected();
         this.#lost(nodeId, error);
@@ -106,13 +124,21 @@ export class Peers {
 
   /** Queues an item for the next flush. False if it was dropped: the peer is out of reach, or its queue is full. */
   send(to: NodeId, item: PeerItem): boolean {
-    if (this.#closed) return false;
+    return !this.#closed && this.#linkTo(to).send(item);
+  }
+
+  /** Dials a node, and again until it is reached, though there is nothing to say to it yet. */
+  dial(to: NodeId): void {
+    if (!this.#closed) this.#linkTo(to).dial();
+  }
+
+  #linkTo(to: NodeId): PeerLink {
     let link = this.#links.get(to);
     if (link === undefined) {
       link = new PeerLink(this.#host, to);
       this.#links.set(to, link);
     }
-    return link.send(item);
+    return link;
   }
 
   /** Sends what is queued: one frame per peer, more only if it is over half a message. Called at the end of a turn. */
@@ -169,8 +195,9 @@ export class Peers {
         this.#endInbound(from, replaced);
         this.#inbound.set(from, inbound);
         inbound.open = true;
-        stream.send(encodeWelcome(this.#options.self));
+        stream.send(encodeWelcome({ ...this.#options.self, epoch: this.#options.epoch() }));
         this.#links.get(from)?.nudge();
+        this.#options.onAgreed(from);
       },
       (error: unknown) => this.#fatal(error),
     );
@@ -187,7 +214,7 @@ export class Peers {
         if (this.#closed) return;
         const was = this.#inbound.get(from) === inbound;
         if (was) this.#inbound.delete(from);
-        if (error?.reason === 'NODE_IDENTITY_CHANGED') this.#fatal(refusedHere(from, error));
+        if (error !== undefined && this.#endsThisNode(error)) this.#fatal(refusedHere(from, error));
         if (was) this.#lost(from, error ?? streamEnded(from));
       },
     };
@@ -245,12 +272,13 @@ export class Peers {
         const { code, reason, message } = error;
         this.#options.env.log.error('refused a peer', { remote, code, reason, error: message });
       }
+      if (isTidemarkError(error) && error.reason === 'WRONG_FOUNDING' && this.#options.isNew()) this.#fatal(error);
       throw error;
     }
   }
 
   #check(hello: Hello, remote: string): void {
-    const { clusterId, self } = this.#options;
+    const { clusterId, founding, self } = this.#options;
     if (this.#closed) {
       const message = `node ${self.nodeId} is stopping`;
       throw new TidemarkError('UNAVAILABLE', 'SHUTTING_DOWN', message, { retriable: true });
@@ -261,6 +289,16 @@ export class Peers {
         `'${clusterId}': check the addresses in their configurations`;
       throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_CLUSTER', message);
     }
+    const differences = foundingDifferences(hello.founding, founding);
+    if (differences.length > 0) {
+      const { from } = hello;
+      const message =
+        `node ${from} (${remote}) and node ${self.nodeId} do not mean the same cluster '${clusterId}': node ${from} says ` +
+        `that it was founded with ${describeFounding(hello.founding)}, node ${self.nodeId} with ` +
+        `${describeFounding(founding)}; ${differences.join(' and ')} must be as they were when the cluster was founded, on ` +
+        'all of its nodes: set them back, or give a new cluster an id of its own';
+      throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_FOUNDING', message);
+    }
     if (hello.to !== self.nodeId) {
       const message = `node ${hello.from} called node ${hello.to}, but this is node ${self.nodeId}`;
       throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_NODE', message);
@@ -270,9 +308,23 @@ export class Peers {
       throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_NODE', message);
     }
     if (this.#options.addressOf(hello.from) === undefined) {
-      const message = `node ${hello.from} (${remote}) is no member of cluster '${clusterId}' as node ${self.nodeId} knows it`;
+      const message =
+        `node ${hello.from} (${remote}) is no member of cluster '${clusterId}' as node ${self.nodeId} knows it at epoch ` +
+        `${this.#options.epoch()}: only nodes that were added to the cluster can take part in it`;
       throw new TidemarkError('FAILED_PRECONDITION', 'UNKNOWN_NODE', message, { retriable: true });
     }
+    checkEpoch(hello.epoch, this.#options.epoch(), `node ${hello.from}`);
+  }
+
+  #verifyWelcome({ nodeId, uuid, epoch }: Welcome): Promise<void> {
+    checkEpoch(epoch, this.#options.epoch(), `node ${nodeId}`);
+    return this.#verify(nodeId, uuid);
+  }
+
+  /** Whether a peer's refusal shows that it is this node that must not go on. */
+  #endsThisNode({ reason }: TidemarkError): boolean {
+    if (reason === 'NODE_IDENTITY_CHANGED') return true;
+    return (reason === 'WRONG_FOUNDING' || reason === 'UNKNOWN_NODE') && this.#options.isNew();
   }
 
   #verify(nodeId: NodeId, uuid: string): Promise<void> {

@@ -71,9 +71,11 @@ export class Dispatcher {
     for (;;) {
       const node = anyReplica && trail?.needsLeader !== true ? this.nearest(bucket, trail) : this.leader(bucket, trail);
       if (node !== undefined) {
+        const { epoch } = this.cache;
         try {
           const answer = await this.attempt(node, operation, call, trail);
-          if (provesLeader(operation)) this.cache.noteLeader(bucket, node);
+          // By a newer map, which may have come with the answer, it may not lead any more.
+          if (provesLeader(operation) && this.cache.epoch === epoch) this.cache.noteLeader(bucket, node);
           return answer;
         } catch (error) {
           trail ??= new Trail(operation.kind === 'write', !anyReplica);

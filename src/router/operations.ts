@@ -57,7 +57,10 @@ export interface Result {
 }
 
 export interface OperationContext {
-  /** The epoch of the placement that the asker used; 0 if it used none. */
+  /**
+   * The epoch of the placement that the asker used; 0 if it used none. It changes nothing about what is executed, for a replica
+   * knows by itself whether it may serve; it shows that the asker needs a newer map (pipeline-server.ts, placement/epoch.ts).
+   */
   readonly epoch: number;
   /** Monotonic milliseconds of this process after which nobody waits for the answer. */
   readonly deadlineMs: number;
@@ -89,9 +92,10 @@ export interface Answer<K extends OperationKind = OperationKind> {
  *
  * Rejections are TidemarkErrors. NOT_LEADER and NOT_HOSTED (both UNAVAILABLE, outcome none) mean: ask elsewhere. Their detail
  * `leader` is the id of the leading node if it is known; for an operation on several buckets the detail `leaders` lists all
- * buckets that the node cannot serve and who leads them, 0 if unknown: `17=2,40=0`. STALE (UNAVAILABLE, outcome none): this
- * replica cannot prove that it is fresh enough, the leader can. Any rejection with outcome unknown may be retried with the same
- * request id only.
+ * buckets that the node cannot serve and who leads them, 0 if unknown: `17=2,40=0`. With NOT_HOSTED comes the placement as that
+ * node knows it, its epoch as the detail `epoch`, over a stream the whole of it behind the error. STALE (UNAVAILABLE, outcome
+ * none): this replica cannot prove that it is fresh enough, the leader can. Any rejection with outcome unknown may be retried
+ * with the same request id only.
  */
 export interface NodeHandle {
   execute<O extends Operation>(operation: O, context: OperationContext): Promise<Answer<O['kind']>>;

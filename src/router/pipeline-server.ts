@@ -4,6 +4,7 @@ import { BinaryWriter } from '../lib/binary.js';
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError, isTidemarkError } from '../lib/errors.js';
 import type { Timestamp } from '../bucket/requests.js';
+import { checkEpoch } from '../placement/epoch.js';
 import type { NodeId, Placement } from '../placement/map.js';
 import { checkOperation } from './checks.js';
 import type { Answer, LeaderHint, NodeHandle, Operation, OperationContext, OperationKind } from './operations.js';
@@ -15,6 +16,10 @@ import { encodeAnswer, encodeError, encodeLeaders, encodePlacement, encodeWelcom
  * The serving end of pipeline streams, in a node and in a sidecar: takes frames apart, has a NodeHandle execute what is in
  * them, and sends the answers of one turn of the event loop as one frame. It also tells every caller the placement, and who
  * leads, as they change.
+ *
+ * A request made by an old map is executed like any other if its bucket is here: the bucket decides, not the epoch. The first
+ * reply to such a request, and the first that says NOT_HOSTED, has the placement behind it in the same frame: the asker knows
+ * better before it asks again. Not in front: on learning that this node has left, a router ends the stream.
  *
  * Invariants: each request is answered once, or its stream ends. Operations reach the handle checked (router/checks.ts).
  * What a stream may hold here is bounded: requests by number, Commands and Queries each by itself; answers by starting
@@ -123,6 +128,8 @@ class ServedStream implements StreamHandlers {
   #flushing = false;
   #congested = false;
   #over = false;
+  /** The epoch of the last placement that went with a reply. One for each is enough: streams keep their order. */
+  #epochReplied = 0;
 
   constructor(options: PipelineServerOptions, stream: FrameStream, ended: () => void) {
     this.#options = options;
@@ -192,20 +199,22 @@ class ServedStream implements StreamHandlers {
   }
 
   #take(request: Request, nowMs: number): void {
-    const { limits, placement } = this.#options;
-    const { number, operation } = request;
+    const { limits } = this.#options;
+    const { operation, epoch } = request;
+    const placement = this.#options.placement();
     const open = this.#openOf(operation.kind);
     try {
       if (open.size >= limits.routerInFlightMax) {
         const message = `this stream has ${open.size} requests of this sort under way; no more are taken`;
         throw new TidemarkError('RESOURCE_EXHAUSTED', 'STREAM_BUSY', message, { retriable: true });
       }
-      checkOperation(operation, limits, placement()?.buckets ?? 0);
+      checkEpoch(epoch, placement?.epoch ?? 0, 'the request');
+      checkOperation(operation, limits, placement?.buckets ?? 0);
     } catch (error) {
-      this.#fail(number, error);
+      this.#fail(request, error);
       return;
     }
-    open.add(number);
+    open.add(request.number);
     const deadlineMs = nowMs + request.remainingMs;
     if (operation.kind === 'write' || this.#mayRead()) this.#start(request, deadlineMs);
     else this.#waitingReads.push({ request, deadlineMs });
@@ -239,19 +248,20 @@ class ServedStream implements StreamHandlers {
     this.#waitingReads = this.#waitingReads.slice(started);
   }
 
-  #start({ number, operation, epoch, hops, seen }: Request, deadlineMs: number): void {
+  #start(request: Request, deadlineMs: number): void {
+    const { number, operation, epoch, hops, seen } = request;
     const isRead = operation.kind !== 'write';
     const open = this.#openOf(operation.kind);
     if (isRead) this.#readsRunning += 1;
     void this.#execute(operation, { epoch, hops, seen, deadlineMs }).then(
       (answer) => {
         if (isRead) this.#readsRunning -= 1;
-        if (open.delete(number)) this.#answer(number, operation.kind, answer);
+        if (open.delete(number)) this.#answer(request, answer);
         this.#startWaiting();
       },
       (error: unknown) => {
         if (isRead) this.#readsRunning -= 1;
-        if (open.delete(number) || !isTidemarkError(error)) this.#fail(number, error);
+        if (open.delete(number) || !isTidemarkError(error)) this.#fail(request, error);
         this.#startWaiting();
       },
     );
@@ -262,20 +272,31 @@ class ServedStream implements StreamHandlers {
     return this.#options.handle.execute(operation, context);
   }
 
-  #answer(number: number, kind: OperationKind, answer: Answer): void {
+  #answer({ number, epoch, operation: { kind } }: Request, answer: Answer): void {
     this.push((out) => {
       const before = out.length;
       encodeAnswer(out, number, kind, answer);
       if (kind !== 'write') this.#answerBytes += (out.length - before - this.#answerBytes) * ANSWER_WEIGHT;
     });
+    this.#correct(epoch, false);
   }
 
-  #fail(number: number, error: unknown): void {
+  #fail({ number, epoch }: Request, error: unknown): void {
     if (isTidemarkError(error)) {
       this.push((out) => encodeError(out, number, error));
+      this.#correct(epoch, error.reason === 'NOT_HOSTED');
     } else {
       this.#options.fatal(error);
     }
+  }
+
+  /** The placement goes with a reply to somebody who has an older one, or has gone astray by whatever it has. */
+  #correct(epoch: number, astray: boolean): void {
+    const placement = this.#options.placement();
+    if (placement === undefined || placement.epoch === this.#epochReplied) return;
+    if (!astray && (epoch === 0 || epoch >= placement.epoch)) return;
+    this.#epochReplied = placement.epoch;
+    this.push((out) => encodePlacement(out, placement));
   }
 
   #flushLater(): void {

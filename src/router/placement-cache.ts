@@ -1,4 +1,5 @@
 import { TidemarkError } from '../lib/errors.js';
+import { checkEpoch } from '../placement/epoch.js';
 import type { BucketId, NodeId, NodeInfo, Placement, ReplicaInfo } from '../placement/map.js';
 import type { LeaderHint } from './operations.js';
 
@@ -40,19 +41,25 @@ export class PlacementCache {
     throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_CLUSTER', message, { details: { clusterId } });
   }
 
-  /** Takes a placement unless it is older than the present one. */
+  /** Takes a placement unless it is older than the present one; throws if it cannot be one of this cluster. */
   learn(placement: Placement, who: string): void {
     this.checkCluster(placement.clusterId, who);
-    if (this.#placement !== undefined && placement.epoch < this.#placement.epoch) return;
-    if (this.#placement !== undefined && placement.buckets !== this.#placement.buckets) {
-      const message = `${who} says that there are ${placement.buckets} buckets, not ${this.#placement.buckets}`;
-      throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_CLUSTER', message);
+    const known = this.#placement;
+    if (known !== undefined) {
+      if (placement.epoch < known.epoch) return;
+      checkEpoch(placement.epoch, known.epoch, who);
+      if (placement.buckets !== known.buckets) {
+        const message = `${who} says that there are ${placement.buckets} buckets, not ${known.buckets}`;
+        throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_CLUSTER', message);
+      }
     }
     this.#clusterId = placement.clusterId;
     this.#placement = placement;
     this.#nodes = new Map(placement.nodes.map((node) => [node.id, node]));
-    for (const { id, leader } of placement.map) {
-      if (leader !== 0 && (this.leaderOf(id) === 0 || !this.#nodes.has(this.leaderOf(id)))) this.#setLeader(id, leader);
+    for (const { id, leader, replicas } of placement.map) {
+      // Who has no replica any more does not lead.
+      if (!replicas.some(({ node }) => node === this.leaderOf(id))) this.#leaders[id] = 0;
+      if (leader !== 0 && this.leaderOf(id) === 0) this.#setLeader(id, leader);
     }
     for (const watcher of this.#watchers) watcher();
   }

@@ -95,7 +95,7 @@ export class SimCluster {
 
   /** Starts every node. */
   async start(): Promise<void> {
-    await this.settle(Promise.all(this.ids.map((id) => this.#boot(this.#machine(id)))), START_TIMEOUT_MS);
+    await this.settle(Promise.all(this.ids.map((id) => this.boot(id))), START_TIMEOUT_MS);
   }
 
   /** The running node of that id. */
@@ -141,9 +141,12 @@ export class SimCluster {
     await this.settle(this.boot(id), START_TIMEOUT_MS);
   }
 
-  /** The same for a world that is already running. Never settles if the node is crashed before it is up. */
-  boot(id: NodeId): Promise<void> {
-    return this.#boot(this.#machine(id));
+  /**
+   * The same for a world that is already running. Never settles if the node is crashed before it is up. `founders` are the
+   * nodes that its configuration names.
+   */
+  boot(id: NodeId, founders: readonly NodeId[] = this.ids): Promise<void> {
+    return this.#boot(this.#machine(id), founders);
   }
 
   /** No process runs on that machine, nor is one starting. */
@@ -169,7 +172,7 @@ export class SimCluster {
     return machine;
   }
 
-  async #boot(machine: Machine): Promise<void> {
+  async #boot(machine: Machine, founders: readonly NodeId[]): Promise<void> {
     assert(machine.life === undefined, `node ${machine.id} is running`);
     const process = this.loop.process(machine.name, machine.clock);
     const life: Life = { process, disk: machine.disk.openNow(process.timers), node: undefined };
@@ -179,7 +182,7 @@ export class SimCluster {
     const config = {
       clusterId: CLUSTER,
       nodeId: machine.id,
-      nodes: this.#infos,
+      nodes: this.#infos.filter(({ id }) => founders.includes(id)),
       buckets,
       replicas,
       listen: this.#infos[machine.id - 1]?.address ?? '',

@@ -1,5 +1,8 @@
 import { expect } from 'chai';
 import { pack } from 'msgpackr';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { parse, stringify } from 'yaml';
 import { DEFAULT_LIMITS } from '../../src/env/limits.js';
 import type { ChannelName } from '../../src/env/network.js';
 import { BinaryWriter } from '../../src/lib/binary.js';
@@ -9,12 +12,15 @@ import { encodeHello as peerHello, PEER_PROTOCOL } from '../../src/node/peer-hel
 import { encodeHello as pipelineHello, PROTOCOL_VERSION } from '../../src/router/wire.js';
 import { encodeRequest, type Request } from '../../src/router/wire-calls.js';
 import { decodePushes } from '../../src/router/wire-pushes.js';
+import { EPOCH_LEAD_MAX } from '../../src/placement/epoch.js';
 import { bucketOf } from '../../src/placement/map.js';
-import { TestCluster } from '../faults/cluster.js';
+import { freePorts, TestCluster } from '../faults/cluster.js';
 import { tagOf } from '../faults/load.js';
+import { run, tidemark } from '../faults/process.js';
 import { Canary } from './canary.js';
 
 const BUCKETS = 8;
+const FOUNDING = { members: [1, 2, 3], buckets: BUCKETS, replicas: 3 };
 const UUID = '00000000-00000000-00000000-00000000';
 const KEY = Buffer.from(`{${tagOf(0, BUCKETS)}}`);
 
@@ -53,7 +59,7 @@ describe('strangers at the door of a node', function () {
   }
 
   const hello = (change: Partial<Parameters<typeof peerHello>[0]>): Buffer =>
-    peerHello({ clusterId: cluster.id, from: 2, uuid: UUID, to: 1, ...change });
+    peerHello({ clusterId: cluster.id, from: 2, uuid: UUID, to: 1, founding: FOUNDING, epoch: 1, ...change });
 
   it('a node of another cluster is refused, by name', async () => {
     const error = await refusal('peer', hello({ clusterId: 'elsewhere' }));
@@ -75,6 +81,37 @@ describe('strangers at the door of a node', function () {
     const error = await refusal('peer', hello({ from: 9 }));
     expect(error).to.include({ code: 'FAILED_PRECONDITION', reason: 'UNKNOWN_NODE' });
     expect(error.message).to.match(/node 9 .* is no member of cluster/);
+  });
+
+  it('a node that knows another founding of the cluster is refused, with what differs', async () => {
+    const error = await refusal('peer', hello({ founding: { ...FOUNDING, buckets: 256 } }));
+    expect(error).to.include({ code: 'FAILED_PRECONDITION', reason: 'WRONG_FOUNDING' });
+    expect(error.message).to.match(/node 2 says .* founded with 3 replicas of 256 buckets .*, node 1 with 3 replicas of 8 buckets/);
+    expect(error.message).to.match(/cluster\.buckets must be as they were .* set them back, or give a new cluster an id of its own/);
+  });
+
+  it('an epoch that no placement can have reached is refused, an older or newer one is not', async () => {
+    const absurd = await refusal('peer', hello({ epoch: EPOCH_LEAD_MAX + 2 }));
+    expect(absurd).to.include({ code: 'FAILED_PRECONDITION', reason: 'WRONG_EPOCH' });
+    expect(absurd.message).to.match(/node 2 says that the placement is at epoch 1000002; here it is known at epoch 1, /);
+    for (const epoch of [0, -1, 1.5, 2 ** 53, '1' as unknown as number]) {
+      const error = await refusal('peer', hello({ epoch }));
+      expect(error, String(epoch)).to.include({ code: 'INVALID_ARGUMENT', reason: 'MALFORMED_HELLO' });
+      expect(error.message).to.match(/names no epoch of a placement/);
+    }
+    // What is looked at next is the identity.
+    expect(await refusal('peer', hello({ epoch: 7 }))).to.include({ reason: 'NODE_IDENTITY_CHANGED' });
+  });
+
+  it('a new node with a longer list of members stops at once, and says why', async () => {
+    const config = parse(readFileSync(cluster.file, 'utf8')) as { cluster: { nodes: object[] } };
+    const [grpc, http] = await freePorts(2);
+    config.cluster.nodes.push({ id: 4, address: `127.0.0.1:${grpc}`, http: `127.0.0.1:${http}` });
+    const file = join(cluster.folder, 'longer.yaml');
+    writeFileSync(file, stringify(config));
+    const { code, stderr } = await run(tidemark('node', '--config', file, '--id', '4'));
+    expect(code, stderr).to.equal(1);
+    expect(stderr).to.match(/tidemark: node \d refuses this node: node 4 .* do not mean the same cluster .*cluster\.nodes must.*WRONG_FOUNDING/);
   });
 
   it('a member with another identity is refused, and the true one goes on', async () => {
@@ -137,11 +174,12 @@ describe('strangers at the door of a node', function () {
     expect([...reasons.entries()].sort(([a], [b]) => a - b).map(([, reason]) => reason)).to.deep.equal(cases.map(([, reason]) => reason));
   });
 
-  it('a request with an epoch of the future or of the past is served all the same: the bucket decides', async () => {
+  it('a request with another epoch is served, for the bucket decides; one with an epoch that cannot be is refused', async () => {
     const operation = { kind: 'get', bucket: 0, key: KEY, consistency: { kind: 'local' } } as const;
-    const of = (number: number, epoch: number): Request => ({ number, epoch, remainingMs: 5000, hops: 0, seen: 0, operation });
-    const answers = await answersTo([of(0, 0), of(1, Number.MAX_SAFE_INTEGER)]);
-    expect([...answers.values()]).to.deep.equal(['answer', 'answer']);
+    const epochs = [0, 1, 2, 1 + EPOCH_LEAD_MAX, 2 + EPOCH_LEAD_MAX, Number.MAX_SAFE_INTEGER];
+    const answers = await answersTo(epochs.map((epoch, number) => ({ number, epoch, remainingMs: 5000, hops: 0, seen: 0, operation })));
+    const inOrder = epochs.map((_, number) => answers.get(number));
+    expect(inOrder).to.deep.equal(['answer', 'answer', 'answer', 'answer', 'WRONG_EPOCH', 'WRONG_EPOCH']);
   });
 
   /** Number of the request -> the reason of its refusal, or `answer`. */

@@ -1,7 +1,6 @@
 import { expect } from 'chai';
 import { Packr } from 'msgpackr';
 import { TidemarkError } from '../../src/lib/errors.js';
-import { encodeHello } from '../../src/node/peer-hello.js';
 import { encodeFrame } from '../../src/node/peer-items.js';
 import {
   append,
@@ -136,7 +135,7 @@ for (const [name, makeWorld] of worlds) {
     it('close a stream on frames that cannot be read, and live on', async () => {
       const b = await node(2);
       book.set(1, 'nowhere');
-      const hello = encodeHello({ clusterId: 'c1', from: 1, uuid: 'uuid-1', to: 2 });
+      const hello = TestNode.hello(1, 'uuid-1', 2);
       const hostile = [
         Buffer.alloc(0),
         Buffer.from('garbage'),
@@ -167,7 +166,7 @@ for (const [name, makeWorld] of worlds) {
         world.changed();
       };
       const slow = await node(3, { pin: () => new Promise(() => {}) });
-      const tooSoon = encodeHello({ clusterId: 'c1', from: 1, uuid: 'uuid-1', to: 3 });
+      const tooSoon = TestNode.hello(1, 'uuid-1', 3);
       const early = slow.env.network.connect(book.get(3) ?? '', 'peer', tooSoon, { frame() {}, closed });
       early.send(encodeFrame([heartbeat(1)]));
       b.env.network.connect(book.get(2) ?? '', 'peer', Buffer.from('hello!'), { frame() {}, closed });
@@ -280,7 +279,7 @@ describe('peers', () => {
     book.set(1, 'nowhere');
     const outcomes: string[] = [];
     for (const uuid of ['first', 'second']) {
-      b.env.network.connect(book.get(2) ?? '', 'peer', encodeHello({ clusterId: 'c1', from: 1, uuid, to: 2 }), {
+      b.env.network.connect(book.get(2) ?? '', 'peer', TestNode.hello(1, uuid, 2), {
         frame: () => outcomes.push(`${uuid} welcome`),
         closed: (error) => outcomes.push(`${uuid} ${error?.reason ?? ''}`),
       });
@@ -352,7 +351,7 @@ describe('peers', () => {
     let welcomed = false;
     const lost: string[] = [];
     b.peers.onLost((_node, error) => lost.push(error.reason));
-    const hello = encodeHello({ clusterId: 'c1', from: 1, uuid: 'uuid-1', to: 2 });
+    const hello = TestNode.hello(1, 'uuid-1', 2);
     world.net.networkFor('n1').connect(book.get(2) ?? '', 'peer', hello, {
       frame: () => {
         welcomed = true;

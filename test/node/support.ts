@@ -5,6 +5,8 @@ import { createNetwork } from '../../src/env/real/network.js';
 import { systemRandom } from '../../src/env/real/random.js';
 import { systemTimers } from '../../src/env/real/timers.js';
 import type { Bytes } from '../../src/lib/bytes.js';
+import type { Founding } from '../../src/placement/founding.js';
+import { encodeHello } from '../../src/node/peer-hello.js';
 import { Peers, type PeerItem, type PeersOptions } from '../../src/node/peers.js';
 import { SimLoop } from '../../src/sim/loop.js';
 import { SimWorldNetwork, type SimNetworkOptions } from '../../src/sim/network.js';
@@ -141,8 +143,13 @@ export class ListLogger implements Logger {
   }
 }
 
+export const FOUNDING: Founding = { members: [1, 2, 3], buckets: 16, replicas: 3 };
+
 export interface TestNodeOptions {
   readonly clusterId?: string;
+  readonly founding?: Founding;
+  readonly epoch?: number;
+  readonly isNew?: boolean;
   readonly uuid?: string;
   readonly pins?: Map<number, string>;
   readonly limits?: Partial<Limits>;
@@ -157,6 +164,7 @@ export class TestNode {
   /** The number of items that each frame held. */
   readonly frames: number[] = [];
   readonly fatals: unknown[] = [];
+  readonly agreed = new Set<number>();
   readonly pins: Map<number, string>;
   readonly metrics = new CountingMetrics();
   readonly log: ListLogger;
@@ -193,6 +201,10 @@ export class TestNode {
       env: this.env,
       limits: this.limits,
       clusterId: options.clusterId ?? 'c1',
+      founding: options.founding ?? FOUNDING,
+      epoch: () => options.epoch ?? 1,
+      isNew: () => options.isNew ?? false,
+      onAgreed: (nodeId) => this.agreed.add(nodeId),
       self: { nodeId: id, uuid: options.uuid ?? `uuid-${id}` },
       pins: { get: (nodeId) => this.pins.get(nodeId), pin: options.pin ?? pin },
       addressOf: (nodeId) => book.get(nodeId),
@@ -219,6 +231,11 @@ export class TestNode {
     });
     this.#book.set(this.id, this.server.address);
     return this;
+  }
+
+  /** The opening message of a node of the same cluster. */
+  static hello(from: number, uuid: string, to: number): Bytes {
+    return encodeHello({ clusterId: 'c1', from, uuid, to, founding: FOUNDING, epoch: 1 });
   }
 
   send(to: number, ...items: PeerItem[]): void {

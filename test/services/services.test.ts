@@ -243,6 +243,10 @@ describe('the public services of a node', function () {
       expect(placement.epoch).to.be.at.least(1);
       break;
     }
+    // One who waits for what comes after an epoch that nobody will ever reach would wait for ever.
+    const absurd = await failureOf(rpc.stream(CLUSTER, 'Placement', { knownEpoch: 2 ** 52 }, 10_000)[Symbol.asyncIterator]().next());
+    expect(absurd).to.include({ code: 'FAILED_PRECONDITION', reason: 'WRONG_EPOCH' });
+    expect(absurd.message).to.contain(`known_epoch says that the placement is at epoch ${2 ** 52}; here it is known at epoch 1`);
     expect(await rpc.unary(CLUSTER, 'TransferLeader', { bucket: 3, node: 1 })).to.deep.equal({ leader: 1 });
   });
 });

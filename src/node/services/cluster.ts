@@ -1,6 +1,7 @@
 import type { RpcContext, RpcService } from '../../env/network.js';
 import { VERSION } from '../../lib/version.js';
 import { checkTimestamp } from '../../mvcc/timestamp.js';
+import { checkEpoch } from '../../placement/epoch.js';
 import type { BucketInfo, Placement } from '../../placement/map.js';
 import type { ClusterView } from './api.js';
 import type * as wire from './messages.js';
@@ -23,8 +24,11 @@ export function clusterService(cluster: ClusterView): RpcService {
     },
     Placement: {
       kind: 'stream',
-      handle: ({ knownEpoch }: wire.PlacementRequest, { signal }: RpcContext) =>
-        placements(cluster, checkTimestamp(knownEpoch, 'known_epoch'), signal),
+      handle: ({ knownEpoch }: wire.PlacementRequest, { signal }: RpcContext) => {
+        const known = checkTimestamp(knownEpoch, 'known_epoch');
+        checkEpoch(known, cluster.placement().epoch, 'known_epoch');
+        return placements(cluster, known, signal);
+      },
     },
     TransferLeader: {
       kind: 'unary',
