@@ -3,6 +3,7 @@ import { TidemarkError } from '../lib/errors.js';
 import type { Limits } from '../env/limits.js';
 import { NO_VERSION, type Pointer, type VersionId } from '../mvcc/records.js';
 import { readRecord } from '../mvcc/reader.js';
+import { formatTimestamp } from '../mvcc/timestamp.js';
 import type { LogIndex, Term } from '../raft/types.js';
 import { encodeEffects, type Effect, type Effects } from './effects.js';
 import type { Condition, RequestId, WriteRequest, WriteResult } from './requests.js';
@@ -58,7 +59,7 @@ export class Proposals {
     const { state, limits } = this.#host;
     const known = state.sessions.lookup(request.id);
     if (known.kind === 'done') return Promise.resolve(known.result);
-    if (known.kind === 'unknown') return Promise.reject(forgotten(request.id));
+    if (known.kind === 'unknown') return Promise.reject(forgotten(request.id, state));
     const running = this.#byId.get(idKey(request.id));
     if (running !== undefined) return running.promise;
     if (this.#byIndex.size >= limits.proposalsPerBucketMax || this.#bytes >= limits.proposalBytesPerBucketMax) {
@@ -178,12 +179,15 @@ function idKey(id: RequestId): string {
   return `${id.session}:${id.sequence}`;
 }
 
-function forgotten(id: RequestId): TidemarkError {
+/** The detail `horizon`: sessions born behind it are not forgotten here. */
+function forgotten({ session, born, sequence }: RequestId, { bucket, sessions: { horizon } }: BucketState): TidemarkError {
+  const since = born <= horizon ? `; it knows all sessions that began after ${formatTimestamp(horizon)}` : '';
   return new TidemarkError(
     'FAILED_PRECONDITION',
     'REQUEST_FORGOTTEN',
-    `the result of request ${id.sequence} of session ${id.session} is no longer kept: it may have been applied or not`,
-    { outcome: 'unknown' },
+    `bucket ${bucket} does not know any more whether request ${sequence} of session ${session} was applied${since}. ` +
+      'Look what stands there, then go on in a new session',
+    { outcome: 'unknown', details: { horizon: String(horizon) } },
   );
 }
 

@@ -17,7 +17,8 @@ export type Condition =
 
 /**
  * Names one command for ever, so that a retry never applies twice. `session` is random, below 2^53; `born` is when the
- * session began (timestamp); `sequence` counts from 1; `lowest` is the lowest sequence whose answer the client still awaits.
+ * session began (timestamp, at least 1); `sequence` counts from 1; `lowest` is the lowest sequence whose answer the client still
+ * awaits. checkRequestId refuses anything else.
  */
 export interface RequestId {
   readonly session: number;

@@ -1,25 +1,73 @@
-import { pack, unpack } from 'msgpackr';
-import type { Bytes } from '../lib/bytes.js';
+import { assert } from '../lib/assert.js';
+import type { Limits } from '../env/limits.js';
+import { later } from '../mvcc/timestamp.js';
 import type { RequestId, Timestamp, WriteResult } from './requests.js';
 
 /**
  * The results of recent commands by request id, so that a retry gets the first result and nothing applies twice.
  *
- * The table is part of the bucket's replicated state: it changes only in apply, equally on every replica. It is small (the
- * client says below which sequence it no longer asks), so it lives in memory and is written to disk as a whole now and then
- * (a checkpoint); the log is kept from the last checkpoint on, and replaying it over the checkpoint restores the table.
+ * The table is part of the bucket's replicated state: it changes only in apply, equally on every replica. It lives in memory
+ * and is written to disk now and then (a checkpoint); the log is kept from the last checkpoint on, and replaying it over the
+ * checkpoint restores the table.
  *
- * A session that was idle for the retention time is forgotten, and `horizon` remembers that: a session born at or below the
- * horizon that is not in the table may have executed anything, so its answer is `unknown`, never execution.
+ * It is bounded, in sessions and in bytes. A session that was idle for the retention time is forgotten; if there are too many,
+ * the one that was idle for longest is, at the entry that brings one too many. `horizon` remembers that: it is at or above
+ * the birth of every session that was ever forgotten, so one born at or below it that is not in the table may have executed
+ * anything, and its answer is `unknown`, never execution. A live client that meets this has done nothing yet under the id,
+ * knows it, and begins a new session (router/router.ts).
+ *
+ * Example, room for two: A (born 1, used at 5), B (born 2, used at 9), then C at 12. A is forgotten, the horizon is 5. A retry
+ * of A is unknown, and so is a session born at 4 that was never here; one born at 6 is new.
  */
-type Results = Map<number, WriteResult>;
+export interface SessionLimits {
+  /** How long an idle session is remembered, in timestamp units. */
+  readonly retention: number;
+  /** Results of one session. */
+  readonly resultsMax: number;
+  readonly sessionsMax: number;
+  /** Of all sessions, by SESSION_BYTES and RESULT_BYTES. */
+  readonly bytesMax: number;
+}
 
-interface Session {
+export function sessionLimitsOf(limits: Limits): SessionLimits {
+  return {
+    retention: later(0, limits.sessionRetentionMs),
+    resultsMax: limits.sessionResultsMax,
+    sessionsMax: limits.sessionsPerBucketMax,
+    bytesMax: limits.sessionBytesPerBucketMax,
+  };
+}
+
+/** What a session and a result take in memory, about; what counts is that all replicas reckon alike. */
+const SESSION_BYTES = 224;
+const RESULT_BYTES = 32;
+
+/** A result takes this many numbers in `Session.results`: sequence, commit timestamp, failed condition, failed version. */
+export const RESULT_FIELDS = 4;
+
+export interface Session {
+  readonly id: number;
   /** The highest `lowest` that the client has sent. */
-  lowest: number;
+  readonly lowest: number;
   /** Commit timestamp of its last command, or the session's birth if the client's clock was ahead of that. */
+  readonly lastUsed: Timestamp;
+  /** Flat, in the order of apply: most sessions have one result or two. */
+  readonly results: readonly number[];
+}
+
+/** As the table holds it. One that a frozen table may share is copied before it changes. */
+interface OwnSession extends Session {
+  lowest: number;
   lastUsed: Timestamp;
-  readonly results: Results;
+  results: number[];
+  /** The freezes before it was made: one with fewer than there are now may be shared. */
+  readonly freezes: number;
+}
+
+/** The whole table as of one entry; it stays as it is. Sessions are in the order in which they were last used. */
+export interface FrozenSessions {
+  readonly horizon: Timestamp;
+  readonly sessions: readonly Session[];
 }
 
 export type Lookup =
@@ -31,86 +79,138 @@ const NEW: Lookup = { kind: 'new' };
 const UNKNOWN: Lookup = { kind: 'unknown' };
 
 export class Sessions {
-  readonly #sessions = new Map<number, Session>();
-  readonly #retention: number;
-  readonly #resultsMax: number;
+  readonly #limits: SessionLimits;
+  /** In the order in which they were last used. */
+  readonly #sessions = new Map<number, OwnSession>();
+  #bytes = 0;
   #horizon: Timestamp = 0;
-  #sweptAt: Timestamp = 0;
+  #freezes = 0;
 
-  /** `retention` in timestamp units; at most `resultsMax` results are kept for one session. */
-  constructor(retention: number, resultsMax: number) {
-    this.#retention = retention;
-    this.#resultsMax = resultsMax;
+  constructor(limits: SessionLimits) {
+    const { resultsMax, sessionsMax, bytesMax } = limits;
+    const fits = sessionsMax >= 1 && bytesMax >= SESSION_BYTES + resultsMax * RESULT_BYTES;
+    assert(fits, 'the limits of sessions leave no room for one with all its results');
+    this.#limits = limits;
+  }
+
+  get count(): number {
+    return this.#sessions.size;
+  }
+
+  /** What they take in memory, about. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** A session born at or below it that is not in the table may have executed anything. */
+  get horizon(): Timestamp {
+    return this.#horizon;
   }
 
   lookup(id: RequestId): Lookup {
     const session = this.#sessions.get(id.session);
     if (session === undefined) return id.born <= this.#horizon ? UNKNOWN : NEW;
-    const result = session.results.get(id.sequence);
-    if (result !== undefined) return { kind: 'done', result };
+    const { results } = session;
+    // From the newest on: most retries are of late commands.
+    for (let at = results.length - RESULT_FIELDS; at >= 0; at -= RESULT_FIELDS) {
+      if (results[at] === id.sequence) return { kind: 'done', result: resultAt(results, at) };
+    }
     return id.sequence < session.lowest ? UNKNOWN : NEW;
   }
 
   /** Apply only. */
   record(id: RequestId, result: WriteResult): void {
-    let session = this.#sessions.get(id.session);
-    if (session === undefined) {
-      session = { lowest: 0, lastUsed: 0, results: new Map() };
-      this.#sessions.set(id.session, session);
-    }
-    session.results.set(id.sequence, result);
+    const session = this.#take(id);
+    // Forgotten while this command was in flight. Back here with this result alone, its earlier commands would seem new.
+    if (session === undefined) return;
+    const { results } = session;
+    // The first by a literal: an array that grows from nothing reserves room for many, and most sessions have one.
+    if (results.length === 0) session.results = fieldsOf(id, result);
+    else results.push(...fieldsOf(id, result));
+    this.#bytes += RESULT_BYTES;
     // The horizon that it leaves behind must cover its birth: that is what later requests are held against.
     session.lastUsed = Math.max(session.lastUsed, result.timestamp, id.born);
-    if (id.lowest > session.lowest) {
-      session.lowest = id.lowest;
-      for (const sequence of session.results.keys()) {
-        if (sequence < id.lowest) session.results.delete(sequence);
-      }
+    if (id.lowest > session.lowest) this.#raiseLowest(session, id.lowest);
+    while (session.results.length / RESULT_FIELDS > this.#limits.resultsMax) {
+      this.#raiseLowest(session, oldestSequence(session.results) + 1);
     }
-    while (session.results.size > this.#resultsMax) this.#dropOldest(session);
-    this.#sweep(result.timestamp);
+    this.#sessions.set(id.session, session);
+    this.#forget(result.timestamp);
   }
 
-  #dropOldest(session: Session): void {
-    const oldest = Math.min(...session.results.keys());
-    session.results.delete(oldest);
-    session.lowest = Math.max(session.lowest, oldest + 1);
+  /** Takes the session out of the order, or makes it; undefined if it was forgotten. */
+  #take(id: RequestId): OwnSession | undefined {
+    const session = this.#sessions.get(id.session);
+    if (session === undefined) {
+      if (id.born <= this.#horizon) return undefined;
+      this.#bytes += SESSION_BYTES;
+      return { id: id.session, lowest: 0, lastUsed: 0, results: [], freezes: this.#freezes };
+    }
+    this.#sessions.delete(id.session);
+    return session.freezes === this.#freezes
+      ? session
+      : { ...session, results: [...session.results], freezes: this.#freezes };
   }
 
-  /** Forgets idle sessions; driven by commit timestamps, so that every replica does it at the same entry. */
-  #sweep(now: Timestamp): void {
-    if (now - this.#sweptAt < this.#retention / 16) return;
-    this.#sweptAt = now;
+  #raiseLowest(session: OwnSession, lowest: number): void {
+    const { results } = session;
+    session.lowest = Math.max(session.lowest, lowest);
+    let to = 0;
+    for (let at = 0; at < results.length; at += RESULT_FIELDS) {
+      if ((results[at] ?? 0) < lowest) continue;
+      if (to < at) results.copyWithin(to, at, at + RESULT_FIELDS);
+      to += RESULT_FIELDS;
+    }
+    this.#bytes -= ((results.length - to) / RESULT_FIELDS) * RESULT_BYTES;
+    results.length = to;
+  }
+
+  /**
+   * Forgets idle sessions, and those idle for longest while there are too many; driven by commit timestamps and counts, so that
+   * every replica does it at the same entry. The session just used stays: it is the last in order.
+   */
+  #forget(now: Timestamp): void {
+    const { retention, sessionsMax, bytesMax } = this.#limits;
     for (const [id, session] of this.#sessions) {
-      if (session.lastUsed > now - this.#retention) continue;
+      const isIdle = session.lastUsed <= now - retention;
+      if (!isIdle && this.#sessions.size <= sessionsMax && this.#bytes <= bytesMax) return;
       this.#sessions.delete(id);
+      this.#bytes -= sizeOf(session);
       this.#horizon = Math.max(this.#horizon, session.lastUsed);
     }
   }
 
-  encode(): Bytes {
-    const sessions = [...this.#sessions].map(([id, session]) => {
-      const results = [...session.results].map(([sequence, result]) => {
-        return [sequence, result.timestamp, result.failedCondition, result.failedVersion];
-      });
-      return [id, session.lowest, session.lastUsed, results];
-    });
-    return pack([1, this.#horizon, this.#sweptAt, sessions]);
+  /** The table as it is now, for a checkpoint or a snapshot, which are written in pieces while this one goes on. */
+  freeze(): FrozenSessions {
+    this.#freezes += 1;
+    return { horizon: this.#horizon, sessions: [...this.#sessions.values()] };
   }
 
-  restore(data: Bytes): void {
-    type ResultTuple = [number, number, number, number];
-    type SessionTuple = [number, number, number, ResultTuple[]];
-    const [, horizon, sweptAt, sessions] = unpack(data) as [number, number, number, SessionTuple[]];
-    this.#sessions.clear();
-    this.#horizon = horizon;
-    this.#sweptAt = sweptAt;
-    for (const [id, lowest, lastUsed, tuples] of sessions) {
-      const results: Results = new Map();
-      for (const [sequence, timestamp, failedCondition, failedVersion] of tuples) {
-        results.set(sequence, { applied: failedCondition < 0, timestamp, failedCondition, failedVersion });
-      }
-      this.#sessions.set(id, { lowest, lastUsed, results });
+  /** Adds sessions of a frozen table, in its order, to one that is being restored. */
+  restore(horizon: Timestamp, sessions: readonly Session[]): void {
+    this.#horizon = Math.max(this.#horizon, horizon);
+    for (const session of sessions) {
+      this.#sessions.set(session.id, { ...session, results: [...session.results], freezes: this.#freezes });
+      this.#bytes += sizeOf(session);
     }
   }
+}
+
+function sizeOf({ results }: Session): number {
+  return SESSION_BYTES + (results.length / RESULT_FIELDS) * RESULT_BYTES;
+}
+
+function fieldsOf({ sequence }: RequestId, { timestamp, failedCondition, failedVersion }: WriteResult): number[] {
+  return [sequence, timestamp, failedCondition, failedVersion];
+}
+
+function resultAt(results: readonly number[], at: number): WriteResult {
+  const [, timestamp = 0, failedCondition = 0, failedVersion = 0] = results.slice(at, at + RESULT_FIELDS);
+  return { applied: failedCondition < 0, timestamp, failedCondition, failedVersion };
+}
+
+function oldestSequence(results: readonly number[]): number {
+  let oldest = Infinity;
+  for (let at = 0; at < results.length; at += RESULT_FIELDS) oldest = Math.min(oldest, results[at] ?? Infinity);
+  return oldest;
 }

@@ -13,24 +13,27 @@ import {
   type VersionId,
 } from '../mvcc/records.js';
 import type { LogIndex, SnapshotMeta } from '../raft/types.js';
-import { Sessions } from './sessions.js';
 import type { SnapshotSource } from './snapshot-port.js';
-import { decodeMeta, encodeMeta, metaKey, sessionsKey, type BucketState, type Meta } from './state.js';
+import { SessionLoader, SessionPieces } from './session-pieces.js';
+import { Sessions, type SessionLimits } from './sessions.js';
+import { decodeMeta, encodeMeta, metaKey, sessionsKey, sessionsRange, type BucketState, type Meta } from './state.js';
 import type { StateStore } from './state-store.js';
 
 /**
- * Snapshots of one bucket at a log index i: its meta record and sessions, copied in one turn at i, and all version records
- * with log index <= i, streamed in pages. Version records are written once and never change, so the pages need no common
- * moment; what is written after i is left out by its log index. Pointers are not sent: the receiver derives them, for a key's
- * pointer names the highest of its versions.
+ * Snapshots of one bucket at a log index i: its meta record and its sessions, frozen in one turn at i, and all version records
+ * with log index <= i, all but the first streamed in pieces. Version records are written once and never change, so their pages
+ * need no common moment; what is written after i is left out by its log index. Pointers are not sent: the receiver derives
+ * them, for a key's pointer names the highest of its versions.
  *
  * Install goes into a new slot beside the old one. Only when all of it is on disk does the meta record turn to the new slot,
  * in one batch; a crash before that leaves a slot that nobody names, which is swept at the next start.
  */
-const FORMAT = 1;
+const FORMAT = 2;
 
-type HeaderTuple = [format: number, meta: Bytes, sessions: Bytes];
+type HeaderTuple = [format: number, meta: Bytes];
 type RecordTuple = [id: Bytes, value: Bytes];
+/** One of the two; all sessions come before the first records. */
+type ChunkTuple = [sessions: Bytes | null, records: readonly RecordTuple[]];
 
 const ID_OFFSET = 5;
 
@@ -40,24 +43,28 @@ export class StateSnapshot implements SnapshotSource {
   readonly #state: BucketState;
   readonly #slot: Slot;
   readonly #index: LogIndex;
+  readonly #sessions: SessionPieces;
   readonly #end: Bytes;
   #next: Bytes;
   #done = false;
 
   constructor(state: BucketState) {
     const { meta } = state;
-    const header: HeaderTuple = [FORMAT, encodeMeta(meta), state.sessions.encode()];
+    const header: HeaderTuple = [FORMAT, encodeMeta(meta)];
     this.header = pack(header);
     this.meta = { index: meta.applied.index, term: meta.applied.term, config: meta.config };
     this.#state = state;
     this.#slot = meta.slot;
     this.#index = meta.applied.index;
+    this.#sessions = new SessionPieces(state.sessions.freeze());
     const { gte, lt } = versionRange(meta.slot);
     this.#next = gte;
     this.#end = lt;
   }
 
   async next(bytesMax: number): Promise<Bytes | undefined> {
+    const sessions = this.#done ? undefined : this.#sessions.next();
+    if (sessions !== undefined) return pack([sessions, []] satisfies ChunkTuple);
     while (!this.#done) {
       const page = await this.#state.store.page({ gte: this.#next, lt: this.#end, limit: 1000, bytesMax });
       this.#checkSlot();
@@ -68,7 +75,7 @@ export class StateSnapshot implements SnapshotSource {
       for (const [key, value] of page.entries) {
         if (versionOfKey(key).index <= this.#index) records.push([key.subarray(ID_OFFSET), value]);
       }
-      if (records.length > 0) return pack(records);
+      if (records.length > 0) return pack([null, records] satisfies ChunkTuple);
     }
     return undefined;
   }
@@ -85,23 +92,14 @@ export class StateSnapshot implements SnapshotSource {
   }
 }
 
-/** What a snapshot begins with, as its receiver reads it. */
-export interface SnapshotHeader {
-  readonly source: Meta;
-  readonly sessions: Bytes;
-}
-
-/** Throws INVALID_ARGUMENT / SNAPSHOT_MALFORMED or NEWER_FORMAT, whatever the bytes are. */
-export function decodeHeader(header: Bytes): SnapshotHeader {
+/** The state that a snapshot is of. Throws INVALID_ARGUMENT / SNAPSHOT_MALFORMED or NEWER_FORMAT, whatever the bytes are. */
+export function decodeHeader(header: Bytes): Meta {
   return readable('the header', () => {
-    const [format, meta, sessions] = unpack(header) as HeaderTuple;
+    const [format, meta] = unpack(header) as HeaderTuple;
     if (format !== FORMAT) {
       throw new TidemarkError('INVALID_ARGUMENT', 'NEWER_FORMAT', `a snapshot has format ${format}, not ${FORMAT}`);
     }
-    const source = decodeMeta(meta);
-    // They replace the replica's own, in the turn of the flip, where it is too late to find out that they cannot be read.
-    new Sessions(0, 0).restore(sessions);
-    return { source, sessions };
+    return decodeMeta(meta);
   });
 }
 
@@ -122,11 +120,11 @@ export class StagedSnapshot {
   readonly meta: SnapshotMeta;
   readonly #store: StateStore;
   readonly #source: Meta;
-  readonly #sessions: Bytes;
+  readonly #sessions: SessionLoader;
 
-  constructor({ source, sessions }: SnapshotHeader, slot: Slot, store: StateStore) {
+  constructor(source: Meta, slot: Slot, store: StateStore, limits: SessionLimits) {
     this.#source = source;
-    this.#sessions = sessions;
+    this.#sessions = new SessionLoader(new Sessions(limits));
     this.slot = slot;
     this.#store = store;
     const { applied, config } = this.#source;
@@ -135,12 +133,17 @@ export class StagedSnapshot {
 
   /** Stages one chunk; resolves when it is on disk. Rejects, having staged nothing of it, with INVALID_ARGUMENT. */
   async write(chunk: Bytes): Promise<void> {
-    const records = readable('a chunk', () =>
-      (unpack(chunk) as RecordTuple[]).map(([idBytes, value]) => {
+    const piece = this.#sessions.count;
+    const { sessions, records } = readable('a chunk', () => {
+      const [bytes, tuples] = unpack(chunk) as ChunkTuple;
+      if (bytes !== null) this.#sessions.add(bytes);
+      const decoded = tuples.map(([idBytes, value]) => {
         const id: VersionId = versionOfKey(Buffer.concat([Buffer.alloc(ID_OFFSET), idBytes]));
         return { id, record: decodeRecord(value), value };
-      }),
-    );
+      });
+      return { sessions: bytes, records: decoded };
+    });
+    if (sessions !== null) this.#store.put(sessionsKey(this.slot, this.#source.applied.index, piece), sessions);
     for (const { id, record, value } of records) {
       // Chunks come in version order, so the last write of a pointer is that of the key's latest version.
       this.#store.put(versionKey(this.slot, id), value);
@@ -149,11 +152,16 @@ export class StagedSnapshot {
     await this.#store.flush();
   }
 
+  /** Throws DATA_LOSS / SNAPSHOT_BROKEN if something is missing that the chunks should have brought. */
+  checkComplete(): void {
+    if (this.#sessions.complete) return;
+    throw new TidemarkError('DATA_LOSS', 'SNAPSHOT_BROKEN', 'a snapshot ended before all of its sessions had come');
+  }
+
   /** Turns the bucket to the new slot; resolves when that is on disk. The replica must not apply meanwhile. */
   async flip(state: BucketState): Promise<void> {
     const { replicaId } = state.meta;
     const meta: Meta = { ...this.#source, slot: this.slot, replicaId, sessionsIndex: this.#source.applied.index };
-    this.#store.put(sessionsKey(this.slot), this.#sessions);
     this.#store.put(metaKey(state.bucket), encodeMeta(meta));
     state.replace(meta, this.#sessions);
     await this.#store.flush();
@@ -169,7 +177,13 @@ export async function sweepSlot(store: StateStore, slot: Slot): Promise<void> {
       store.del(pointerKey(slot, decodeRecord(value).key));
       store.del(key);
     }
-    store.del(sessionsKey(slot));
+    await store.flush();
+    if (!page.more) break;
+  }
+  const sessions = sessionsRange(slot);
+  for (;;) {
+    const page = await store.page({ ...sessions, limit: 500 });
+    for (const [key] of page.entries) store.del(key);
     await store.flush();
     if (!page.more) return;
   }

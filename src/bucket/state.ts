@@ -3,6 +3,7 @@ import { pack, unpack } from 'msgpackr';
 import { assert } from '../lib/assert.js';
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
+import { prefixEnd, readUint64, writeUint64 } from '../lib/ordered.js';
 import {
   encodePointer,
   encodeRecord,
@@ -17,6 +18,7 @@ import type { BucketId } from '../placement/map.js';
 import { decodeConfig } from '../raft/config.js';
 import type { Config, Entry, LogIndex, Term } from '../raft/types.js';
 import { decodeEffects, type Effects } from './effects.js';
+import { SessionPieces, type SessionLoader } from './session-pieces.js';
 import { type Sessions } from './sessions.js';
 import type { BatchMember, StateStore } from './state-store.js';
 
@@ -24,10 +26,11 @@ import type { BatchMember, StateStore } from './state-store.js';
  * The replicated state of one bucket: versions and pointers in the state store, and the small facts that every replica
  * derives from the log in memory (applied index, highest timestamp, digest, configuration, sessions).
  *
- *   m <bucket u32>  ->  the meta record: where the state stands, in the same batch as the data it describes
- *   s <slot u32>    ->  the last checkpoint of the sessions
+ *   m <bucket u32>                       ->  the meta record: where the state stands, in the same batch as the data it describes
+ *   s <slot u32> <index u64> <piece u32>  ->  a piece of the sessions as of the entry at index (bucket/session-pieces.ts)
  *
- * Invariants: sessionsIndex <= durableIndex <= applied.index. Equal applied index means equal digest on every replica.
+ * Invariants: sessionsIndex <= durableIndex <= applied.index. Equal applied index means equal digest on every replica. The meta
+ * record names the only checkpoint of the sessions that counts, by its index, and all pieces of that are on disk.
  */
 const META_TAG = 0x6d; // 'm'
 const SESSIONS_TAG = 0x73; // 's'
@@ -72,11 +75,23 @@ export function metaKey(bucket: BucketId): Bytes {
   return out;
 }
 
-export function sessionsKey(slot: Slot): Bytes {
-  const out = Buffer.allocUnsafe(5);
+export function sessionsKey(slot: Slot, index: LogIndex, piece: number): Bytes {
+  const out = Buffer.allocUnsafe(17);
   out[0] = SESSIONS_TAG;
   out.writeUInt32BE(slot, 1);
+  writeUint64(out, index, 5);
+  out.writeUInt32BE(piece, 13);
   return out;
+}
+
+/** All pieces of all checkpoints of a slot. */
+export function sessionsRange(slot: Slot): { gte: Bytes; lt: Bytes } {
+  const gte = sessionsKey(slot, 0, 0).subarray(0, 5);
+  return { gte, lt: prefixEnd(gte) };
+}
+
+export function placeOfSessionsKey(key: Bytes): { slot: Slot; index: LogIndex } {
+  return { slot: key.readUInt32BE(1), index: readUint64(key, 5) };
 }
 
 export function encodeMeta(meta: Meta): Bytes {
@@ -127,19 +142,27 @@ export function decodeMeta(data: Bytes): Meta {
 export class BucketState implements BatchMember {
   readonly bucket: BucketId;
   readonly store: StateStore;
-  readonly sessions: Sessions;
+  #sessions: Sessions;
   #meta: Meta;
   #durableIndex: LogIndex;
   #batchIndex: LogIndex = 0;
-  #checkpointing: LogIndex = 0;
-  #checkpointWanted = false;
+  /** The checkpoint of the sessions that is on disk, the one in the batch under way, and the one written for the next. */
+  #checkpoint: Checkpoint;
+  #batchCheckpoint: Checkpoint | undefined;
+  #newCheckpoint: Checkpoint | undefined;
 
-  constructor(bucket: BucketId, store: StateStore, meta: Meta, sessions: Sessions) {
+  /** `sessions` are as of the checkpoint; who opens the bucket replays the log from there. */
+  constructor(bucket: BucketId, store: StateStore, meta: Meta, { sessions, count }: SessionLoader) {
     this.bucket = bucket;
     this.store = store;
-    this.sessions = sessions;
+    this.#sessions = sessions;
     this.#meta = meta;
     this.#durableIndex = meta.applied.index;
+    this.#checkpoint = { index: meta.sessionsIndex, pieces: count };
+  }
+
+  get sessions(): Sessions {
+    return this.#sessions;
   }
 
   get slot(): Slot {
@@ -215,37 +238,84 @@ export class BucketState implements BatchMember {
     this.sessions.record(id, result);
   }
 
-  /** Asks that the next batch holds a checkpoint of the sessions. */
-  checkpoint(): void {
-    if (this.sessionsIndex === this.applied.index) return;
-    this.#checkpointWanted = true;
-    this.store.enrol(this);
+  /**
+   * Begins a checkpoint of the sessions as of what is applied now. One at a time; undefined if the last is as new. Until all of
+   * the new one is on disk, the old one counts.
+   */
+  beginCheckpoint(): SessionsCheckpoint | undefined {
+    const newest = this.#newCheckpoint ?? this.#batchCheckpoint ?? this.#checkpoint;
+    if (newest.index === this.applied.index) return undefined;
+    return new SessionsCheckpoint(this, (checkpoint) => {
+      this.#newCheckpoint = checkpoint;
+      this.store.enrol(this);
+    });
   }
 
   beforeBatch(): void {
-    if (this.#checkpointWanted) {
-      this.#checkpointWanted = false;
-      this.#checkpointing = this.applied.index;
-      this.store.put(sessionsKey(this.slot), this.sessions.encode());
-    }
     this.#batchIndex = this.applied.index;
-    const sessionsIndex = Math.max(this.#checkpointing, this.#meta.sessionsIndex);
+    const checkpoint = this.#newCheckpoint;
+    if (checkpoint !== undefined) {
+      this.#newCheckpoint = undefined;
+      this.#batchCheckpoint = checkpoint;
+      const { index, pieces } = this.#checkpoint;
+      for (let piece = 0; piece < pieces; piece += 1) this.store.del(sessionsKey(this.slot, index, piece));
+    }
+    const sessionsIndex = (this.#batchCheckpoint ?? this.#checkpoint).index;
     this.store.put(metaKey(this.bucket), encodeMeta({ ...this.#meta, sessionsIndex }));
   }
 
   afterBatch(): void {
     this.#durableIndex = Math.max(this.#durableIndex, this.#batchIndex);
-    if (this.#checkpointing > this.#meta.sessionsIndex) {
-      this.#meta = { ...this.#meta, sessionsIndex: this.#checkpointing };
-    }
+    if (this.#batchCheckpoint === undefined) return;
+    this.#checkpoint = this.#batchCheckpoint;
+    this.#batchCheckpoint = undefined;
+    this.#meta = { ...this.#meta, sessionsIndex: this.#checkpoint.index };
   }
 
-  /** An installed snapshot took the place of this state; it is already on disk. */
-  replace(meta: Meta, sessions: Bytes): void {
+  /** An installed snapshot takes the place of this state; it is on disk, but for the meta record that turns to it. */
+  replace(meta: Meta, { sessions, count }: SessionLoader): void {
     this.#meta = meta;
     this.#durableIndex = meta.applied.index;
     this.#batchIndex = meta.applied.index;
-    this.#checkpointing = meta.sessionsIndex;
-    this.sessions.restore(sessions);
+    this.#checkpoint = { index: meta.sessionsIndex, pieces: count };
+    this.#batchCheckpoint = undefined;
+    this.#newCheckpoint = undefined;
+    this.#sessions = sessions;
+  }
+}
+
+interface Checkpoint {
+  readonly index: LogIndex;
+  readonly pieces: number;
+}
+
+/** A checkpoint under way: the sessions as of one entry, written piece by piece while the bucket goes on. */
+export class SessionsCheckpoint {
+  readonly #state: BucketState;
+  readonly #slot: Slot;
+  readonly #index: LogIndex;
+  readonly #pieces: SessionPieces;
+  readonly #written: (checkpoint: Checkpoint) => void;
+
+  constructor(state: BucketState, written: (checkpoint: Checkpoint) => void) {
+    this.#state = state;
+    this.#slot = state.slot;
+    this.#index = state.applied.index;
+    this.#pieces = new SessionPieces(state.sessions.freeze());
+    this.#written = written;
+  }
+
+  /** Gives the next piece to the store and says how many bytes that was; undefined when nothing is left to do. */
+  step(): number | undefined {
+    const { store, slot } = this.#state;
+    // A snapshot was installed in another slot: this one is swept.
+    if (slot !== this.#slot) return undefined;
+    const number = this.#pieces.count;
+    const piece = this.#pieces.next();
+    if (piece === undefined) return undefined;
+    store.put(sessionsKey(slot, this.#index, number), piece);
+    // In the same turn, so that the meta record names it in the batch that holds its last piece.
+    if (this.#pieces.done) this.#written({ index: this.#index, pieces: this.#pieces.count });
+    return piece.length;
   }
 }

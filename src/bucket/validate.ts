@@ -105,13 +105,16 @@ export function checkConsistency(consistency: Consistency): void {
 }
 
 export function checkRequestId(id: RequestId): void {
-  const numbers = [id.session, id.born, id.sequence, id.lowest];
-  const whole = numbers.every((number) => Number.isSafeInteger(number) && number >= 0);
-  if (whole && id.session > 0 && id.lowest > 0 && id.lowest <= id.sequence) return;
-  const message =
-    `the request id (session ${id.session}, born ${id.born}, sequence ${id.sequence}, lowest ${id.lowest}) is malformed: ` +
-    'all are whole numbers below 2^53, session and lowest are at least 1, and lowest is not above sequence';
-  throw invalid('REQUEST_ID_MALFORMED', message, { field: 'id' });
+  for (const field of ['session', 'born', 'sequence', 'lowest'] as const) {
+    const value = id[field];
+    if (Number.isSafeInteger(value) && value >= 1) continue;
+    const hint = value === 0 ? ' (0 is what a field has that was left out)' : '';
+    const message = `id.${field} is ${value}${hint}; expected a whole number of at least 1 and below 2^53`;
+    throw invalid('REQUEST_ID_MALFORMED', message, { field: `id.${field}` });
+  }
+  if (id.lowest <= id.sequence) return;
+  const message = `id.lowest is ${id.lowest}, above id.sequence ${id.sequence}, whose answer is still waited for`;
+  throw invalid('REQUEST_ID_MALFORMED', message, { field: 'id.lowest' });
 }
 
 export function invalid(reason: string, message: string, details: Readonly<Record<string, string>> = {}): TidemarkError {

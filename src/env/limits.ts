@@ -45,9 +45,16 @@ export interface Limits {
   /** Requests that one router keeps waiting: Commands, and separately Queries. */
   readonly routerInFlightMax: number;
   readonly routerBytesInFlightMax: number;
+  /** Results of one session that a bucket remembers; how long a router uses a session, and a bucket remembers an idle one. */
   readonly sessionResultsMax: number;
   readonly sessionLifetimeMs: number;
   readonly sessionRetentionMs: number;
+  /**
+   * Sessions that a bucket remembers, and the memory that they and their results take, about. Beyond either the one that was
+   * idle for longest is forgotten. The second must leave room for one session with all its results.
+   */
+  readonly sessionsPerBucketMax: number;
+  readonly sessionBytesPerBucketMax: number;
 }
 
 const KIB = 1024;
@@ -86,4 +93,6 @@ export const DEFAULT_LIMITS: Limits = {
   sessionResultsMax: 8192,
   sessionLifetimeMs: 10 * 60_000,
   sessionRetentionMs: 60 * 60_000,
+  sessionsPerBucketMax: 8192,
+  sessionBytesPerBucketMax: 3 * MIB,
 };

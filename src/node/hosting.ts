@@ -6,13 +6,22 @@ import { keyAfter } from '../lib/ordered.js';
 import { TidemarkError } from '../lib/errors.js';
 import { LogStore } from '../bucket/log-store.js';
 import { Replica, type ReplicaHost } from '../bucket/replica.js';
-import { Sessions } from '../bucket/sessions.js';
+import { SessionLoader } from '../bucket/session-pieces.js';
+import { Sessions, sessionLimitsOf, type SessionLimits } from '../bucket/sessions.js';
 import { sweepSlot } from '../bucket/snapshot.js';
-import { BucketState, decodeMeta, encodeMeta, metaKey, sessionsKey, type Meta } from '../bucket/state.js';
+import {
+  BucketState,
+  decodeMeta,
+  encodeMeta,
+  metaKey,
+  placeOfSessionsKey,
+  sessionsRange,
+  type Meta,
+} from '../bucket/state.js';
 import type { StateStore } from '../bucket/state-store.js';
 import { versionRange, type Slot } from '../mvcc/records.js';
-import { later } from '../mvcc/timestamp.js';
 import type { BucketId, BucketInfo, NodeId } from '../placement/map.js';
+import { Checkpoints } from './checkpoints.js';
 import type { LogWriter } from './log-writer.js';
 
 /**
@@ -24,6 +33,10 @@ import type { LogWriter } from './log-writer.js';
 const NEXT_SLOT_KEY = Buffer.from('n/slot');
 const META_RANGE = { gte: metaKey(0), lt: keyAfter(metaKey(0xffff_ffff)) };
 const REPLAY_ENTRIES_AT_ONCE = 200;
+const SESSIONS_BYTES_AT_ONCE = 256 * 1024;
+/** Of what sessions take in memory, about what they take in a checkpoint. */
+const CHECKPOINT_PART = 1 / 4;
+const SLOT_MAX: Slot = 0xffff_ffff;
 
 /** Log entries memory of one node, shared out among its replicas. */
 const LOG_CACHE_BYTES = 2 * 1024 * 1024;
@@ -36,15 +49,20 @@ export interface HostingOptions {
   readonly state: StateStore;
   readonly writer: LogWriter;
   readonly host: ReplicaHost;
+  readonly onBug: (error: unknown) => void;
 }
 
 export class Hosting {
   readonly replicas = new Map<BucketId, Replica>();
+  readonly sessionLimits: SessionLimits;
   readonly #options: HostingOptions;
+  readonly #checkpoints: Checkpoints;
   #nextSlot: Slot = 1;
 
   constructor(options: HostingOptions) {
     this.#options = options;
+    this.sessionLimits = sessionLimitsOf(options.limits);
+    this.#checkpoints = new Checkpoints(options.env.timers, options.onBug);
     const data = options.state.get(NEXT_SLOT_KEY);
     if (data !== undefined) this.#nextSlot = data.readUInt32BE(0);
   }
@@ -90,8 +108,11 @@ export class Hosting {
     const metas = await this.#readMetas();
     await this.#sweepUnnamed(new Set(metas.map(([, { slot }]) => slot)));
     const logCacheBytesMax = Math.max(4 * 1024, Math.floor(LOG_CACHE_BYTES / Math.max(1, metas.length)));
+    const loaders = await this.#loadSessions(metas);
     for (const [bucket, meta] of metas) {
-      this.replicas.set(bucket, await this.#openReplica(bucket, meta, { logCacheBytesMax, voteNotBefore }));
+      const sessions = loaders.get(meta.slot);
+      assert(sessions !== undefined, `bucket ${bucket} has no sessions`);
+      this.replicas.set(bucket, await this.#openReplica(bucket, meta, sessions, { logCacheBytesMax, voteNotBefore }));
     }
     return metas.length;
   }
@@ -111,13 +132,10 @@ export class Hosting {
   async #openReplica(
     bucket: BucketId,
     meta: Meta,
+    sessions: SessionLoader,
     options: { readonly logCacheBytesMax: number; readonly voteNotBefore: number },
   ): Promise<Replica> {
-    const { host, limits, logStore, state, writer } = this.#options;
-    const retention = later(0, limits.sessionRetentionMs);
-    const sessions = new Sessions(retention, limits.sessionResultsMax);
-    const checkpoint = state.get(sessionsKey(meta.slot));
-    if (checkpoint !== undefined) sessions.restore(checkpoint);
+    const { host, logStore, state, writer } = this.#options;
     const bucketState = new BucketState(bucket, state, meta, sessions);
     const { log, hardState } = await LogStore.open(logStore, bucket);
     const { index, term } = meta.applied;
@@ -132,6 +150,33 @@ export class Hosting {
     }
     await this.#replaySessions(bucketState, log);
     return new Replica({ host, state: bucketState, log, hardState, ...options });
+  }
+
+  /** The sessions of each slot as of its checkpoint. Pieces of a checkpoint or a snapshot that a crash left unfinished go. */
+  async #loadSessions(metas: readonly [BucketId, Meta][]): Promise<Map<Slot, SessionLoader>> {
+    const { state } = this.#options;
+    const indexes = new Map(metas.map(([, { slot, sessionsIndex }]) => [slot, sessionsIndex]));
+    const loaders = new Map(metas.map(([, { slot }]) => [slot, new SessionLoader(new Sessions(this.sessionLimits))]));
+    let { gte } = sessionsRange(0);
+    const { lt } = sessionsRange(SLOT_MAX);
+    for (;;) {
+      const page = await state.page({ gte, lt, limit: 1000, bytesMax: SESSIONS_BYTES_AT_ONCE });
+      for (const [key, piece] of page.entries) {
+        const { slot, index } = placeOfSessionsKey(key);
+        if (index === indexes.get(slot)) loaders.get(slot)?.add(piece);
+        else state.del(key);
+      }
+      const last = page.entries.at(-1)?.[0];
+      if (!page.more || last === undefined) break;
+      gte = keyAfter(last);
+    }
+    for (const [bucket, { slot, sessionsIndex }] of metas) {
+      const loader = loaders.get(slot);
+      if (loader?.complete === true || sessionsIndex === 0) continue;
+      const message = `bucket ${bucket}: of its sessions as of entry ${sessionsIndex} only ${loader?.count} pieces are there`;
+      throw new TidemarkError('DATA_LOSS', 'STATE_CORRUPT', message);
+    }
+    return loaders;
   }
 
   /** Brings the sessions from their checkpoint to the applied index. */
@@ -150,7 +195,7 @@ export class Hosting {
   /** Finds the slots that hold records by skipping from one to the next, and sweeps those without a name. */
   async #sweepUnnamed(named: ReadonlySet<Slot>): Promise<void> {
     const { state, env } = this.#options;
-    const end = versionRange(0xffff_ffff).lt;
+    const end = versionRange(SLOT_MAX).lt;
     let gte: Bytes = versionRange(0).gte;
     for (;;) {
       const page = await state.page({ gte, lt: end, limit: 1 });
@@ -172,7 +217,9 @@ export class Hosting {
       const { state, log, raft } = replica;
       if (replica.installing) continue;
       const kept = Math.min(limits.logEntriesKept, Math.ceil(limits.logBytesKept / log.entryBytes));
-      if (state.applied.index - state.sessionsIndex >= kept / 2) state.checkpoint();
+      // As much log as a checkpoint is large must have come, or a large table would be written over and over.
+      const worthwhile = Math.max(kept / 2, (state.sessions.bytes * CHECKPOINT_PART) / log.entryBytes);
+      if (state.applied.index - state.sessionsIndex >= worthwhile) this.#checkpoints.request(state);
       const index = Math.min(state.sessionsIndex, state.durableIndex, state.applied.index - kept);
       if (index - log.firstIndex() < kept / 4) continue;
       raft.compact(index);
@@ -180,8 +227,9 @@ export class Hosting {
     }
   }
 
-  /** Writes the sessions of every replica, so that the next start has nothing to replay. */
-  checkpointAll(): void {
-    for (const { state } of this.replicas.values()) state.checkpoint();
+  /** Writes the sessions of every replica, so that the next start has nothing to replay; resolves when the store has them. */
+  async checkpointAll(): Promise<void> {
+    for (const { state } of this.replicas.values()) this.#checkpoints.request(state);
+    await this.#checkpoints.settled();
   }
 }

@@ -70,13 +70,14 @@ export class Installs {
     const { hosting, state } = this.#options;
     const replica = hosting.replicas.get(bucket);
     if (replica === undefined || replica.installing) return undefined;
-    const decoded = decodeHeader(header);
-    const staged = new StagedSnapshot(decoded, hosting.newSlot(), state);
+    const source = decodeHeader(header);
+    const staged = new StagedSnapshot(source, hosting.newSlot(), state, hosting.sessionLimits);
     if (!replica.raft.canInstall(staged.meta)) return undefined;
     let ended = false;
     return {
       write: (chunk) => staged.write(chunk),
       finish: async () => {
+        staged.checkComplete();
         ended = true;
         await this.#install(replica, staged);
       },

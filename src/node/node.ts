@@ -189,6 +189,7 @@ export class Node {
       state: this.#state,
       writer: this.#writer,
       host: this.#replicaHost(),
+      onBug: onFatal,
     });
     this.#balance = new LeaderBalance({
       nodeId,
@@ -460,7 +461,7 @@ export class Node {
     // After a failure nothing reaches the disk any more, and an install would wait for it for ever.
     if (!this.#failed) await transfersEnded;
     this.#peers.close();
-    if (!this.#failed) this.hosting.checkpointAll();
+    if (!this.#failed) await this.hosting.checkpointAll();
     this.#turns.stop();
     for (const replica of this.hosting.replicas.values()) replica.close();
     if (this.#failed) return;

@@ -168,6 +168,8 @@ export class Dispatcher {
       case 'STALE':
         trail.staleReplica(node);
         break;
+      case 'REQUEST_FORGOTTEN':
+        throw unsettled ? withoutHorizon(error) : error;
       case 'NO_LEADER':
       case 'NO_REPLICA':
       case 'NO_NODE_REACHED':
@@ -233,6 +235,14 @@ function closed(trail: Trail): TidemarkError {
 
 function readsAnywhere(operation: KeyOperation): boolean {
   return operation.kind === 'get' && isAnywhere(operation.consistency.kind);
+}
+
+/**
+ * The horizon tells whoever made the request id that the command may be sent again in a session begun after it: nothing was
+ * done. Not so if an earlier attempt may have been the one that was forgotten.
+ */
+function withoutHorizon({ code, reason, message, outcome }: TidemarkError): TidemarkError {
+  return new TidemarkError(code, reason, message, { outcome });
 }
 
 /** Only the leader answers these. */

@@ -1,7 +1,7 @@
 import type { Counter, Env } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import type { Bytes } from '../lib/bytes.js';
-import { TidemarkError } from '../lib/errors.js';
+import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { EPOCH_MS, TIMESTAMP_MAX, checkTimestamp, later } from '../mvcc/timestamp.js';
 import type {
   Condition,
@@ -124,6 +124,8 @@ const MARGIN_MS_MAX = 200;
 const MARGIN_PART = 0.1;
 /** Keys of one getMany that are asked for at a time. */
 const GET_MANY_WINDOW = 256;
+/** New sessions for one command; each is younger than all that its bucket had forgotten a moment ago. */
+const SESSION_RENEWALS_MAX = 3;
 
 /** Limited each by itself. */
 type Sort = 'commands' | 'queries';
@@ -238,18 +240,28 @@ export class Router implements NodeHandle {
       const call = this.#callOf(options);
       const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
       const bucket = bucketOfWrite({ conditions, mutations }, placement.buckets);
-      const ticket = options.id === undefined ? this.#sessions.begin() : undefined;
-      const id = ticket?.id ?? options.id;
-      if (id === undefined) throw new TidemarkError('INTERNAL', 'NO_REQUEST_ID', 'a command has no request id');
-      try {
-        const request = { id, conditions, mutations };
-        const { result, served } = await this.#dispatcher.execute({ kind: 'write', bucket, request }, call);
-        this.#saw(bucket, served.timestamp);
-        return { ...result, served };
-      } finally {
-        ticket?.end();
-      }
+      const execute = (id: RequestId): Promise<Answer<'write'>> =>
+        this.#dispatcher.execute({ kind: 'write', bucket, request: { id, conditions, mutations } }, call);
+      const { result, served } = options.id === undefined ? await this.#inSession(execute) : await execute(options.id);
+      this.#saw(bucket, served.timestamp);
+      return { ...result, served };
     });
+  }
+
+  /** Gives the command an id of this router's session; of a new one, if the bucket takes the present one for forgotten. */
+  async #inSession<T>(execute: (id: RequestId) => Promise<T>): Promise<T> {
+    for (let renewals = 0; ; renewals += 1) {
+      const ticket = this.#sessions.begin();
+      try {
+        return await execute(ticket.id);
+      } catch (error) {
+        const horizon = isTidemarkError(error) && error.reason === 'REQUEST_FORGOTTEN' ? error.details['horizon'] : undefined;
+        if (horizon === undefined || renewals === SESSION_RENEWALS_MAX) throw error;
+        this.#sessions.renew(ticket.id.session, checkTimestamp(Number(horizon), 'horizon'));
+      } finally {
+        ticket.end();
+      }
+    }
   }
 
   // --- queries

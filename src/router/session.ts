@@ -1,19 +1,30 @@
 import type { Clock, Random } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import type { RequestId, Timestamp } from '../bucket/requests.js';
+import { earlier } from '../mvcc/timestamp.js';
 
 /**
  * Request ids. A bucket remembers the results of a session's commands from the lowest one whose answer is still awaited, so
  * that a retry gets the first result. Therefore a session is short (limits.sessionLifetimeMs, far below the time for which
  * buckets remember sessions), and a command that stays unanswered while many others pass must not make buckets remember all of
  * them: then, too, a new session begins. Commands under way keep the id they were given.
+ *
+ * A bucket that sees many sessions forgets idle ones earlier, and then takes a session for forgotten that it never saw, if it is
+ * no younger. Such a command was not done, and is sent again in a session that is younger than what the bucket says.
+ *
+ * The birth is only held against such a horizon. It is told a little early, so that a node whose clock is behind does not refuse
+ * the session for coming from its future.
  */
+const BORN_EARLY_MS_MAX = 60_000;
+const BORN_EARLY_PART = 1 / 8;
+
 export class Sessions {
   readonly #clock: Clock;
   readonly #random: Random;
   readonly #limits: Limits;
   readonly #now: () => Timestamp;
   #session: Session | undefined;
+  #bornAfter: Timestamp = 0;
 
   /** `now` tells a session's birth on the cluster's timeline. */
   constructor(clock: Clock, random: Random, limits: Limits, now: () => Timestamp) {
@@ -27,9 +38,17 @@ export class Sessions {
   begin(): Ticket {
     const nowMs = this.#clock.monotonicMs();
     if (this.#session === undefined || this.#session.isWornOut(nowMs, this.#limits)) {
-      this.#session = new Session(this.#random, this.#now(), nowMs);
+      const earlyMs = Math.min(BORN_EARLY_MS_MAX, this.#limits.sessionRetentionMs * BORN_EARLY_PART);
+      const born = Math.max(this.#bornAfter + 1, earlier(this.#now(), earlyMs));
+      this.#session = new Session(this.#random, born, nowMs);
     }
     return this.#session.begin();
+  }
+
+  /** A bucket has forgotten sessions born up to `horizon`, and takes this one for one of them: the next is younger. */
+  renew(session: number, horizon: Timestamp): void {
+    this.#bornAfter = Math.max(this.#bornAfter, horizon);
+    if (this.#session?.id === session) this.#session = undefined;
   }
 }
 
@@ -39,7 +58,7 @@ export interface Ticket {
 }
 
 class Session {
-  readonly #id: number;
+  readonly id: number;
   readonly #born: Timestamp;
   readonly #bornMs: number;
   #next = 1;
@@ -49,7 +68,7 @@ class Session {
 
   constructor(random: Random, born: Timestamp, bornMs: number) {
     // 53 random bits; zero would read as "no session".
-    this.#id = Math.max(1, random.uint32() * 2 ** 21 + Math.floor(random.uint32() / 2 ** 11));
+    this.id = Math.max(1, random.uint32() * 2 ** 21 + Math.floor(random.uint32() / 2 ** 11));
     this.#born = born;
     this.#bornMs = bornMs;
   }
@@ -61,7 +80,7 @@ class Session {
   begin(): Ticket {
     const sequence = this.#next;
     this.#next += 1;
-    const id = { session: this.#id, born: this.#born, sequence, lowest: this.#lowest };
+    const id = { session: this.id, born: this.#born, sequence, lowest: this.#lowest };
     return { id, end: () => this.#end(sequence) };
   }
 

@@ -27,7 +27,7 @@ interface Case {
   readonly says: RegExp;
 }
 
-const id = { session: 7, born: 0, sequence: 1, lowest: 1 };
+const id = { session: 7, born: 1, sequence: 1, lowest: 1 };
 const one = `{${tagOf(0, BUCKETS)}}`;
 const other = `{${tagOf(1, BUCKETS)}}`;
 const putOf = (key: string | Buffer, value: string | Buffer = VALUE): object => ({
@@ -96,9 +96,10 @@ const CASES: readonly Case[] = [
     'TIMESTAMP_TOO_LARGE',
     /conditions\[0\]\.version.*below 2\^53/,
   ),
-  invalid('a request id without a session', COMMANDS, 'Put', { key: KEY, id: { ...id, session: 0 } }, 'REQUEST_ID_MALFORMED', /session 0/),
-  invalid('a request id out of order', COMMANDS, 'Put', { key: KEY, id: { ...id, lowest: 2 } }, 'REQUEST_ID_MALFORMED', /lowest is not above sequence/),
-  invalid('a request id of 2^60', COMMANDS, 'Put', { key: KEY, id: { ...id, sequence: 2 ** 60 } }, 'REQUEST_ID_MALFORMED', /below 2\^53/),
+  invalid('a request id without a session', COMMANDS, 'Put', { key: KEY, id: { ...id, session: 0 } }, 'REQUEST_ID_MALFORMED', /id\.session is 0/),
+  invalid('a request id without a birth', COMMANDS, 'Put', { key: KEY, id: { ...id, born: 0 } }, 'REQUEST_ID_MALFORMED', /id\.born is 0/),
+  invalid('a request id out of order', COMMANDS, 'Put', { key: KEY, id: { ...id, lowest: 2 } }, 'REQUEST_ID_MALFORMED', /id\.lowest is 2, above id\.sequence 1/),
+  invalid('a request id of 2^60', COMMANDS, 'Put', { key: KEY, id: { ...id, sequence: 2 ** 60 } }, 'REQUEST_ID_MALFORMED', /id\.sequence.*below 2\^53/),
   invalid('an inverted range', QUERIES, 'Scan', { start: Buffer.from('b'), end: Buffer.from('a') }, 'RANGE_INVERTED', /start 'b' is above end 'a'/),
   invalid('a prefix and a bound', QUERIES, 'Scan', { prefix: KEY, end: KEY }, 'RANGE_CONFLICT', /prefix is set beside start or end/),
   invalid('a bound over the limit', QUERIES, 'Scan', { start: long(keyBytesMax + 2) }, 'KEY_TOO_LARGE', /start has 4098 bytes/),

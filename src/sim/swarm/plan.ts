@@ -154,6 +154,7 @@ function drawLimits(random: SimRandom): Partial<Limits> {
   maybe('pageBytesMax', [1, 300]);
   maybe('sessionResultsMax', [4, 64]);
   maybe('sessionLifetimeMs', [500, 3000]);
+  maybe('sessionsPerBucketMax', [1, 3, 20]);
   if (random.chance(0.3)) {
     // A queue must hold what may be in flight of one snapshot.
     drawn.snapshotChunkBytes = 1000;
