@@ -59,6 +59,9 @@ const LOG_WRITE_BUFFER_BYTES = 8 * 1024 * 1024;
 const STATE_WRITE_BUFFER_BYTES = 4 * 1024 * 1024;
 /** Applied writes gather this long before they go to the state store. */
 const STATE_GATHER_MS = 100;
+/** How long a node that stops may take to hand over what it leads, and how often it looks. */
+const RESIGN_MS_MAX = 1000;
+const RESIGN_LOOK_MS = 5;
 /** Wall and monotonic clock may part by this much before leases are not trusted. */
 const CLOCK_PARTING_MS = 50;
 
@@ -123,6 +126,7 @@ export class Node {
   #placement: Placement;
   #server: Server | undefined;
   #timers: Timer[] = [];
+  #stopping = false;
   #failed = false;
 
   constructor({ env, config, hooks, identity, pins, logStore, stateStore }: NodeParts) {
@@ -370,7 +374,7 @@ export class Node {
   }
 
   get #mayLead(): boolean {
-    return !this.#disk.hangs;
+    return !this.#disk.hangs && !this.#stopping;
   }
 
   /** Tells routers which leaders have changed since they were told. */
@@ -450,8 +454,22 @@ export class Node {
     this.#hooks.onFatal(error);
   }
 
-  /** Hands over what it leads, finishes what is under way, and closes its stores. */
+  /** Whoever is handed a bucket leads it at once; for one that just loses its leader an election timeout must pass. */
+  async #resign(): Promise<void> {
+    const { clock, timers } = this.#env;
+    const untilMs = clock.monotonicMs() + RESIGN_MS_MAX;
+    while (!this.#failed && this.#balance.handOver() > 0 && clock.monotonicMs() < untilMs) {
+      await new Promise<void>((resolve) => {
+        timers.after(RESIGN_LOOK_MS, resolve);
+      });
+    }
+    this.#tellLeaders();
+  }
+
+  /** Hands over what it leads, for at most a second, finishes what is under way, and closes its stores. */
   async close(): Promise<void> {
+    this.#stopping = true;
+    await this.#resign();
     for (const timer of this.#timers) timer.cancel();
     this.#timers = [];
     await this.#server?.close(500);

@@ -137,6 +137,19 @@ export class SimCluster {
     this.network.kill(machine.name);
   }
 
+  /** As by SIGTERM: the node ends in order. Rejects or never settles if it is crashed before it has. */
+  async stop(id: NodeId): Promise<void> {
+    const machine = this.#machine(id);
+    const { life } = machine;
+    assert(life?.node !== undefined, `node ${id} is not running`);
+    await life.node.close();
+    await life.disk.close();
+    assert(machine.life === life, `node ${id} was crashed while it stopped`);
+    life.process.kill();
+    machine.life = undefined;
+    this.network.kill(machine.name);
+  }
+
   async restart(id: NodeId): Promise<void> {
     await this.settle(this.boot(id), START_TIMEOUT_MS);
   }

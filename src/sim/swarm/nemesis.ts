@@ -11,6 +11,8 @@ export class Nemesis {
   readonly #random: SimRandom;
   /** Nodes whose disk was made to fail, so that they may stop. */
   readonly #excused = new Set<NodeId>();
+  /** Lives of nodes that were told to stop. */
+  readonly #stopping = new Set<string>();
   #stopped = false;
   /** Undoes the faults under way. */
   readonly #remedies = new Set<() => void>();
@@ -103,6 +105,9 @@ export class Nemesis {
       case 'crashAll':
         for (const each of ids) this.#cluster.crash(each);
         return;
+      case 'stop':
+        this.#stop(id);
+        return;
       case 'pause': {
         if (this.#cluster.isDown(id)) return;
         const process = this.#cluster.process(id);
@@ -189,6 +194,19 @@ export class Nemesis {
     const clock = this.#cluster.clock(id);
     const offsetMs = clock.wallMs() - (WALL_START_MS + this.#cluster.loop.nowMs);
     clock.jumpWall(clockSkewMs * (2 * this.#random.float() - 1) - offsetMs);
+  }
+
+  #stop(id: NodeId): void {
+    const life = `${id}/${this.#cluster.life(id)}`;
+    if (!this.#cluster.running(id) || this.#cluster.process(id).paused || this.#stopping.has(life)) return;
+    this.#stopping.add(life);
+    // What ends it before it has stopped is among the cluster's fatal errors.
+    this.#cluster.stop(id).then(
+      () => {
+        if (this.#stopped && this.#cluster.isDown(id)) this.#boot(id);
+      },
+      () => undefined,
+    );
   }
 
   #transfer(id: NodeId): void {

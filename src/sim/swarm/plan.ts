@@ -11,6 +11,7 @@ import type { SimRandom } from '../random.js';
 export const FAULTS = [
   'crash',
   'crashAll',
+  'stop',
   'pause',
   'isolate',
   'halves',

@@ -10,7 +10,8 @@ import { pickFrom, type SwarmPlan, type Work } from './plan.js';
 import type { Attempt, Change, Command, Found, Proof, Recorder, VersionSeen } from './record.js';
 
 /** What clients may be told when nothing is wrong but what the faults broke. Anything else is a bug. */
-const EXCUSED = new Set(['UNAVAILABLE', 'RESOURCE_EXHAUSTED', 'REQUEST_FORGOTTEN']);
+/** CLOSED is said by a gateway whose node was told to stop: over a network it would be a connection that ends. */
+const EXCUSED = new Set(['UNAVAILABLE', 'RESOURCE_EXHAUSTED', 'REQUEST_FORGOTTEN', 'CLOSED']);
 const ATTEMPTS_MAX = 3;
 const FUTURE_MS = 150;
 const GONE_MS = 1000;
