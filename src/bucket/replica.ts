@@ -44,7 +44,7 @@ export interface ReplicaHost {
   mayLead(): boolean;
   /** The replica has something for collect(). */
   changed(replica: Replica): void;
-  /** The replica has learned who leads, or that its leader leads in a later term. */
+  /** The replica has learned who leads, or that its leader leads in a later term; if it leads itself, that it serves. */
   leaderLearned(replica: Replica): void;
 }
 
@@ -61,6 +61,13 @@ export interface Timing {
  * new leader's bucket clock may start ahead of it, so it should stay well below `maxClockOffsetMs`.
  */
 const FLOOR_HEARTBEATS = 1.5;
+
+/**
+ * When heirs of a leader that is thought dead stand, in election timeouts behind the earliest moment: the first when the others,
+ * who may have heard the leader a little later, would vote; the next when the first has had time to win.
+ */
+const FIRST_HEIR_AFTER = 0.03;
+const NEXT_HEIR_AFTER = 0.12;
 
 export interface ReplicaOptions {
   readonly host: ReplicaHost;
@@ -283,6 +290,22 @@ export class Replica {
     if (this.raft.hasReady() || this.#hasLostLeadership) this.#host.changed(this);
   }
 
+  /**
+   * The connection to a node broke. What was on its way to its replica is lost: that is probed instead of waited for. If it
+   * leads it may be dead: its voters stand for election one after the other, in an order that differs from bucket to bucket, so
+   * that the survivors share what it led.
+   */
+  lost(node: NodeId, now: number): void {
+    for (const { id } of this.raft.progress()) if (nodeOfReplica(id) === node) this.raft.unreachable(id, now);
+    const { leader } = this.raft;
+    if (this.isLeader || leader === 0 || nodeOfReplica(leader) !== node) return;
+    const heirs = this.raft.config.voters.filter((id) => id !== leader);
+    const place = (heirs.indexOf(this.id) + scatter(this.bucket)) % heirs.length;
+    const { electionTimeoutMs } = this.#host.timing;
+    this.raft.suspectLeader(electionTimeoutMs * (FIRST_HEIR_AFTER + NEXT_HEIR_AFTER * place), now);
+    this.#dueMs = this.raft.nextTickMs;
+  }
+
   campaign(now: number): void {
     if (!this.#host.mayLead()) return;
     this.raft.campaign(now);
@@ -299,7 +322,9 @@ export class Replica {
     const ready = this.#collect();
     this.#dueMs = this.raft.nextTickMs;
     const { leader, term } = this.raft;
-    if (leader !== 0 && (leader !== this.#learned.leader || term !== this.#learned.term)) {
+    // A leader is worth naming by itself when it serves: whoever asked it too early waits to hear of it again.
+    const serves = leader !== this.id || this.raft.canServe();
+    if (leader !== 0 && serves && (leader !== this.#learned.leader || term !== this.#learned.term)) {
       this.#learned = { leader, term };
       this.#host.leaderLearned(this);
     }
@@ -393,4 +418,9 @@ export class Replica {
     this.#proposals?.abandon('its node is stopping');
     this.reads.close();
   }
+}
+
+/** Buckets whose numbers follow a pattern, as those of one leader do, get numbers that follow none. */
+function scatter(bucket: BucketId): number {
+  return Math.imul(bucket + 1, 0x9e37_79b1) >>> 16;
 }

@@ -425,15 +425,9 @@ export class Node {
     }
   }
 
-  /** What was on its way to a peer is lost: its followers are probed instead of waited for. */
   #lost(peer: NodeId): void {
     const now = this.#env.clock.monotonicMs();
-    for (const replica of this.hosting.replicas.values()) {
-      if (!replica.isLeader) continue;
-      for (const { id } of replica.raft.progress()) {
-        if (nodeOfReplica(id) === peer) replica.raft.unreachable(id, now);
-      }
-    }
+    for (const replica of this.hosting.replicas.values()) replica.lost(peer, now);
   }
 
   /** Resolves when nothing of a replica that has stopped is on its way to the log. */

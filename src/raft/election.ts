@@ -49,6 +49,12 @@ export class Election {
     this.timeoutMs = electionTimeoutMs + electionJitterMs * random();
   }
 
+  /** The leader may be dead: stands `afterMs` behind the first moment at which others may vote, unless it is heard again. */
+  plan(afterMs: number): void {
+    const { heardLeaderMs, options } = this.core;
+    this.dueMs = heardLeaderMs + options.electionTimeoutMs + afterMs;
+  }
+
   postponeByRetry(): void {
     const { electionTimeoutMs, random } = this.core.options;
     const factor = Math.min(Math.max(1, 2 ** (this.attempts - 2)), RETRY_FACTOR_MAX);

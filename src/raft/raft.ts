@@ -165,6 +165,16 @@ export class Raft {
     if (this.election.start('preCandidate', false)) this.stand(false);
   }
 
+  /**
+   * The connection to the leader broke, as it does when its process dies. If the leader is not heard again, this replica stands
+   * `afterMs` behind the earliest moment that the rules of votes allow, and not at random: callers give each voter another
+   * `afterMs`, so that votes are not split.
+   */
+  suspectLeader(afterMs: number, now: number): void {
+    this.setTime(now);
+    if (this.core.role === 'follower' && this.core.leader !== 0) this.election.plan(afterMs);
+  }
+
   step(m: Message, now: number): void {
     this.setTime(now);
     const { core } = this;
