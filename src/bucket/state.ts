@@ -150,6 +150,7 @@ export class BucketState implements BatchMember {
   #checkpoint: Checkpoint;
   #batchCheckpoint: Checkpoint | undefined;
   #newCheckpoint: Checkpoint | undefined;
+  #digestWatch: { readonly index: LogIndex; readonly told: (digest: number) => void } | undefined;
 
   /** `sessions` are as of the checkpoint; who opens the bucket replays the log from there. */
   constructor(bucket: BucketId, store: StateStore, meta: Meta, { sessions, count }: SessionLoader) {
@@ -200,6 +201,22 @@ export class BucketState implements BatchMember {
   }
 
   /**
+   * Calls `told` with the digest at `index`, as soon as that is what is applied; never, if it is passed already or by a
+   * snapshot. A later call takes the place of an earlier one.
+   */
+  watchDigest(index: LogIndex, told: (digest: number) => void): void {
+    this.#digestWatch = { index, told };
+    this.#tellDigest();
+  }
+
+  #tellDigest(): void {
+    const watch = this.#digestWatch;
+    if (watch === undefined || watch.index > this.applied.index) return;
+    this.#digestWatch = undefined;
+    if (watch.index === this.applied.index) watch.told(this.#meta.digest);
+  }
+
+  /**
    * Applies the next entry and returns its effects, if it is a command. `known` saves the leader decoding what it encoded.
    * Anything that is thrown here stops the node: another replica may have gone on.
    */
@@ -220,6 +237,7 @@ export class BucketState implements BatchMember {
     }
     this.#meta = { ...before, applied: { index: entry.index, term: entry.term }, maxTimestamp, digest, config };
     this.store.enrol(this);
+    this.#tellDigest();
     return effects;
   }
 
@@ -281,6 +299,7 @@ export class BucketState implements BatchMember {
     this.#batchCheckpoint = undefined;
     this.#newCheckpoint = undefined;
     this.#sessions = sessions;
+    this.#tellDigest();
   }
 }
 

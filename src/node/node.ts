@@ -14,6 +14,7 @@ import { Router } from '../router/router.js';
 import { Sessions as RequestIds } from '../router/session.js';
 import { LeaderBalance } from './balance.js';
 import { ClockCeiling, ClockGuard } from './ceiling.js';
+import { DigestCheck } from './digest-check.js';
 import { DiskWatch } from './disk-watch.js';
 import { Executor } from './executor.js';
 import { FoundingGate } from './founding-gate.js';
@@ -21,6 +22,7 @@ import { Hosting } from './hosting.js';
 import { claimStores, completeIdentity, openPins, readIdentity, type Identity } from './identity.js';
 import { Installs } from './installs.js';
 import { LogWriter } from './log-writer.js';
+import { isDigest } from './peer-items.js';
 import { Peers, type PeerItem, type PeerPins } from './peers.js';
 import { NodeView } from './services/node-view.js';
 import { publicServices } from './services/services.js';
@@ -117,6 +119,7 @@ export class Node {
   readonly #disk: DiskWatch;
   readonly #balance: LeaderBalance;
   readonly #system: SystemBucket;
+  readonly #digests: DigestCheck;
   readonly #pipelines: PipelineServer;
   readonly #requestIds: RequestIds;
   readonly #leadersTold = new Map<BucketId, LeaderHint>();
@@ -214,6 +217,17 @@ export class Node {
       settled: (replica) => this.#settled(replica),
       now: () => clock.monotonicMs(),
       onBug: onFatal,
+    });
+    this.#digests = new DigestCheck({
+      nodeId,
+      clock,
+      log,
+      replicas: this.hosting.replicas,
+      send: (to, item) => {
+        this.#peers.send(to, item);
+        this.#turns.touched();
+      },
+      onDiverged: onFatal,
     });
     this.#snapshots = new SnapshotTransfer({
       env,
@@ -371,6 +385,7 @@ export class Node {
     this.hosting.compact();
     this.#system.tick();
     this.#balance.spread();
+    this.#digests.tick();
   }
 
   get #mayLead(): boolean {
@@ -412,6 +427,10 @@ export class Node {
     for (const item of items) {
       if (item.kind === 'unfit') {
         this.#balance.heardUnfit(from);
+        continue;
+      }
+      if (isDigest(item)) {
+        this.#digests.onItem(from, item);
         continue;
       }
       if (item.kind !== 'raft') {

@@ -4,14 +4,14 @@ import type { Bytes } from '../lib/bytes.js';
 import { isTidemarkError, messageOf, STATUS, TidemarkError, type StatusCode } from '../lib/errors.js';
 import type { BucketId } from '../placement/map.js';
 import { messageFromArray, messageToArray } from '../raft/codec.js';
-import type { Entry, Message } from '../raft/types.js';
+import type { Entry, LogIndex, Message } from '../raft/types.js';
 
 /**
  * What nodes say to each other, and its bytes. A frame is a CRC-32 (four bytes, big-endian) of what follows it, and that is a
  * msgpack array of items, each an array that begins with its kind. The checksum is not only against the wire: an array of
  * numbers with one bit turned mostly is another valid array of numbers, and would go into the log.
  */
-export type PeerItem = RaftItem | SnapshotItem | UnfitItem;
+export type PeerItem = RaftItem | SnapshotItem | UnfitItem | DigestItem;
 
 export interface RaftItem {
   readonly kind: 'raft';
@@ -23,6 +23,30 @@ export interface RaftItem {
 export interface UnfitItem {
   readonly kind: 'unfit';
 }
+
+/** Digests of what replicas have applied up to and including entry `index`; see digest-check.ts. */
+export interface DigestAsked {
+  readonly kind: 'digestAsked';
+  readonly bucket: BucketId;
+  readonly index: LogIndex;
+}
+
+export interface DigestTold {
+  readonly kind: 'digestTold';
+  readonly bucket: BucketId;
+  readonly index: LogIndex;
+  readonly digest: number;
+}
+
+/** `digest` is the right one. */
+export interface DigestJudged {
+  readonly kind: 'digestJudged';
+  readonly bucket: BucketId;
+  readonly index: LogIndex;
+  readonly digest: number;
+}
+
+export type DigestItem = DigestAsked | DigestTold | DigestJudged;
 
 /** `transfer` is the sender's number for one transfer; see snapshots.ts for who says what when. */
 interface OfTransfer {
@@ -86,6 +110,9 @@ const TAKEN = 4;
 const INSTALLED = 5;
 const ABORTED = 6;
 const UNFIT = 7;
+const DIGEST_ASKED = 8;
+const DIGEST_TOLD = 9;
+const DIGEST_JUDGED = 10;
 
 const CRC_BYTES = 4;
 const TEXT_MAX = 1000;
@@ -93,6 +120,10 @@ const TEXT_MAX = 1000;
 const SHARED_FRAME_BYTES_MAX = 16 * 1024;
 
 const packr = new Packr({ useRecords: false, moreTypes: false });
+
+export function isDigest(item: PeerItem): item is DigestItem {
+  return item.kind === 'digestAsked' || item.kind === 'digestTold' || item.kind === 'digestJudged';
+}
 
 /** An upper estimate of an item's bytes in a frame. */
 export function sizeOf(item: PeerItem): number {
@@ -149,6 +180,11 @@ function toArray(item: PeerItem): readonly unknown[] {
     }
     case 'unfit':
       return [UNFIT];
+    case 'digestAsked':
+      return [DIGEST_ASKED, item.bucket, item.index];
+    case 'digestTold':
+    case 'digestJudged':
+      return [item.kind === 'digestTold' ? DIGEST_TOLD : DIGEST_JUDGED, item.bucket, item.index, item.digest];
   }
 }
 
@@ -160,6 +196,11 @@ function fromArray(parts: unknown, frameBytes: number): PeerItem {
   if (bucket > 0xffff_ffff) throw malformed('a bucket id is out of range');
   if (kind === RAFT) {
     return { kind: 'raft', bucket, message: detached(messageFromArray(third), frameBytes) };
+  }
+  if (kind === DIGEST_ASKED) return { kind: 'digestAsked', bucket, index: natural(third, 'index') };
+  if (kind === DIGEST_TOLD || kind === DIGEST_JUDGED) {
+    const of = { bucket, index: natural(third, 'index'), digest: natural(rest[0], 'digest') };
+    return { kind: kind === DIGEST_TOLD ? 'digestTold' : 'digestJudged', ...of };
   }
   const of = { bucket, transfer: natural(third, 'transfer') };
   switch (kind) {

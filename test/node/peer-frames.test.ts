@@ -26,6 +26,8 @@ describe('peer frames', () => {
       message: fc.string({ maxLength: 100 }),
     }),
     fc.constant({ kind: 'unfit' as const }),
+    fc.record({ kind: fc.constant('digestAsked' as const), bucket: of.bucket, index: natural }),
+    fc.record({ kind: fc.constantFrom('digestTold' as const, 'digestJudged' as const), bucket: of.bucket, index: natural, digest: crc }),
   );
 
   it('are read as they were written, and are never larger than was estimated', () => {
@@ -70,14 +72,20 @@ describe('peer frames', () => {
 
   it('have these bytes', () => {
     const taken = { kind: 'snapshotTaken', bucket: 1, transfer: 2, sequence: 3 } as const;
-    const frame = encodeFrame([heartbeat(3), taken, { kind: 'unfit' }]);
+    const asked = { kind: 'digestAsked', bucket: 1, index: 2 } as const;
+    const told = { bucket: 1, index: 2, digest: 3 } as const;
+    const digests = [asked, { kind: 'digestTold', ...told }, { kind: 'digestJudged', ...told }] as const;
+    const frame = encodeFrame([heartbeat(3), taken, { kind: 'unfit' }, ...digests]);
     expect(frame.toString('hex')).to.equal(
-      '1de34701' + // checksum
-        '93' +
+      '47c28587' + // checksum
+        '96' +
         '930003' + // raft, bucket 3
         '9902ce00010001ce0001000207cd03e801cb4303e52b9abe0000cb4303e52b9abe0000cd03e9' + // the message: raft/codec.ts
         '9404010203' + // taken, bucket 1, transfer 2, sequence 3
-        '9107', // unfit
+        '9107' + // unfit
+        '93080102' + // asked, bucket 1, index 2
+        '9409010203' + // told, bucket 1, index 2, digest 3
+        '940a010203', // judged, the same
     );
   });
 });
