@@ -1,7 +1,10 @@
 import { expect } from 'chai';
 import { TestCluster } from './cluster.js';
+import { Load } from './load.js';
 
 const STOP_MS_MAX = 5000;
+/** The default of raft.electionTimeoutMs. */
+const ELECTION_MS = 1200;
 
 describe('a node that is told to stop', function () {
   this.timeout(60_000);
@@ -33,6 +36,30 @@ describe('a node that is told to stop', function () {
     }
     const again = await cluster.terminate(1);
     expect(again, cluster.log(1)).to.deep.equal({ code: 0, signal: null });
+  });
+
+  it('hands over what it leads: a rolling restart under load costs less than an election timeout', async () => {
+    const buckets = 32;
+    cluster = await TestCluster.start({ buckets, sidecar: true });
+    const clients = [await cluster.connect(), await cluster.connect({ endpoints: [cluster.address(0)] })];
+    const load = new Load({ buckets, clients });
+    load.start();
+    await cluster.eventually('every bucket is written to', async () => load.acknowledgedEverywhereSince(0));
+    load.watch();
+    for (const id of cluster.nodeIds) {
+      const ended = await cluster.terminate(id);
+      expect(ended, cluster.log(id)).to.deep.equal({ code: 0, signal: null });
+      await cluster.startNode(id);
+      await cluster.settled();
+      const backMs = performance.now();
+      await cluster.eventually('every bucket is written to', async () => load.acknowledgedEverywhereSince(backMs));
+    }
+    const { ms, bucket } = load.longestGap;
+    if (process.env['TIDEMARK_TIMES'] !== undefined) console.log(`rolling restart: ${Math.round(ms)} ms of silence`);
+    expect(ms, `bucket ${bucket} was silent while nodes were restarted in order`).to.be.below(ELECTION_MS);
+    await load.stop();
+    await load.check(await cluster.connect());
+    await cluster.converged();
   });
 
   it('stops the sidecar and every node of three alike', async () => {
