@@ -152,8 +152,11 @@ export class Replication {
     for (const peer of this.peers) {
       if (this.canAppend(peer)) {
         if (round === 0) round = openRound();
+        const isProbe = peer.state === 'probe';
         do this.sendAppend(peer, round);
         while (this.canAppend(peer));
+        // A probe may carry entries, and is answered when the follower's disk has them: alive it may be all the same.
+        if (isProbe && heartbeatWanted && this.isSilent(peer)) this.sendHeartbeat(peer, round);
       } else if (heartbeatWanted && peer.state === 'snapshot' && core.log.term(peer.snapshotIndex) >= 0) {
         if (round === 0) round = openRound();
         this.sendEntries(peer, peer.snapshotIndex, [], round);
@@ -259,7 +262,11 @@ export class Replication {
   /** Under load appends carry the rounds; but their answers wait for the follower's disk, which may be slow. */
   private needsHeartbeat(peer: Progress): boolean {
     const { now, options } = this.core;
-    return now - peer.roundSentMs >= options.heartbeatMs / 2 || now - peer.heardMs >= options.heartbeatMs;
+    return now - peer.roundSentMs >= options.heartbeatMs / 2 || this.isSilent(peer);
+  }
+
+  private isSilent(peer: Progress): boolean {
+    return this.core.now - peer.heardMs >= this.core.options.heartbeatMs;
   }
 
   private isAlive(peer: Progress): boolean {

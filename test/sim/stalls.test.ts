@@ -88,6 +88,27 @@ describe('a node whose disk hangs', () => {
     expect(cluster.fatal).to.deep.equal([]);
   });
 
+  it('is not taken for dead by its leader, which a quorum of such nodes would bring down', async () => {
+    const cluster = await startCluster({ seed: 'hang-followers', nodes: 3, buckets: 1 });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const counters = new Counters(cluster, client, KEYS, 10);
+    await cluster.loop.runFor(500);
+    const leader = leaderOf(cluster, 'a', 1);
+    const states = (): string[] => replicasOf(cluster, 0).map(({ replica: { raft } }) => `${raft.role} of term ${raft.term}`);
+    const before = states();
+    for (const id of cluster.ids) if (id !== leader) cluster.disk(id).stall(4000);
+    for (let n = 0; n < 80; n += 1) {
+      await cluster.loop.runFor(50);
+      expect(states()).to.deep.equal(before);
+    }
+    const { count } = counters;
+    expect(await cluster.loop.runUntil(() => counters.count >= count + 2 * KEYS.length, 500), 'it goes on at once').to.equal(true);
+    await counters.stop(cluster);
+    await counters.check(cluster, client);
+    await untilEqual(cluster);
+  });
+
   it('keeps its buckets where nobody else could do better', async () => {
     const cluster = await startCluster({ seed: 'hang-all', nodes: 3, buckets: 3 });
     await untilLed(cluster);
