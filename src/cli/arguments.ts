@@ -1,8 +1,5 @@
 import { InvalidArgumentError, Option, type Command } from 'commander';
-import type { ReadOptions } from '../client/index.js';
-import { UsageError } from './exit.js';
 import { withTls, type TlsArguments } from './tls.js';
-import type { Encoding } from './values.js';
 
 /** Parsers of option values, and the options that many commands share. A parser throws what commander reports as wrong use. */
 export function integer(min: number, max: number): (text: string) => number {
@@ -73,49 +70,4 @@ export function withConnection(command: Command): Command {
     )
     .addOption(new Option('--timeout <duration>', 'give up after').default(10_000, '10s').argParser(duration))
     .option('--json', 'print JSON', false);
-}
-
-export interface EncodingArguments {
-  readonly hex: boolean;
-  readonly base64: boolean;
-}
-
-export function withEncoding(command: Command): Command {
-  return command
-    .addOption(new Option('--hex', 'keys and values are hexadecimal').default(false).conflicts('base64'))
-    .addOption(new Option('--base64', 'keys and values are base64').default(false).conflicts('hex'));
-}
-
-export function encodingOf({ hex, base64 }: EncodingArguments): Encoding {
-  return hex ? 'hex' : base64 ? 'base64' : 'text';
-}
-
-export interface ReadArguments {
-  readonly asOf?: string;
-  readonly consistency?: 'linearizable' | 'bounded' | 'local';
-  readonly maxStaleness?: number;
-}
-
-export function withRead(command: Command): Command {
-  return command
-    .addOption(
-      new Option('--as-of <time>', 'the state at a timestamp, an ISO time, or a span before now like -10s').conflicts([
-        'consistency',
-        'maxStaleness',
-      ]),
-    )
-    .addOption(
-      new Option('--consistency <level>', 'how fresh; linearizable if not given').choices(['linearizable', 'bounded', 'local']),
-    )
-    .addOption(new Option('--max-staleness <duration>', 'of bounded reads; 5s if not given').argParser(duration));
-}
-
-const MAX_STALENESS_MS = 5000;
-
-/** Moments stay text: a span before now counts from the cluster's clock. */
-export function readOptionsOf({ asOf, consistency, maxStaleness }: ReadArguments): ReadOptions {
-  if (asOf !== undefined) return { asOf };
-  if (consistency === 'bounded') return { consistency, maxStalenessMs: maxStaleness ?? MAX_STALENESS_MS };
-  if (maxStaleness !== undefined) throw new UsageError('--max-staleness needs --consistency bounded');
-  return { consistency };
 }

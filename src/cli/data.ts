@@ -1,52 +1,50 @@
 import { Option, type Command } from 'commander';
-import type { Condition, Mutation, Served } from '../bucket/requests.js';
-import type { ScanOptions } from '../client/index.js';
+import type { Condition, Mutation } from '../bucket/requests.js';
+import type { Database, WriteOutcome } from '../client/index.js';
 import type { Bytes } from '../lib/bytes.js';
 import { formatTimestamp, parseTimestamp } from '../mvcc/timestamp.js';
+import { integer } from './arguments.js';
 import {
+  dataCommand,
   encodingOf,
-  integer,
+  rangeOf,
   readOptionsOf,
-  withConnection,
-  withEncoding,
+  withRange,
   withRead,
-  type ConnectionArguments,
-  type EncodingArguments,
+  type DataArguments,
+  type RangeArguments,
   type ReadArguments,
-} from './arguments.js';
+} from './data-arguments.js';
 import { withDatabase } from './database.js';
-import { EXIT, Exit, UsageError } from './exit.js';
-import { LineWriter, write, type Terminal } from './terminal.js';
+import { EXIT, Exit } from './exit.js';
+import { jsonLine, LineWriter, write, type Terminal } from './terminal.js';
 import { decode, encode, jsonFields, readValue, type Encoding } from './values.js';
 
 /** `tidemark put|get|delete|scan|history`: one request each. */
-interface CommonArguments extends ConnectionArguments, EncodingArguments {}
-
-interface ChangeArguments extends CommonArguments {
+interface ChangeArguments extends DataArguments {
   readonly ifAbsent?: boolean;
   readonly ifExists?: boolean;
   readonly ifVersion?: string;
 }
 
-interface GetArguments extends CommonArguments, ReadArguments {
+interface GetArguments extends DataArguments, ReadArguments {
   readonly raw: boolean;
 }
 
-interface ScanArguments extends CommonArguments, ReadArguments, RangeArguments {
+interface ScanArguments extends RangeArguments, ReadArguments {
   readonly limit?: number;
   readonly reverse: boolean;
   readonly keysOnly: boolean;
 }
 
-interface HistoryArguments extends CommonArguments {
+interface HistoryArguments extends DataArguments {
   readonly newest?: string;
   readonly oldest?: string;
   readonly limit?: number;
 }
 
 export function addData(program: Command, terminal: Terminal): void {
-  const command = (name: string, description: string): Command =>
-    withEncoding(withConnection(program.command(name))).description(description);
+  const command = (name: string, description: string): Command => dataCommand(program, name, description);
   const limit = (): Option =>
     new Option('--limit <n>', 'at most so many').argParser(integer(1, Number.MAX_SAFE_INTEGER));
 
@@ -61,10 +59,7 @@ export function addData(program: Command, terminal: Terminal): void {
     .argument('<key>')
     .option('--raw', 'the bytes of the value and nothing else, not even an end of line', false)
     .action((key: string, options: GetArguments) => get(key, options, terminal));
-  withRead(command('scan', 'print keys and values in the order of keys'))
-    .argument('[prefix]', 'only keys that begin so')
-    .option('--start <key>', 'from this key on')
-    .option('--end <key>', 'up to this key, exclusive')
+  withRead(withRange(command('scan', 'print keys and values in the order of keys')))
     .addOption(limit())
     .option('--reverse', 'from the last key to the first', false)
     .option('--keys-only', 'without values', false)
@@ -104,9 +99,7 @@ async function remove(keyText: string, options: ChangeArguments, terminal: Termi
 
 async function change(mutation: Mutation, options: ChangeArguments, terminal: Terminal): Promise<void> {
   const conditions = conditionsOf(mutation.key, options);
-  const { applied, version, failed, served } = await withDatabase(options, (db) =>
-    db.write({ conditions, mutations: [mutation] }),
-  );
+  const { applied, version, failed, served } = await withDatabase(options, (db) => changeIn(db, mutation, conditions));
   const word = mutation.kind === 'put' ? 'put' : 'deleted';
   if (options.json) {
     const result = applied ? { applied, version } : { applied, failedVersion: failed?.version ?? 0 };
@@ -118,6 +111,14 @@ async function change(mutation: Mutation, options: ChangeArguments, terminal: Te
     terminal.stderr.write(`tidemark: not ${word}: the condition does not hold, ${present}\n`);
   }
   if (!applied) throw new Exit(EXIT.CONDITION_FAILED);
+}
+
+/** A Put or a Delete if that is all that is asked for: what is wrong with a key or value is then said of `key` and `value`. */
+async function changeIn(db: Database, mutation: Mutation, conditions: readonly Condition[]): Promise<WriteOutcome> {
+  if (conditions.length > 0) return db.write({ conditions, mutations: [mutation] });
+  const { key } = mutation;
+  const written = mutation.kind === 'put' ? await db.put(key, mutation.value) : await db.delete(key);
+  return { applied: true, ...written };
 }
 
 async function get(keyText: string, options: GetArguments, terminal: Terminal): Promise<void> {
@@ -150,31 +151,13 @@ async function scan(prefix: string | undefined, options: ScanArguments, terminal
     for await (const { key, value, version, served } of db.scan(scanOptions)) {
       if (json) {
         const values = keysOnly ? {} : jsonFields('value', value, encoding);
-        await lines.add(jsonLine({ ...jsonFields('key', key, encoding), ...values, version, asOf: served.timestamp }));
+        await lines.add(jsonLine({ ...jsonFields('key', key, encoding), ...values, version, served }));
       } else {
         await lines.add(`${encode(key, encoding)}${keysOnly ? '' : `\t${encode(value, encoding)}`}\n`);
       }
     }
     await lines.flush();
   });
-}
-
-export interface RangeArguments extends EncodingArguments {
-  readonly start?: string;
-  readonly end?: string;
-}
-
-export function rangeOf(
-  prefix: string | undefined,
-  { start, end, ...encodings }: RangeArguments,
-): Pick<ScanOptions, 'prefix' | 'start' | 'end'> {
-  const encoding = encodingOf(encodings);
-  if (prefix !== undefined && (start !== undefined || end !== undefined)) {
-    throw new UsageError('give a prefix, or --start and --end, not both');
-  }
-  const key = (text: string | undefined, what: string): Bytes | undefined =>
-    text === undefined ? undefined : decode(text, encoding, what);
-  return { prefix: key(prefix, 'prefix'), start: key(start, '--start'), end: key(end, '--end') };
 }
 
 async function history(keyText: string, options: HistoryArguments, terminal: Terminal): Promise<void> {
@@ -184,20 +167,16 @@ async function history(keyText: string, options: HistoryArguments, terminal: Ter
   let count = 0;
   await withDatabase(options, async (db) => {
     const lines = new LineWriter(terminal.stdout);
-    for await (const { version, deleted, value } of db.history(key, { newest, oldest, limit })) {
+    for await (const { version, deleted, value, served } of db.history(key, { newest, oldest, limit })) {
       count += 1;
       const time = formatTimestamp(version);
       const fields = deleted ? {} : jsonFields('value', value, encoding);
       const shown = deleted ? '(deleted)' : encode(value, encoding);
-      await lines.add(options.json ? jsonLine({ version, time, deleted, ...fields }) : `${version}\t${time}\t${shown}\n`);
+      await lines.add(options.json ? jsonLine({ version, time, deleted, ...fields, served }) : `${version}\t${time}\t${shown}\n`);
     }
     await lines.flush();
   });
   if (count > 0) return;
   if (!options.json) terminal.stderr.write('tidemark: no versions of that key\n');
   throw new Exit(EXIT.NOT_FOUND);
-}
-
-function jsonLine(fields: Readonly<Record<string, unknown>> & { readonly served?: Served }): string {
-  return `${JSON.stringify(fields)}\n`;
 }

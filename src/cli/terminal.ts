@@ -13,6 +13,11 @@ export async function write(stream: Writable, data: string | Uint8Array): Promis
   if (!stream.write(data)) await once(stream, 'drain');
 }
 
+/** One result for programs. */
+export function jsonLine(result: object): string {
+  return `${JSON.stringify(result)}\n`;
+}
+
 const LINES_BYTES = 64 * 1024;
 
 /** Gathers many short lines into few writes, and waits for a slow reader. */

@@ -7,24 +7,24 @@ import { z } from 'zod';
 import { messageOf } from '../lib/errors.js';
 import type { Bytes } from '../lib/bytes.js';
 import { formatTimestamp } from '../mvcc/timestamp.js';
+import { integer } from './arguments.js';
 import {
+  dataCommand,
   encodingOf,
-  integer,
+  rangeOf,
   readOptionsOf,
-  withConnection,
-  withEncoding,
+  withRange,
   withRead,
-  type ConnectionArguments,
-  type EncodingArguments,
+  type DataArguments,
+  type RangeArguments,
   type ReadArguments,
-} from './arguments.js';
-import { rangeOf, type RangeArguments } from './data.js';
+} from './data-arguments.js';
 import { withDatabase } from './database.js';
 import { EXIT, Exit, UsageError } from './exit.js';
 import { forEachInFlight } from './in-flight.js';
 import { beginLifetime } from './lifetime.js';
 import { showProgress } from './progress.js';
-import { LineWriter, write, type Terminal } from './terminal.js';
+import { jsonLine, LineWriter, write, type Terminal } from './terminal.js';
 import { fromJsonFields, jsonFields, type Encoding } from './values.js';
 
 /**
@@ -36,27 +36,22 @@ import { fromJsonFields, jsonFields, type Encoding } from './values.js';
  * An export is one moment of the whole range, however long it takes. An import sets each key to its value: after an
  * interruption it may simply be run again, from the start or from the line that it named.
  */
-interface ImportArguments extends ConnectionArguments, EncodingArguments {
+interface ImportArguments extends DataArguments {
   readonly inFlight: number;
   readonly fromLine: number;
 }
 
-interface ExportArguments extends ConnectionArguments, ReadArguments, RangeArguments {
+interface ExportArguments extends RangeArguments, ReadArguments {
   readonly output: string;
 }
 
 export function addTransfer(program: Command, terminal: Terminal): void {
-  withEncoding(withConnection(program.command('import')))
-    .description('set keys from a file of JSON lines: {"key": ..., "value": ...}')
+  dataCommand(program, 'import', 'set keys from a file of JSON lines: {"key": ..., "value": ...}')
     .argument('<file>', '- is standard input')
     .addOption(new Option('--in-flight <n>', 'records at a time').default(512).argParser(integer(1, 16_384)))
     .addOption(new Option('--from-line <n>', 'skip the lines before').default(1).argParser(integer(1, Number.MAX_SAFE_INTEGER)))
     .action((file: string, options: ImportArguments) => importFile(file, options, terminal));
-  withRead(withEncoding(withConnection(program.command('export'))))
-    .description('write keys and values as JSON lines, all as of one moment')
-    .argument('[prefix]', 'only keys that begin so')
-    .option('--start <key>', 'from this key on')
-    .option('--end <key>', 'up to this key, exclusive')
+  withRead(withRange(dataCommand(program, 'export', 'write keys and values as JSON lines, all as of one moment')))
     .option('-o, --output <file>', '- is standard output', '-')
     .action((prefix: string | undefined, options: ExportArguments) => exportRange(prefix, options, terminal));
 }
@@ -89,7 +84,7 @@ async function importFile(file: string, options: ImportArguments, terminal: Term
   }
   progress.end();
   const { records } = mark;
-  await write(terminal.stdout, options.json ? `${JSON.stringify({ imported: records })}\n` : `imported ${records} records\n`);
+  await write(terminal.stdout, options.json ? jsonLine({ imported: records }) : `imported ${records} records\n`);
 }
 
 async function openFile(path: string, flags: 'r' | 'w'): Promise<FileHandle> {
@@ -183,8 +178,7 @@ async function exportRange(prefix: string | undefined, options: ExportArguments,
       const lines = new LineWriter(output);
       const { signal } = lifetime;
       for await (const { key, value, served } of db.scan({ ...range, ...readOptionsOf(options), signal })) {
-        const record = { ...jsonFields('key', key, encoding), ...jsonFields('value', value, encoding) };
-        await lines.add(`${JSON.stringify(record)}\n`);
+        await lines.add(jsonLine({ ...jsonFields('key', key, encoding), ...jsonFields('value', value, encoding) }));
         count += 1;
         asOf = served.timestamp;
       }
@@ -195,8 +189,6 @@ async function exportRange(prefix: string | undefined, options: ExportArguments,
     lifetime.end();
     await handle?.close();
   }
-  const remark = options.json
-    ? JSON.stringify({ exported: count, asOf })
-    : `exported ${count} records as of ${asOf} (${formatTimestamp(asOf)})`;
-  terminal.stderr.write(`${remark}\n`);
+  const remark = `exported ${count} records as of ${asOf} (${formatTimestamp(asOf)})\n`;
+  terminal.stderr.write(options.json ? jsonLine({ exported: count, asOf }) : remark);
 }

@@ -15,7 +15,7 @@ import type {
   Version,
   WriteResult,
 } from '../bucket/requests.js';
-import { checkConsistency, checkKey, checkRange, checkRequestId, checkWrite } from '../bucket/validate.js';
+import { checkConsistency, checkKey, checkRange, checkRequestId, checkValue, checkWrite } from '../bucket/validate.js';
 import { bucketOf, type BucketId, type NodeId, type Placement } from '../placement/map.js';
 import { bucketsOfRange } from '../placement/range.js';
 import { Alarms } from './alarms.js';
@@ -219,11 +219,15 @@ export class Router implements NodeHandle {
   // --- commands
 
   async put(key: Bytes, value: Bytes, options: WriteOptions = {}): Promise<WriteReply> {
+    // A write says the same, but of `mutations[0].key`, which the caller of this never gave.
+    checkKey(key, this.#options.limits);
+    checkValue(value, this.#options.limits);
     return this.write([], [{ kind: 'put', key, value }], options);
   }
 
   /** Deleting what does not exist succeeds. */
   async delete(key: Bytes, options: WriteOptions = {}): Promise<WriteReply> {
+    checkKey(key, this.#options.limits);
     return this.write([], [{ kind: 'delete', key }], options);
   }
 

@@ -6,6 +6,9 @@ import { freeBasePort, Running, tidemark, type Outcome } from './support.js';
 
 const NODES = 3;
 
+/** What every answer proves. */
+const SERVED = ['node', 'timestamp', 'consistency', 'hops'];
+
 /** One cluster of real processes for all of it: three nodes and a sidecar, started as a user does. */
 describe('a local cluster', function () {
   this.timeout(120_000);
@@ -71,6 +74,9 @@ describe('a local cluster', function () {
     const { out } = await succeed('history', 'fruit', ...nodes);
     expect(out).to.match(/^\d+\t\S+\t\(deleted\)\n\d+\t\S+\tpear\n\d+\t\S+\tapple\n$/);
 
+    const versions = await succeed('history', 'fruit', '--json', ...nodes);
+    for (const line of versions.out.trimEnd().split('\n')) expect(JSON.parse(line)).to.have.property('served').that.has.all.keys(SERVED);
+
     const gone = await tidemark(['get', 'fruit', ...nodes]);
     expect(gone).to.deep.equal({ code: 3, out: '', err: 'tidemark: no such key\n' });
     expect((await tidemark(['history', 'vegetable', ...nodes])).code).to.equal(3);
@@ -102,7 +108,8 @@ describe('a local cluster', function () {
       expect(err).to.match(reason);
       expect(code).to.equal(expected);
     };
-    await refused(2, /EMPTY_KEY/, 'put', '', 'x');
+    await refused(2, /^tidemark: key is empty.*EMPTY_KEY/, 'put', '', 'x');
+    await refused(2, /^tidemark: key is empty.*EMPTY_KEY/, 'delete', '');
     await refused(2, /KEY_TOO_LARGE/, 'put', 'k'.repeat(5000), 'x');
     await refused(2, /RESERVED_KEY/, 'put', '!k', 'x');
     await refused(2, /RANGE_INVERTED/, 'scan', '--start', 'b', '--end', 'a');
@@ -120,6 +127,10 @@ describe('a local cluster', function () {
 
     const scanned = await succeed('scan', 'item/', '--limit', '3', '--reverse', ...nodes);
     expect(scanned.out).to.equal('0x6974656d2fff\t0xff\nitem/1999\tv1999\nitem/1998\tv1998\n');
+    const [line = ''] = (await succeed('scan', 'item/', '--limit', '1', '--json', ...sidecar)).out.split('\n');
+    const record = JSON.parse(line) as { served: unknown };
+    expect(record).to.include({ key: 'item/0000', value: 'v0' }).and.to.have.property('version').that.is.a('number');
+    expect(record.served).to.have.all.keys(SERVED);
     const keys = await succeed('scan', '--start', 'item/0009', '--end', 'item/0012', '--keys-only', ...sidecar);
     expect(keys.out).to.equal('item/0009\nitem/0010\nitem/0011\n');
 

@@ -187,6 +187,11 @@ export function refuse(reason: 'NOT_LEADER' | 'NOT_HOSTED' | 'STALE', details: R
   return new TidemarkError('UNAVAILABLE', reason, 'ask elsewhere', { retriable: true, details });
 }
 
+/** The different request ids under which commands were asked for, in order. */
+export function idsOf(asked: readonly { readonly operation: Operation }[]): string[] {
+  return [...new Set(asked.map(({ operation }) => (operation.kind === 'write' ? JSON.stringify(operation.request.id) : '')))];
+}
+
 export class FakeCluster {
   readonly time = new FakeTime();
   readonly network: SimWorldNetwork;

@@ -12,7 +12,7 @@ import {
 import { beginLifetime } from '../lifetime.js';
 import { forEachInFlight } from '../in-flight.js';
 import { showProgress } from '../progress.js';
-import { table, write, type Terminal } from '../terminal.js';
+import { jsonLine, table, write, type Terminal } from '../terminal.js';
 import { clientDriver } from './client-driver.js';
 import { benchKey, BENCH_PREFIX, benchValue, seededRandom, type Distribution } from './keys.js';
 import { runLoad, type Driver, type Load, type RunOptions, type RunResult } from './run.js';
@@ -125,7 +125,7 @@ async function runAll(
       passed: (ms) => progress.update(Math.floor((at * eachMs + Math.min(ms, eachMs)) / 1000)),
     } satisfies RunOptions);
     results.push(result);
-    if (options.json) await write(terminal.stdout, `${JSON.stringify(result)}\n`);
+    if (options.json) await write(terminal.stdout, jsonLine(result));
   }
   progress.end();
   return results;

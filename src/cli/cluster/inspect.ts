@@ -3,7 +3,7 @@ import { formatTimestamp } from '../../mvcc/timestamp.js';
 import { isTidemarkError, TidemarkError } from '../../lib/errors.js';
 import { integers, withConnection, type ConnectionArguments } from '../arguments.js';
 import { openRpc } from '../rpc.js';
-import { table, write, type Terminal } from '../terminal.js';
+import { jsonLine, table, write, type Terminal } from '../terminal.js';
 
 /** `tidemark cluster status` and `tidemark cluster buckets`: the cluster as the process at the endpoint sees it. */
 interface StatusReply {
@@ -65,7 +65,7 @@ export function addInspection(cluster: Command, terminal: Terminal): void {
 
 async function status(options: ConnectionArguments, terminal: Terminal): Promise<void> {
   const reply = await askFirst<StatusReply>(options, 'Status', {});
-  await write(terminal.stdout, options.json ? `${JSON.stringify(reply)}\n` : describeStatus(reply));
+  await write(terminal.stdout, options.json ? jsonLine(reply) : describeStatus(reply));
 }
 
 export function describeStatus(reply: StatusReply): string {
@@ -90,7 +90,7 @@ export function describeStatus(reply: StatusReply): string {
 
 async function buckets(options: ConnectionArguments & { id?: number[] }, terminal: Terminal): Promise<void> {
   const reply = await askFirst<BucketsReply>(options, 'Buckets', { ids: options.id ?? [] });
-  await write(terminal.stdout, options.json ? `${JSON.stringify(reply)}\n` : describeBuckets(reply));
+  await write(terminal.stdout, options.json ? jsonLine(reply) : describeBuckets(reply));
 }
 
 export function describeBuckets(reply: BucketsReply): string {

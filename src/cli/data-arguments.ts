@@ -1,0 +1,76 @@
+import { Option, type Command } from 'commander';
+import type { ReadOptions, ScanOptions } from '../client/index.js';
+import type { Bytes } from '../lib/bytes.js';
+import { duration, withConnection, type ConnectionArguments } from './arguments.js';
+import { UsageError } from './exit.js';
+import { decode, type Encoding } from './values.js';
+
+/** What the commands that deal with keys and values have in common: how these are written, which are meant, how fresh. */
+export interface DataArguments extends ConnectionArguments {
+  readonly hex: boolean;
+  readonly base64: boolean;
+}
+
+export function dataCommand(program: Command, name: string, description: string): Command {
+  return withConnection(program.command(name))
+    .addOption(new Option('--hex', 'keys and values are hexadecimal').default(false).conflicts('base64'))
+    .addOption(new Option('--base64', 'keys and values are base64').default(false).conflicts('hex'))
+    .description(description);
+}
+
+export function encodingOf({ hex, base64 }: DataArguments): Encoding {
+  return hex ? 'hex' : base64 ? 'base64' : 'text';
+}
+
+export interface ReadArguments {
+  readonly asOf?: string;
+  readonly consistency?: 'linearizable' | 'bounded' | 'local';
+  readonly maxStaleness?: number;
+}
+
+export function withRead(command: Command): Command {
+  return command
+    .addOption(
+      new Option('--as-of <time>', 'the state at a timestamp, an ISO time, or a span before now like -10s').conflicts([
+        'consistency',
+        'maxStaleness',
+      ]),
+    )
+    .addOption(
+      new Option('--consistency <level>', 'how fresh; linearizable if not given').choices(['linearizable', 'bounded', 'local']),
+    )
+    .addOption(new Option('--max-staleness <duration>', 'of bounded reads; 5s if not given').argParser(duration));
+}
+
+const MAX_STALENESS_MS = 5000;
+
+/** Moments stay text: a span before now counts from the cluster's clock. */
+export function readOptionsOf({ asOf, consistency, maxStaleness }: ReadArguments): ReadOptions {
+  if (asOf !== undefined) return { asOf };
+  if (consistency === 'bounded') return { consistency, maxStalenessMs: maxStaleness ?? MAX_STALENESS_MS };
+  if (maxStaleness !== undefined) throw new UsageError('--max-staleness needs --consistency bounded');
+  return { consistency };
+}
+
+export interface RangeArguments extends DataArguments {
+  readonly start?: string;
+  readonly end?: string;
+}
+
+export function withRange(command: Command): Command {
+  return command
+    .argument('[prefix]', 'only keys that begin so')
+    .option('--start <key>', 'from this key on')
+    .option('--end <key>', 'up to this key, exclusive');
+}
+
+export function rangeOf(prefix: string | undefined, options: RangeArguments): Pick<ScanOptions, 'prefix' | 'start' | 'end'> {
+  const { start, end } = options;
+  const encoding = encodingOf(options);
+  if (prefix !== undefined && (start !== undefined || end !== undefined)) {
+    throw new UsageError('give a prefix, or --start and --end, not both');
+  }
+  const key = (text: string | undefined, what: string): Bytes | undefined =>
+    text === undefined ? undefined : decode(text, encoding, what);
+  return { prefix: key(prefix, 'prefix'), start: key(start, '--start'), end: key(end, '--end') };
+}
