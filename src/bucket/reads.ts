@@ -104,7 +104,8 @@ export class Reads {
   /** A timestamp at or above all that this bucket has acknowledged; only from a confirmed leader. */
   async readTimestamp(deadlineMs: number): Promise<Timestamp> {
     await this.#openLinearizable(deadlineMs);
-    return Math.max(this.#replica.clock, this.#replica.hybrid.now());
+    // Not this node's clock: if that is ahead, no other can serve a read as of it yet, and nothing was acknowledged there.
+    return Math.max(this.#replica.clock, this.#replica.raft.electedFloor);
   }
 
   get(key: Bytes, view: View): Record | undefined {
@@ -168,8 +169,10 @@ export class Reads {
 
   async #openAsOf(timestamp: Timestamp, deadlineMs: number): Promise<View> {
     const { hybrid, raft, state } = this.#replica;
-    hybrid.merge(timestamp, 'asOf');
-    if (this.#closed() < timestamp) {
+    if (this.#closed() >= timestamp) {
+      hybrid.hear(timestamp);
+    } else {
+      hybrid.merge(timestamp, 'as_of');
       if (!raft.canServe()) throw this.#replica.notLeader();
       this.#replica.promise(timestamp);
       const { term, lastIndex } = raft;

@@ -43,13 +43,14 @@ export class SessionPieces {
     return this.#done;
   }
 
-  /** The next piece; undefined behind the last. */
-  next(): Bytes | undefined {
+  /** The next piece, of about that many bytes at most; undefined behind the last. */
+  next(bytesMax = PIECE_BYTES): Bytes | undefined {
     if (this.#done) return undefined;
     const { sessions, horizon } = this.#frozen;
     const from = this.#at;
     let length = HEAD_BYTES;
-    for (; this.#at < sessions.length && length < PIECE_BYTES; this.#at += 1) length += sizeOf(sessions[this.#at]);
+    const enough = Math.min(bytesMax, PIECE_BYTES);
+    for (; this.#at < sessions.length && length < enough; this.#at += 1) length += sizeOf(sessions[this.#at]);
     this.#done = this.#at === sessions.length;
     const out = Buffer.allocUnsafe(length);
     out[4] = FORMAT;

@@ -63,7 +63,7 @@ export class StateSnapshot implements SnapshotSource {
   }
 
   async next(bytesMax: number): Promise<Bytes | undefined> {
-    const sessions = this.#done ? undefined : this.#sessions.next();
+    const sessions = this.#done ? undefined : this.#sessions.next(bytesMax);
     if (sessions !== undefined) return pack([sessions, []] satisfies ChunkTuple);
     while (!this.#done) {
       const page = await this.#state.store.page({ gte: this.#next, lt: this.#end, limit: 1000, bytesMax });

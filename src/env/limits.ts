@@ -37,7 +37,10 @@ export interface Limits {
   readonly snapshotChunksInFlightMax: number;
   /** Snapshots that one node sends or receives at a time. */
   readonly snapshotsAtOnceMax: number;
-  /** Queued bytes on one stream before its sender is held back, and before a peer's messages are dropped. */
+  /**
+   * Queued bytes on one stream before its sender is held back, and before a peer's messages are dropped. The second must hold
+   * one append and the snapshot chunks in flight, or those never arrive.
+   */
   readonly streamBufferBytesMax: number;
   readonly peerQueueBytesMax: number;
   readonly pageEntriesMax: number;

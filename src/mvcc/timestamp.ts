@@ -119,6 +119,30 @@ function tooEarly(field: string, text: string): TidemarkError {
   return new TidemarkError('OUT_OF_RANGE', 'TIMESTAMP_TOO_EARLY', message);
 }
 
+/**
+ * Refuses a timestamp that a caller has chosen, with INVALID_ARGUMENT / CLOCK_TOO_FAR_AHEAD, if it is so far in the future that
+ * nodes would: beyond twice their offset, since `now`, the cluster's time as it is known here, may be that of a slow one.
+ */
+export function checkNotAhead(timestamp: Timestamp, field: string, now: Timestamp, maxOffsetMs: number): void {
+  if (timestamp <= later(now, 2 * maxOffsetMs)) return;
+  const [message, details] = tooFarAhead(timestamp, field, now, "the cluster's clock", maxOffsetMs);
+  throw new TidemarkError('INVALID_ARGUMENT', 'CLOCK_TOO_FAR_AHEAD', message, { details });
+}
+
+function tooFarAhead(
+  timestamp: Timestamp,
+  field: string,
+  now: Timestamp,
+  whose: string,
+  maxOffsetMs: number,
+): [message: string, details: Readonly<Record<string, string>>] {
+  const aheadMs = Math.floor((timestamp - now) / LOGICAL);
+  const message =
+    `${field} ${timestamp} (${formatTimestamp(timestamp)}) is ${aheadMs} ms ahead of ${whose} (${formatTimestamp(now)}); ` +
+    `at most ${maxOffsetMs} ms are allowed`;
+  return [message, { field, now: String(now), maxClockOffsetMs: String(maxOffsetMs) }];
+}
+
 /** A node's clock. Every timestamp that it gives out is above all that it gave out or merged before. */
 export class HybridClock {
   readonly #wallMs: () => number;
@@ -153,30 +177,34 @@ export class HybridClock {
   }
 
   /**
-   * Takes note of a timestamp in a request, so that everything given out from now on is above it. Throws INVALID_ARGUMENT /
+   * Takes note of a timestamp in a request, so that everything given out from now on is above it. Throws UNAVAILABLE /
    * CLOCK_TOO_FAR_AHEAD, and takes no note, if it is news and further ahead of the wall clock than the maximal offset: one wrong
    * clock must not carry the whole cluster's timeline away. What a committed entry has told already is no news: refusing it
    * would shut out everybody who has seen that entry.
+   *
+   * Retriable, for such timestamps come from another node's clock: this one comes nearer, or hears of the entry that the other
+   * has told of. What a caller makes up is refused where it comes in (checkNotAhead).
    */
   merge(timestamp: Timestamp, field = 'timestamp'): void {
     this.check(timestamp, field);
     this.#last = Math.max(this.#last, timestamp);
   }
 
-  /** The test of `merge` alone; also for reads as of a future moment. */
+  /** The same for a request that does not depend on it: what is too far ahead is passed over. */
+  hear(timestamp: Timestamp): void {
+    if (!this.#isTooFarAhead(timestamp)) this.#last = Math.max(this.#last, timestamp);
+  }
+
+  /** The test of `merge` alone. */
   check(timestamp: Timestamp, field = 'timestamp'): void {
     checkTimestamp(timestamp, field);
-    if (timestamp <= this.#last) return;
-    const physical = this.physicalNow();
-    if (timestamp < later(physical, this.#maxOffsetMs + 1)) return;
-    const aheadMs = Math.floor((timestamp - physical) / LOGICAL);
-    throw new TidemarkError(
-      'INVALID_ARGUMENT',
-      'CLOCK_TOO_FAR_AHEAD',
-      `${field} ${timestamp} (${formatTimestamp(timestamp)}) is ${aheadMs} ms ahead of this node's clock ` +
-        `(${formatTimestamp(physical)}); at most ${this.#maxOffsetMs} ms are allowed`,
-      { details: { now: String(physical), maxClockOffsetMs: String(this.#maxOffsetMs) } },
-    );
+    if (!this.#isTooFarAhead(timestamp)) return;
+    const [message, details] = tooFarAhead(timestamp, field, this.physicalNow(), "this node's clock", this.#maxOffsetMs);
+    throw new TidemarkError('UNAVAILABLE', 'CLOCK_TOO_FAR_AHEAD', message, { retriable: true, details });
+  }
+
+  #isTooFarAhead(timestamp: Timestamp): boolean {
+    return timestamp > this.#last && timestamp >= later(this.physicalNow(), this.#maxOffsetMs + 1);
   }
 
   /** Takes note of a timestamp that is already a fact, a committed entry's or a transaction's: never refused. */

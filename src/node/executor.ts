@@ -57,7 +57,7 @@ export class Executor implements NodeHandle {
     // A session's later writes come after what it has seen, whichever buckets that was in.
     if (seen !== undefined) hybrid.merge(seen, 'the highest timestamp seen');
     // A session is forgotten by the time of its birth: one of the far future would never be.
-    hybrid.check(request.id.born, 'the birth of the session');
+    hybrid.check(request.id.born, 'id.born');
     const result = await this.#replica(bucket).write(request);
     const served: Served = {
       node: this.#options.nodeId,
@@ -70,7 +70,8 @@ export class Executor implements NodeHandle {
 
   async #query(operation: Exclude<Operation, { kind: 'write' }>, context: OperationContext): Promise<Answer> {
     const { deadlineMs, seen } = context;
-    if (seen !== undefined) this.#options.hybrid.merge(seen, 'the highest timestamp seen');
+    // No answer depends on it: what a scan or a bounded read must not fall behind, they are told as well.
+    if (seen !== undefined) this.#options.hybrid.hear(seen);
     switch (operation.kind) {
       case 'get': {
         const { reads } = this.#replica(operation.bucket);

@@ -29,6 +29,8 @@ export interface Call {
   readonly hops: number;
   readonly seen: Timestamp;
   readonly signal: AbortSignal | undefined;
+  /** Who made the request id can make another: a refusal that a new session cures goes back at once. */
+  readonly renewable?: boolean;
 }
 
 export interface DispatcherOptions {
@@ -79,6 +81,7 @@ export class Dispatcher {
           return answer;
         } catch (error) {
           trail ??= new Trail(operation.kind === 'write', !anyReplica);
+          if (call.renewable === true && !trail.mayHaveApplied && isBornAhead(error)) throw error;
           this.note(node, error, trail, [bucket]);
         }
       } else {
@@ -168,6 +171,10 @@ export class Dispatcher {
       case 'STALE':
         trail.staleReplica(node);
         break;
+      case 'CLOCK_TOO_FAR_AHEAD':
+        // It leads all the same. Its clock, or its log, comes nearer while others are asked.
+        if (error.code !== 'UNAVAILABLE') throw trail.settle(error);
+        break;
       case 'REQUEST_FORGOTTEN':
         throw unsettled ? withoutHorizon(error) : error;
       case 'NO_LEADER':
@@ -235,6 +242,11 @@ function closed(trail: Trail): TidemarkError {
 
 function readsAnywhere(operation: KeyOperation): boolean {
   return operation.kind === 'get' && isAnywhere(operation.consistency.kind);
+}
+
+/** The session was born in the future of the node that was asked, whose clock is the detail `now`; nothing was done. */
+export function isBornAhead(error: unknown): error is TidemarkError {
+  return isTidemarkError(error) && error.reason === 'CLOCK_TOO_FAR_AHEAD' && error.details['field'] === 'id.born';
 }
 
 /**

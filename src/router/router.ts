@@ -2,7 +2,7 @@ import type { Counter, Env } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import type { Bytes } from '../lib/bytes.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
-import { EPOCH_MS, TIMESTAMP_MAX, checkTimestamp, later } from '../mvcc/timestamp.js';
+import { EPOCH_MS, TIMESTAMP_MAX, checkNotAhead, checkTimestamp, later } from '../mvcc/timestamp.js';
 import type {
   Condition,
   Consistency,
@@ -21,7 +21,7 @@ import { bucketsOfRange } from '../placement/range.js';
 import { Alarms } from './alarms.js';
 import { bucketOfWrite, bytesOfWrite, checkLimit } from './checks.js';
 import { Connections } from './connections.js';
-import { Dispatcher, type Call } from './dispatch.js';
+import { Dispatcher, isBornAhead, type Call } from './dispatch.js';
 import type { Answer, LeaderHint, NodeHandle, Operation, OperationContext } from './operations.js';
 import { PlacementCache } from './placement-cache.js';
 import type { PipelineEnv } from './pipeline.js';
@@ -244,28 +244,42 @@ export class Router implements NodeHandle {
       const call = this.#callOf(options);
       const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
       const bucket = bucketOfWrite({ conditions, mutations }, placement.buckets);
+      if (options.id !== undefined) this.#checkNotAhead(options.id.born, 'id.born');
       const execute = (id: RequestId): Promise<Answer<'write'>> =>
-        this.#dispatcher.execute({ kind: 'write', bucket, request: { id, conditions, mutations } }, call);
+        this.#dispatcher.execute(
+          { kind: 'write', bucket, request: { id, conditions, mutations } },
+          options.id === undefined ? { ...call, renewable: true } : call,
+        );
       const { result, served } = options.id === undefined ? await this.#inSession(execute) : await execute(options.id);
       this.#saw(bucket, served.timestamp);
       return { ...result, served };
     });
   }
 
-  /** Gives the command an id of this router's session; of a new one, if the bucket takes the present one for forgotten. */
+  /** Gives the command an id of this router's session; of a new one, if the bucket or its node takes none of the present one. */
   async #inSession<T>(execute: (id: RequestId) => Promise<T>): Promise<T> {
     for (let renewals = 0; ; renewals += 1) {
       const ticket = this.#sessions.begin();
       try {
         return await execute(ticket.id);
       } catch (error) {
-        const horizon = isTidemarkError(error) && error.reason === 'REQUEST_FORGOTTEN' ? error.details['horizon'] : undefined;
-        if (horizon === undefined || renewals === SESSION_RENEWALS_MAX) throw error;
-        this.#sessions.renew(ticket.id.session, checkTimestamp(Number(horizon), 'horizon'));
+        if (renewals === SESSION_RENEWALS_MAX || !this.#renew(ticket.id.session, error)) throw error;
       } finally {
         ticket.end();
       }
     }
+  }
+
+  /** Whether the command was not done, and may be in a new session. */
+  #renew(session: number, error: unknown): boolean {
+    if (isBornAhead(error)) {
+      this.#sessions.renewBefore(session, checkTimestamp(Number(error.details['now']), 'now'));
+      return true;
+    }
+    const horizon = isTidemarkError(error) && error.reason === 'REQUEST_FORGOTTEN' ? error.details['horizon'] : undefined;
+    if (horizon === undefined) return false;
+    this.#sessions.renewAfter(session, checkTimestamp(Number(horizon), 'horizon'));
+    return true;
   }
 
   // --- queries
@@ -278,6 +292,7 @@ export class Router implements NodeHandle {
       const call = this.#callOf(options);
       const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
       const bucket = bucketOf(key, placement.buckets);
+      if (consistency.kind === 'asOf') this.#checkNotAhead(consistency.timestamp, 'as_of');
       const seen = consistency.kind === 'bounded' ? this.#sessionSeen(bucket) : call.seen;
       const operation = { kind: 'get', bucket, key, consistency } as const;
       const { result, served } = await this.#dispatcher.execute(operation, seen === call.seen ? call : { ...call, seen });
@@ -310,6 +325,7 @@ export class Router implements NodeHandle {
     const limit = checkLimit(options.limit);
     const callOf = this.#callsOf(options);
     const { buckets } = this.#cache.placement ?? (await this.#knownPlacement(callOf()));
+    if (consistency.kind === 'asOf') this.#checkNotAhead(consistency.timestamp, 'as_of');
     const touched = bucketsOfRange(range.start, range.end, buckets);
     const seen = consistency.kind === 'bounded' ? Math.max(...touched.map((each) => this.#sessionSeen(each))) : this.#seen;
     const operation = { kind: 'scan', buckets: touched, range, reverse, keysOnly, limit, consistency } as const;
@@ -365,7 +381,7 @@ export class Router implements NodeHandle {
 
   async #forward(operation: Operation, context: OperationContext): Promise<Answer> {
     const { deadlineMs, signal, hops, seen = 0 } = context;
-    const call = { ...this.#callOf({ deadlineMs, signal }), hops, seen };
+    const call = { ...this.#callOf({ deadlineMs, signal }), hops, seen, renewable: true };
     if (this.#cache.placement === undefined) await this.#knownPlacement(call);
     switch (operation.kind) {
       case 'scan': {
@@ -447,6 +463,11 @@ export class Router implements NodeHandle {
       load.count -= 1;
       load.bytes -= bytes;
     }
+  }
+
+  /** Of a timestamp that the caller has chosen; `now` tells the cluster's time only when the placement is known. */
+  #checkNotAhead(timestamp: Timestamp, field: string): void {
+    checkNotAhead(timestamp, field, this.now(), this.#options.limits.maxClockOffsetMs);
   }
 
   #saw(bucket: BucketId, timestamp: Timestamp): void {

@@ -59,7 +59,9 @@ export async function* scanPages(
 export async function scanPage(dispatcher: Dispatcher, operation: ScanOperation, call: Call): Promise<ScanPage> {
   switch (operation.consistency.kind) {
     case 'linearizable': {
-      const { timestamp } = await readTimestamp(dispatcher, operation.buckets, call);
+      const clocks = await readTimestamp(dispatcher, operation.buckets, call);
+      // What the session has seen may be of other buckets.
+      const timestamp = Math.max(clocks.timestamp, call.seen);
       const page = await mergedPage(dispatcher, { ...operation, consistency: asOf(timestamp) }, call);
       // Over several buckets it is a snapshot, in which writes of strangers may appear out of order; in one bucket it is more.
       return operation.buckets.length > 1 ? page : { ...page, served: { ...page.served, consistency: 'linearizable' } };

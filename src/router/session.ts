@@ -1,7 +1,7 @@
 import type { Clock, Random } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import type { RequestId, Timestamp } from '../bucket/requests.js';
-import { earlier } from '../mvcc/timestamp.js';
+import { earlier, TIMESTAMP_MAX } from '../mvcc/timestamp.js';
 
 /**
  * Request ids. A bucket remembers the results of a session's commands from the lowest one whose answer is still awaited, so
@@ -13,7 +13,7 @@ import { earlier } from '../mvcc/timestamp.js';
  * no younger. Such a command was not done, and is sent again in a session that is younger than what the bucket says.
  *
  * The birth is only held against such a horizon. It is told a little early, so that a node whose clock is behind does not refuse
- * the session for coming from its future.
+ * the session for coming from its future; a node that still does names its own time, and the next session is born then.
  */
 const BORN_EARLY_MS_MAX = 60_000;
 const BORN_EARLY_PART = 1 / 8;
@@ -25,6 +25,8 @@ export class Sessions {
   readonly #now: () => Timestamp;
   #session: Session | undefined;
   #bornAfter: Timestamp = 0;
+  /** For the next session only. */
+  #bornBefore: Timestamp = TIMESTAMP_MAX;
 
   /** `now` tells a session's birth on the cluster's timeline. */
   constructor(clock: Clock, random: Random, limits: Limits, now: () => Timestamp) {
@@ -39,15 +41,22 @@ export class Sessions {
     const nowMs = this.#clock.monotonicMs();
     if (this.#session === undefined || this.#session.isWornOut(nowMs, this.#limits)) {
       const earlyMs = Math.min(BORN_EARLY_MS_MAX, this.#limits.sessionRetentionMs * BORN_EARLY_PART);
-      const born = Math.max(this.#bornAfter + 1, earlier(this.#now(), earlyMs));
+      const born = Math.max(this.#bornAfter + 1, Math.min(this.#bornBefore, earlier(this.#now(), earlyMs)));
+      this.#bornBefore = TIMESTAMP_MAX;
       this.#session = new Session(this.#random, born, nowMs);
     }
     return this.#session.begin();
   }
 
   /** A bucket has forgotten sessions born up to `horizon`, and takes this one for one of them: the next is younger. */
-  renew(session: number, horizon: Timestamp): void {
+  renewAfter(session: number, horizon: Timestamp): void {
     this.#bornAfter = Math.max(this.#bornAfter, horizon);
+    if (this.#session?.id === session) this.#session = undefined;
+  }
+
+  /** A node whose clock shows `now` refuses this one for coming from its future: the next is older. */
+  renewBefore(session: number, now: Timestamp): void {
+    this.#bornBefore = now;
     if (this.#session?.id === session) this.#session = undefined;
   }
 }

@@ -2,6 +2,7 @@ import { expect } from 'chai';
 import fc from 'fast-check';
 import { TidemarkError } from '../../src/lib/errors.js';
 import {
+  checkNotAhead,
   checkTimestamp,
   compose,
   decompose,
@@ -143,11 +144,27 @@ describe('the hybrid clock', () => {
     const clock = new HybridClock(() => start, 1000);
     const before = clock.now();
     const error = refusal(() => clock.merge(compose(start + 1001, 0), 'session timestamp'));
-    expect([error.code, error.reason]).to.deep.equal(['INVALID_ARGUMENT', 'CLOCK_TOO_FAR_AHEAD']);
+    expect([error.code, error.reason]).to.deep.equal(['UNAVAILABLE', 'CLOCK_TOO_FAR_AHEAD']);
+    expect(error.retriable).to.equal(true);
+    clock.hear(compose(start + 1001, 0));
     expect(error.message).to.include('session timestamp').and.include('1001 ms ahead');
     expect(clock.now()).to.equal(before + 1);
     expect(refusal(() => clock.merge(2 ** 53)).reason).to.equal('TIMESTAMP_TOO_LARGE');
     expect(refusal(() => clock.merge(-1)).reason).to.equal('TIMESTAMP_MALFORMED');
+  });
+
+  it('takes note of what is within the offset, where nothing depends on it', () => {
+    const clock = new HybridClock(() => start, 1000);
+    clock.hear(compose(start + 1000, 0));
+    expect(clock.now()).to.equal(compose(start + 1000, 1));
+  });
+
+  it('refuses what a caller makes up only when no node could mean it', () => {
+    const now = compose(start, 0);
+    checkNotAhead(compose(start + 2000, 0), 'as_of', now, 1000);
+    const error = refusal(() => checkNotAhead(compose(start + 2001, 0), 'as_of', now, 1000));
+    expect([error.code, error.reason]).to.deep.equal(['INVALID_ARGUMENT', 'CLOCK_TOO_FAR_AHEAD']);
+    expect(error.message).to.include('as_of').and.include('2001 ms ahead');
   });
 
   it('never refuses a committed timestamp', () => {

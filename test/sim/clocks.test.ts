@@ -1,5 +1,8 @@
 import { expect } from 'chai';
-import { bytes, leaderOf, replicasOf, startCluster, untilLed } from './support.js';
+import { bucketOf } from '../../src/placement/map.js';
+import type { Router } from '../../src/router/router.js';
+import type { SimCluster } from '../../src/sim/cluster.js';
+import { bytes, failure, leaderOf, replicasOf, startCluster, untilLed } from './support.js';
 
 describe('clocks that are not what they should be', () => {
   it('never let a machine that slept answer from the lease it had before', async () => {
@@ -58,4 +61,86 @@ describe('clocks that are not what they should be', () => {
     await useAll();
     expect(cluster.fatal).to.deep.equal([]);
   });
+
+  for (const ahead of [1, 2, 3]) {
+    it(`do not fail scans: node ${ahead} of 3 is five seconds ahead`, async () => {
+      const cluster = await startCluster({ seed: `scan-ahead-${ahead}`, nodes: 3, buckets: 8 });
+      await untilLed(cluster);
+      const client = cluster.client('c1');
+      await cluster.settle(Promise.all(KEYS.map((key) => client.put(bytes(key), bytes('x')))));
+      cluster.clock(ahead).jumpWall(5000);
+      for (let round = 0; round < 4; round += 1) {
+        await cluster.loop.runFor(400);
+        for (const router of [client, ...cluster.ids.map((id) => cluster.node(id).router)]) {
+          expect(await scanned(cluster, router)).to.deep.equal(KEYS);
+        }
+        if (round > 0) await cluster.settle(Promise.all(KEYS.map((key) => client.put(bytes(key), bytes('y')))));
+      }
+      expect(cluster.fatal).to.deep.equal([]);
+    });
+  }
+
+  it('delay what a session does behind a clock far ahead, until the others have come near, and fail nothing', async () => {
+    const cluster = await startCluster({ seed: 'five-ahead', nodes: 5, replicas: 3, buckets: 10 });
+    await untilLed(cluster);
+    cluster.clock(1).jumpWall(4000);
+    await cluster.loop.runFor(400);
+    const ahead = KEYS.find((key) => leaderOf(cluster, key, 10) === 1);
+    if (ahead === undefined) throw new Error('node 1 leads nothing');
+    for (const router of [cluster.client('c1'), ...cluster.ids.map((id) => cluster.node(id).router)]) {
+      await cluster.settle(router.put(bytes(ahead), bytes('x')));
+      for (const key of KEYS) {
+        await cluster.settle(router.put(bytes(key), bytes('x')));
+        await cluster.settle(router.get(bytes(key)));
+      }
+      expect(await scanned(cluster, router)).to.deep.equal(KEYS);
+    }
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('end in UNAVAILABLE, which may be tried again, when they are too far apart to wait for', async () => {
+    const cluster = await startCluster({ seed: 'hour-ahead', nodes: 5, replicas: 3, buckets: 10 });
+    await untilLed(cluster);
+    cluster.clock(1).jumpWall(3_600_000);
+    await cluster.loop.runFor(400);
+    const nodesOf = (key: string): number[] => replicasOf(cluster, bucketOf(bytes(key), 10)).map(({ node }) => node);
+    const ahead = KEYS.find((key) => leaderOf(cluster, key, 10) === 1) ?? '';
+    const behind = KEYS.find((key) => !nodesOf(ahead).includes(leaderOf(cluster, key, 10))) ?? '';
+    expect([ahead, behind]).to.not.include('');
+    const client = cluster.client('c1');
+    await cluster.settle(client.put(bytes(ahead), bytes('x')));
+    // Its commit would have to come after what the session has seen.
+    const error = await failure(cluster.settle(client.put(bytes(behind), bytes('x'), { timeoutMs: 1000 })));
+    expect(error).to.include({ code: 'UNAVAILABLE', retriable: true, outcome: 'none' });
+    expect(error.message).to.include('CLOCK_TOO_FAR_AHEAD');
+    const scan = await failure(cluster.settle(scanAll(client, 1000)));
+    expect(scan).to.include({ code: 'UNAVAILABLE', retriable: true });
+    // Who has not seen it is not concerned, and reads of single keys are not.
+    const other = cluster.client('c2');
+    await cluster.settle(other.put(bytes(behind), bytes('x'), { timeoutMs: 1000 }));
+    const { record } = await cluster.settle(client.get(bytes(behind), { timeoutMs: 1000 }));
+    expect(record?.value.toString()).to.equal('x');
+    // What the caller itself asks for in the far future is its mistake.
+    const future = client.now() + 7_200_000 * 4096;
+    for (const router of [client, cluster.node(2).router]) {
+      const asOf = { kind: 'asOf', timestamp: future } as const;
+      const refused = await failure(cluster.settle(router.get(bytes(behind), { consistency: asOf, timeoutMs: 1000 })));
+      expect(refused).to.include({ code: 'INVALID_ARGUMENT', reason: 'CLOCK_TOO_FAR_AHEAD' });
+    }
+    expect(cluster.fatal).to.deep.equal([]);
+  });
 });
+
+const KEYS = Array.from({ length: 20 }, (_, n) => `key ${String(n).padStart(2, '0')}`);
+
+async function scanAll(router: Router, timeoutMs?: number): Promise<string[]> {
+  const keys: string[] = [];
+  for await (const { records } of router.scan({ start: bytes(''), end: bytes('') }, { timeoutMs })) {
+    for (const { key } of records) keys.push(key.toString());
+  }
+  return keys;
+}
+
+function scanned(cluster: SimCluster, router: Router): Promise<string[]> {
+  return cluster.settle(scanAll(router));
+}

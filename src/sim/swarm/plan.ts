@@ -157,7 +157,8 @@ function drawLimits(random: SimRandom): Partial<Limits> {
   maybe('sessionLifetimeMs', [500, 3000]);
   maybe('sessionsPerBucketMax', [1, 3, 20]);
   if (random.chance(0.3)) {
-    // A queue must hold what may be in flight of one snapshot.
+    // A queue must hold what may be in flight of one snapshot, and an append.
+    drawn.appendBytesMax = Math.min(drawn.appendBytesMax ?? 20_000, 20_000);
     drawn.snapshotChunkBytes = 1000;
     drawn.peerQueueBytesMax = 50_000;
   }
