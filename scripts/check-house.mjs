@@ -11,6 +11,7 @@
  *   barrel      no file that only re-exports, except the public API
  *   length      files up to 600 lines (aim: 400; a note is printed above it); lines up to 130 columns (aim: 120)
  *               except in test/, where tables of long messages are easier to read unbroken
+ *   mutant      planted bugs are switched on by sim and tests only; the rest of src/ may ask for one, and nothing else
  *   todo        a TODO names an issue and a reason: TODO(#12): what is missing and why
  *
  * It reads the syntax tree, so strings and comments never count as code. `--root DIR` checks another tree. The exit code is 1
@@ -80,6 +81,7 @@ const GLOBALS = new Set([
 ]);
 
 const ENTRIES = ['src/cli/main.ts', 'src/client/index.ts'];
+const MUTANTS = 'src/lib/mutants.ts';
 const BARRELS = ['src/client/index.ts'];
 const LINES_WARN = 400;
 const LINES_MAX = 600;
@@ -115,15 +117,25 @@ function layerOf(path) {
 /** Everything that a file imports, with `import()` and `export ... from`, types included. */
 function importsOf(source) {
   const found = [];
-  const add = (node) => {
-    if (node !== undefined && ts.isStringLiteralLike(node)) found.push({ specifier: node.text, line: lineOf(source, node) });
+  const add = (node, names) => {
+    if (node === undefined || !ts.isStringLiteralLike(node)) return;
+    found.push({ specifier: node.text, line: lineOf(source, node), names });
   };
   walk(source, (node) => {
-    if (ts.isImportDeclaration(node) || ts.isExportDeclaration(node)) add(node.moduleSpecifier);
+    if (ts.isImportDeclaration(node)) add(node.moduleSpecifier, valuesOf(node.importClause));
+    else if (ts.isExportDeclaration(node)) add(node.moduleSpecifier);
     else if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) add(node.arguments[0]);
     else if (ts.isImportTypeNode(node) && ts.isLiteralTypeNode(node.argument)) add(node.argument.literal);
   });
   return found;
+}
+
+/** The values that an import names, under their own names; undefined if it takes the whole module. */
+function valuesOf(clause) {
+  const named = clause?.namedBindings;
+  if (clause?.isTypeOnly || clause?.phaseModifier === ts.SyntaxKind.TypeKeyword) return [];
+  if (named === undefined || !ts.isNamedImports(named)) return undefined;
+  return named.elements.filter((each) => !each.isTypeOnly).map((each) => (each.propertyName ?? each.name).text);
 }
 
 function walk(node, visit) {
@@ -159,6 +171,15 @@ function checkDirection(path, imports) {
     } else if (!specifier.startsWith('.')) {
       checkPackage(path, layer, specifier, line);
     }
+  }
+}
+
+/** Outside of sim `mutant` and types are all that may come from lib/mutants: nobody else can plant one. */
+function checkMutants(path, layer, imports) {
+  if (layer === 'sim') return;
+  for (const { line, names, target } of imports) {
+    if (target !== MUTANTS || names?.every((name) => name === 'mutant') === true) continue;
+    report('mutant', path, line, `only sim and tests may import more than mutant() from ${MUTANTS}`);
   }
 }
 
@@ -304,6 +325,7 @@ for (const path of [...filesUnder('src'), ...filesUnder('test'), ...filesUnder('
   const layer = layerOf(path);
   if (layer === undefined) continue;
   checkDirection(path, imports);
+  checkMutants(path, layer, imports);
   checkBarrel(path, source);
   if (!WORLD.includes(layer)) checkGlobals(path, source);
   if (PURE.includes(layer)) checkPure(path, source);

@@ -3,6 +3,7 @@ import type { Batch, Store } from '../env/env.js';
 import { assert } from '../lib/assert.js';
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import { readUint64, writeUint64 } from '../lib/ordered.js';
 import type { BucketId } from '../placement/map.js';
 import type { Entry, EntryKind, HardState, LogIndex, LogReader, Term } from '../raft/types.js';
@@ -143,13 +144,14 @@ export class LogStore implements LogReader {
         batch.put(entryKey(this.bucket, entry.index), data);
         this.#entryBytes += (data.length - this.#entryBytes) / 64;
       }
-      for (let index = last + 1; index <= this.#written; index += 1) batch.del(entryKey(this.bucket, index));
+      const end = mutant('log-tail-kept') ? last : this.#written;
+      for (let index = last + 1; index <= end; index += 1) batch.del(entryKey(this.bucket, index));
       this.#written = last;
     }
     if (hardState !== undefined) {
       const out = Buffer.allocUnsafe(24);
       writeUint64(out, hardState.term, 4);
-      out.writeUInt32BE(hardState.vote, 12);
+      out.writeUInt32BE(mutant('vote-forgotten') ? 0 : hardState.vote, 12);
       writeUint64(out, hardState.commit, 16);
       batch.put(bucketKey(HARD_STATE_TAG, this.bucket), seal(out));
     }

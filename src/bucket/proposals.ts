@@ -1,5 +1,6 @@
 import { toMapKey, type Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import type { Limits } from '../env/limits.js';
 import { NO_VERSION, type Pointer, type VersionId } from '../mvcc/records.js';
 import { readRecord } from '../mvcc/reader.js';
@@ -60,7 +61,7 @@ export class Proposals {
     const known = state.sessions.lookup(request.id);
     if (known.kind === 'done') return Promise.resolve(known.result);
     if (known.kind === 'unknown') return Promise.reject(forgotten(request.id, state));
-    const running = this.#byId.get(idKey(request.id));
+    const running = mutant('retry-in-flight-runs-again') ? undefined : this.#byId.get(idKey(request.id));
     if (running !== undefined) return running.promise;
     if (this.#byIndex.size >= limits.proposalsPerBucketMax || this.#bytes >= limits.proposalBytesPerBucketMax) {
       return Promise.reject(
@@ -88,6 +89,7 @@ export class Proposals {
     this.#byIndex.set(index, proposal);
     this.#byId.set(idKey(request.id), proposal);
     this.#bytes += data.length;
+    if (mutant('answer-before-commit')) resolve(effects.result);
     return promise;
   }
 
@@ -114,7 +116,8 @@ export class Proposals {
   }
 
   #latest(key: Bytes): Pointer | undefined {
-    return this.#overlay.get(toMapKey(key)) ?? this.#host.state.pointer(key);
+    const pending = mutant('conditions-miss-in-flight') ? undefined : this.#overlay.get(toMapKey(key));
+    return pending ?? this.#host.state.pointer(key);
   }
 
   #holds(condition: Condition, latest: Pointer | undefined): boolean {
@@ -139,7 +142,7 @@ export class Proposals {
 
   /** The effects of a proposal of this replica, for apply. */
   effectsAt(index: LogIndex, term: Term): Effects | undefined {
-    return term === this.#term ? this.#byIndex.get(index)?.effects : undefined;
+    return term === this.#term || mutant('effects-over-terms') ? this.#byIndex.get(index)?.effects : undefined;
   }
 
   /** The entry at `index` was applied. */

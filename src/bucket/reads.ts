@@ -1,5 +1,6 @@
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import { versionAsOf, walk, readRecord } from '../mvcc/reader.js';
 import { earlier, formatTimestamp, TIMESTAMP_MAX, type HybridClock } from '../mvcc/timestamp.js';
 import { nodeOfReplica, type BucketId } from '../placement/map.js';
@@ -103,7 +104,7 @@ export class Reads {
 
   /** A timestamp at or above all that this bucket has acknowledged; only from a confirmed leader. */
   async readTimestamp(deadlineMs: number): Promise<Timestamp> {
-    await this.#openLinearizable(deadlineMs);
+    if (!mutant('scan-unconfirmed')) await this.#openLinearizable(deadlineMs);
     // Not this node's clock: if that is ahead, no other can serve a read as of it yet, and nothing was acknowledged there.
     return Math.max(this.#replica.clock, this.#replica.raft.electedFloor);
   }
@@ -153,7 +154,8 @@ export class Reads {
       deadlineMs,
       () => {
         const { index = Infinity } = round;
-        if (index > 0 && this.#replica.state.applied.index >= index) return true;
+        const isApplied = this.#replica.state.applied.index >= index || (index < Infinity && mutant('read-before-applied'));
+        if (index > 0 && isApplied) return true;
         // Also with a confirmed round: the next leader may long have applied what this replica's disk still keeps it from.
         if (index === 0 || !raft.canServe()) throw this.#replica.notLeader();
         return false;
@@ -172,15 +174,16 @@ export class Reads {
     if (this.#closed() >= timestamp) {
       hybrid.hear(timestamp);
     } else {
-      hybrid.merge(timestamp, 'as_of');
+      if (!mutant('as-of-not-kept')) hybrid.merge(timestamp, 'as_of');
       if (!raft.canServe()) throw this.#replica.notLeader();
-      this.#replica.promise(timestamp);
+      if (!mutant('as-of-not-kept')) this.#replica.promise(timestamp);
       const { term, lastIndex } = raft;
       await this.#until(
         deadlineMs,
         () => {
           if (raft.term !== term || !raft.canServe()) throw this.#replica.notLeader();
-          return raft.quorumFloor() >= timestamp && state.applied.index >= lastIndex;
+          const isFloor = raft.quorumFloor() >= timestamp || mutant('as-of-without-floor');
+          return isFloor && (state.applied.index >= lastIndex || mutant('as-of-before-applied'));
         },
         () => {
           const message =
@@ -206,7 +209,8 @@ export class Reads {
   async #openBounded(maxStalenessMs: number, atLeast: Timestamp, deadlineMs: number): Promise<View> {
     if (this.#replica.hasLease()) return this.#latestView('bounded');
     const closed = this.#closed();
-    const oldest = Math.max(1, atLeast, earlier(this.#replica.hybrid.physicalNow(), maxStalenessMs));
+    const since = mutant('bounded-ignores-session') ? 0 : atLeast;
+    const oldest = Math.max(1, since, earlier(this.#replica.hybrid.physicalNow(), maxStalenessMs));
     if (closed >= oldest) {
       return this.#view('bounded', closed, closed);
     }

@@ -3,6 +3,7 @@ import type { Limits } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import { later, type HybridClock } from '../mvcc/timestamp.js';
 import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
 import { Raft } from '../raft/raft.js';
@@ -155,7 +156,7 @@ export class Replica {
    * round, and the monotonic clock of a machine that slept says that no time has passed.
    */
   #trustsLease(now: number): boolean {
-    if (this.#host.clockTrusted()) return true;
+    if (this.#host.clockTrusted() || mutant('lease-over-suspend')) return true;
     this.raft.expireLease(now);
     return false;
   }
@@ -181,7 +182,7 @@ export class Replica {
   }
 
   #acceptFloor(offered: number): number {
-    const accepted = Math.min(offered, this.#host.floorCeiling());
+    const accepted = mutant('floor-above-ceiling') ? offered : Math.min(offered, this.#host.floorCeiling());
     this.#floor = Math.max(this.#floor, accepted);
     // Nothing is offered where a vote is asked for: that answer must name all that was ever promised.
     return offered > 0 && accepted === 0 ? 0 : this.#floor;
@@ -190,8 +191,9 @@ export class Replica {
   /** Closes what a quorum's floor covers, up to now: nothing behind the present last entry will commit at or below it. */
   #close(): number {
     if (!this.raft.canServe()) return 0;
-    const closed = Math.min(this.raft.quorumFloor(), this.#host.hybrid.physicalNow());
-    this.promise(closed);
+    const floor = mutant('closed-without-floor') ? Infinity : this.raft.quorumFloor();
+    const closed = Math.min(floor, this.#host.hybrid.physicalNow());
+    if (!mutant('closed-not-kept')) this.promise(closed);
     return closed;
   }
 
@@ -358,7 +360,7 @@ export class Replica {
   }
 
   #endLostLeadership(): void {
-    if (!this.#hasLostLeadership) return;
+    if (!this.#hasLostLeadership || mutant('effects-over-terms')) return;
     this.#proposals?.abandon('its leader lost its office before the command was known to be committed');
     this.#proposals = undefined;
   }

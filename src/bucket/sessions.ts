@@ -1,5 +1,6 @@
 import { assert } from '../lib/assert.js';
 import type { Limits } from '../env/limits.js';
+import { mutant } from '../lib/mutants.js';
 import { later } from '../mvcc/timestamp.js';
 import type { RequestId, Timestamp, WriteResult } from './requests.js';
 
@@ -113,7 +114,7 @@ export class Sessions {
     const { results } = session;
     // From the newest on: most retries are of late commands.
     for (let at = results.length - RESULT_FIELDS; at >= 0; at -= RESULT_FIELDS) {
-      if (results[at] === id.sequence) return { kind: 'done', result: resultAt(results, at) };
+      if (results[at] === id.sequence && !mutant('retry-runs-again')) return { kind: 'done', result: resultAt(results, at) };
     }
     return id.sequence < session.lowest ? UNKNOWN : NEW;
   }
@@ -176,7 +177,7 @@ export class Sessions {
       if (!isIdle && this.#sessions.size <= sessionsMax && this.#bytes <= bytesMax) return;
       this.#sessions.delete(id);
       this.#bytes -= sizeOf(session);
-      this.#horizon = Math.max(this.#horizon, session.lastUsed);
+      if (!mutant('session-horizon-lost')) this.#horizon = Math.max(this.#horizon, session.lastUsed);
     }
   }
 

@@ -2,6 +2,7 @@ import { pack, unpack } from 'msgpackr';
 import type { Bytes } from '../lib/bytes.js';
 import { keyAfter } from '../lib/ordered.js';
 import { isTidemarkError, messageOf, TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import {
   decodeRecord,
   encodePointer,
@@ -82,7 +83,7 @@ export class StateSnapshot implements SnapshotSource {
 
   /** A snapshot that was itself installed here meanwhile lets the old slot be swept, and pages of it may lack records. */
   #checkSlot(): void {
-    if (this.#state.slot === this.#slot) return;
+    if (this.#state.slot === this.#slot || mutant('snapshot-of-swept-slot')) return;
     const message = `bucket ${this.#state.bucket} has a newer state than the one that was being sent`;
     throw new TidemarkError('ABORTED', 'SNAPSHOT_REPLACED', message, { retriable: true });
   }
@@ -164,7 +165,7 @@ export class StagedSnapshot {
     const meta: Meta = { ...this.#source, slot: this.slot, replicaId, sessionsIndex: this.#source.applied.index };
     this.#store.put(metaKey(state.bucket), encodeMeta(meta));
     state.replace(meta, this.#sessions);
-    await this.#store.flush();
+    if (!mutant('flip-before-sync')) await this.#store.flush();
   }
 }
 

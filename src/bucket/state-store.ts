@@ -1,6 +1,7 @@
 import type { Batch, Clock, Page, PageOptions, Store, Timers } from '../env/env.js';
 import { assert } from '../lib/assert.js';
 import { toMapKey, type Bytes } from '../lib/bytes.js';
+import { mutant } from '../lib/mutants.js';
 import { keyAfter } from '../lib/ordered.js';
 
 /**
@@ -109,7 +110,9 @@ export class StateStore {
   #schedule(): void {
     if (this.#running !== undefined || this.#cutting || this.#closed) return;
     const { timers, gatherMs } = this.#options;
-    if (this.#pendingBytes >= BATCH_BYTES && !this.#startingNow) {
+    if (mutant('torn-state-batch')) {
+      this.#start();
+    } else if (this.#pendingBytes >= BATCH_BYTES && !this.#startingNow) {
       // Not in the midst of an apply: what belongs together goes into one batch.
       this.#startingNow = true;
       timers.turnEnd(() => {
@@ -156,6 +159,7 @@ export class StateStore {
     this.#pending = new Map();
     this.#pendingBytes = 0;
     this.#busySinceMs = this.#options.clock.monotonicMs();
+    if (mutant('overlay-dropped-early')) this.#flushing = new Map();
     await batch.write();
     this.#busySinceMs = undefined;
     this.#flushing = new Map();
@@ -177,10 +181,11 @@ export class StateStore {
    */
   async page(options: PageOptions): Promise<Page> {
     // The overlay must be captured before the store is read: a batch may land in between, and then the store has it too.
-    const overlay = this.#overlayRange(options);
+    let overlay = this.#overlayRange(options);
     let rest = options;
     for (;;) {
       const page = await this.#store.page(rest);
+      if (mutant('page-misses-overlay')) overlay = this.#overlayRange(options);
       if (overlay.length === 0) return page;
       const merged = merge(page, overlay, options);
       const last = page.entries.at(-1)?.[0];

@@ -3,6 +3,7 @@ import { pack, unpack } from 'msgpackr';
 import { assert } from '../lib/assert.js';
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import { prefixEnd, readUint64, writeUint64 } from '../lib/ordered.js';
 import {
   encodePointer,
@@ -251,7 +252,7 @@ export class BucketState implements BatchMember {
 
   /** Restores the sessions of an already applied entry after a restart. */
   replaySession(entry: Entry): void {
-    if (entry.kind !== 'data') return;
+    if (entry.kind !== 'data' || mutant('sessions-not-replayed')) return;
     const { id, result } = decodeEffects(entry.data);
     this.sessions.record(id, result);
   }
@@ -298,7 +299,7 @@ export class BucketState implements BatchMember {
     this.#checkpoint = { index: meta.sessionsIndex, pieces: count };
     this.#batchCheckpoint = undefined;
     this.#newCheckpoint = undefined;
-    this.#sessions = sessions;
+    if (!mutant('snapshot-without-sessions')) this.#sessions = sessions;
     this.#tellDigest();
   }
 }

@@ -1,4 +1,5 @@
 import type { Clock, Store } from '../env/env.js';
+import { mutant } from '../lib/mutants.js';
 import { readUint64, writeUint64 } from '../lib/ordered.js';
 import { later, type HybridClock } from '../mvcc/timestamp.js';
 import type { LogWriter } from './log-writer.js';
@@ -25,7 +26,7 @@ export class ClockCeiling {
     this.#writer = writer;
     this.#hybrid = hybrid;
     const data = store.get(KEY);
-    this.restartFloor = data === undefined ? 0 : readUint64(data, 0);
+    this.restartFloor = data === undefined || mutant('restart-forgets-floor') ? 0 : readUint64(data, 0);
   }
 
   /** Milliseconds from now until this node may promise and vote again. */

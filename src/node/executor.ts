@@ -1,6 +1,7 @@
 import type { Metrics } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import type { Served, WriteRequest } from '../bucket/requests.js';
 import type { StateStore } from '../bucket/state-store.js';
@@ -55,7 +56,7 @@ export class Executor implements NodeHandle {
     const { limits, hybrid } = this.#options;
     checkWrite(request, limits);
     // A session's later writes come after what it has seen, whichever buckets that was in.
-    if (seen !== undefined) hybrid.merge(seen, 'the highest timestamp seen');
+    if (seen !== undefined && !mutant('write-ignores-session')) hybrid.merge(seen, 'the highest timestamp seen');
     // A session is forgotten by the time of its birth: one of the far future would never be.
     hybrid.check(request.id.born, 'id.born');
     const result = await this.#replica(bucket).write(request);

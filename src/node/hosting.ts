@@ -2,6 +2,7 @@ import type { Env, Store } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
 import type { Bytes } from '../lib/bytes.js';
+import { mutant } from '../lib/mutants.js';
 import { keyAfter } from '../lib/ordered.js';
 import { TidemarkError } from '../lib/errors.js';
 import { LogStore } from '../bucket/log-store.js';
@@ -220,7 +221,8 @@ export class Hosting {
       // As much log as a checkpoint is large must have come, or a large table would be written over and over.
       const worthwhile = Math.max(kept / 2, (state.sessions.bytes * CHECKPOINT_PART) / log.entryBytes);
       if (state.applied.index - state.sessionsIndex >= worthwhile) this.#checkpoints.request(state);
-      const index = Math.min(state.sessionsIndex, state.durableIndex, state.applied.index - kept);
+      const needed = mutant('log-compacted-too-far') ? Infinity : Math.min(state.sessionsIndex, state.durableIndex);
+      const index = Math.min(needed, state.applied.index - kept);
       if (index - log.firstIndex() < kept / 4) continue;
       raft.compact(index);
       writer.compact(replica, index);

@@ -1,6 +1,7 @@
 import type { Env, Server, Store, Timer } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { messageOf, TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import type { Replica, ReplicaHost, Timing } from '../bucket/replica.js';
 import { StateStore } from '../bucket/state-store.js';
 import { HybridClock } from '../mvcc/timestamp.js';
@@ -317,7 +318,8 @@ export class Node {
     const { config, hosting } = this;
     const { clock } = this.#env;
     // Whoever was here before may have voted, heard a leader, or promised floors.
-    const voteNotBefore = clock.monotonicMs() + Math.max(config.timing.electionTimeoutMs, this.#ceiling.waitMs());
+    const waitMs = mutant('vote-after-restart') ? 0 : Math.max(config.timing.electionTimeoutMs, this.#ceiling.waitMs());
+    const voteNotBefore = clock.monotonicMs() + waitMs;
     const known = await hosting.open(voteNotBefore);
     if (known === 0) {
       await hosting.create([initialSystemBucket(config.nodes), ...this.#placement.map]);

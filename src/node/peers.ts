@@ -1,5 +1,6 @@
 import type { Bytes } from '../lib/bytes.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import type { Counter, Env, FrameStream, Gauge, StreamHandlers } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { checkEpoch } from '../placement/epoch.js';
@@ -332,7 +333,7 @@ export class Peers {
     const pinned = pins.get(nodeId);
     const pinning = this.#pinning.get(nodeId);
     const known = pinned ?? pinning?.uuid;
-    if (known !== undefined && known !== uuid) {
+    if (known !== undefined && known !== uuid && !mutant('wiped-node-welcome')) {
       const message =
         `node ${nodeId} was known to node ${self.nodeId} as ${known}, now it comes as ${uuid}: its data directory was lost ` +
         `or replaced; remove node ${nodeId} and add it under a new id`;

@@ -1,4 +1,5 @@
 import type { Timers } from '../env/env.js';
+import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import { nodeOfReplica, type NodeId } from '../placement/map.js';
 import type { Message, Ready } from '../raft/types.js';
@@ -74,7 +75,7 @@ export class TurnLoop {
       const ready = replica.collect();
       if (ready !== undefined) this.#carryOut(replica, ready);
       // One Ready holds a page of committed entries; the next page follows in the next turn, not with the next message.
-      if (replica.raft.hasReady()) this.changed(replica);
+      if (replica.raft.hasReady() && !mutant('turn-forgets-rest')) this.changed(replica);
     }
     this.#writer.flush();
     this.#output.flush();

@@ -1,5 +1,6 @@
 import { assert } from '../lib/assert.js';
 import { EMPTY } from '../lib/bytes.js';
+import { mutant } from '../lib/mutants.js';
 import { ConfigHistory, decodeConfig, isVoter } from './config.js';
 import { entryBytes, RaftLog } from './log.js';
 import type {
@@ -115,7 +116,7 @@ export class Core {
 
   /** For a leader's messages: they may overtake its own disk, unless its term exists nowhere else. */
   sendAsLeader(message: Message): void {
-    if (this.termDurable) this.send(message);
+    if (this.termDurable || mutant('lead-before-term-synced')) this.send(message);
     else this.sendAfterSync(message);
   }
 
@@ -196,16 +197,16 @@ export class Core {
   }
 
   private canHand(): boolean {
-    return (
-      this.handed < this.commit &&
-      this.handed < this.log.durableIndex &&
-      this.pagesBytes < PAGES_AHEAD * this.options.appendBytesMax
-    );
+    return this.handed < this.handEnd && this.pagesBytes < PAGES_AHEAD * this.options.appendBytesMax;
+  }
+
+  /** What is committed and on this replica's own disk. */
+  private get handEnd(): LogIndex {
+    return mutant('apply-before-durable') ? this.commit : Math.min(this.commit, this.log.durableIndex);
   }
 
   private takeCommitted(): readonly Entry[] {
-    const end = Math.min(this.commit, this.log.durableIndex);
-    const entries = this.log.slice(this.handed + 1, end + 1, this.options.appendBytesMax);
+    const entries = this.log.slice(this.handed + 1, this.handEnd + 1, this.options.appendBytesMax);
     let bytes = 0;
     for (const entry of entries) bytes += entryBytes(entry);
     this.handed += entries.length;

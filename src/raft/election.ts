@@ -1,3 +1,4 @@
+import { mutant } from '../lib/mutants.js';
 import { countVotes, electorate } from './config.js';
 import type { Core } from './core.js';
 import type { Message, ReplicaId, VoteMessage, VoteReply } from './types.js';
@@ -81,10 +82,10 @@ export class Election {
   onVote(m: VoteMessage): void {
     const { core } = this;
     const { promises } = core.options;
-    const isFree = core.vote === m.from || (core.vote === 0 && core.leader === 0);
+    const isFree = core.vote === m.from || (core.vote === 0 && core.leader === 0) || mutant('second-vote');
     const isPre = m.type === 'preVote';
     const granted = (isFree || (isPre && m.term > core.term)) && core.log.isUpToDate(m.lastIndex, m.lastTerm);
-    const floor = granted && !isPre ? promises.acceptFloor(0) : 0;
+    const floor = granted && !isPre && !mutant('vote-without-floor') ? promises.acceptFloor(0) : 0;
     const reply: Message = {
       type: isPre ? 'preVoteReply' : 'voteReply',
       from: core.id,
@@ -101,7 +102,8 @@ export class Election {
       core.vote = m.from;
       this.postpone();
     }
-    core.sendAfterSync(reply);
+    if (mutant('vote-before-sync')) core.send(reply);
+    else core.sendAfterSync(reply);
   }
 
   /** Asks for votes. True if the own one is enough. */

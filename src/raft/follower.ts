@@ -1,7 +1,8 @@
 import { assert } from '../lib/assert.js';
+import { mutant } from '../lib/mutants.js';
 import { decodeConfig } from './config.js';
 import type { Core } from './core.js';
-import type { AppendMessage, HeartbeatMessage, LogIndex, ReplicaId, SnapshotMessage } from './types.js';
+import type { AppendMessage, HeartbeatMessage, LogIndex, Message, ReplicaId, SnapshotMessage } from './types.js';
 
 /** How many closed timestamps wait for their index to be applied; more are thinned out. */
 const CLOSED_WAITING_MAX = 16;
@@ -18,7 +19,7 @@ export class ClosedTimestamps {
 
   hear(timestamp: number, index: LogIndex, applied: LogIndex): void {
     if (timestamp <= this.usable) return;
-    if (index <= applied) {
+    if (index <= applied || mutant('closed-before-applied')) {
       this.usable = timestamp;
       return;
     }
@@ -68,7 +69,8 @@ export class Follower {
     const end = m.prevIndex + m.entries.length;
     this.closed.hear(m.closed, m.closedIndex, core.applied);
     // At or below the commit index the logs agree, whether this one still has the entry or not.
-    if (m.prevIndex >= core.commit && log.term(m.prevIndex) !== m.prevTerm) {
+    const matches = log.term(m.prevIndex) === m.prevTerm || (mutant('append-unmatched') && m.prevIndex <= log.lastIndex);
+    if (m.prevIndex >= core.commit && !matches) {
       assert(m.prevIndex > core.commit, 'logs agree up to the commit index');
       const hintIndex = Math.max(log.lastIndexUpTo(m.prevIndex, m.prevTerm), log.firstIndex - 1);
       core.send({
@@ -98,16 +100,17 @@ export class Follower {
     if (at > 0 && at <= m.entries.length) {
       assert(log.term(core.commit) === m.entries[at - 1]?.term, 'logs agree up to the commit index');
     }
-    while (at < m.entries.length && log.term(m.prevIndex + 1 + at) === m.entries[at]?.term) at += 1;
+    const from = mutant('append-truncates-always') ? Infinity : m.prevIndex + 1;
+    while (at < m.entries.length && log.term(from + at) === m.entries[at]?.term) at += 1;
     if (at >= m.entries.length) return;
     const missing = m.entries.slice(at);
     // Decoded before anything is changed: they may be malformed.
     const decoded = missing.map((entry) => (entry.kind === 'config' ? decodeConfig(entry.data) : undefined));
-    const from = m.prevIndex + 1 + at;
-    if (from <= log.lastIndex) {
-      assert(from > core.commit, 'what is committed is never removed');
-      log.truncateFrom(from);
-      configs.truncateFrom(from);
+    const first = m.prevIndex + 1 + at;
+    if (first <= log.lastIndex) {
+      assert(first > core.commit, 'what is committed is never removed');
+      log.truncateFrom(first);
+      if (!mutant('config-survives-truncation')) configs.truncateFrom(first);
     }
     missing.forEach((entry, i) => {
       log.append(entry);
@@ -121,7 +124,9 @@ export class Follower {
     const { core } = this;
     const floor = core.options.promises.acceptFloor(floorOffered);
     const found = { index, rejected: false, hintIndex: 0, hintTerm: 0, round, floor };
-    core.sendAfterSync({ type: 'appendReply', from: core.id, to, term: core.term, ...found });
+    const reply: Message = { type: 'appendReply', from: core.id, to, term: core.term, ...found };
+    if (mutant('ack-before-sync')) core.send(reply);
+    else core.sendAfterSync(reply);
   }
 
   onSnapshot(m: SnapshotMessage): void {

@@ -1,5 +1,6 @@
 import { assert } from '../lib/assert.js';
 import { TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import { changeConfig, encodeConfig, isJoint, isVoter, leaveJoint, members, quorumValue } from './config.js';
 import type { ConfigChange } from './config.js';
 import type { Core } from './core.js';
@@ -28,7 +29,7 @@ export class Leadership {
   private readonly replication: Replication;
   private readonly firstIndex: LogIndex;
   readonly matchOf = (id: ReplicaId): LogIndex =>
-    id === this.core.id ? this.core.log.durableIndex : this.replication.matchOf(id);
+    id === this.core.id ? this.ownMatch : this.replication.matchOf(id);
 
   private heartbeatDueMs: number;
   private waitingReads: { from: ReplicaId; context: number }[] = [];
@@ -52,8 +53,13 @@ export class Leadership {
     this.heartbeatDueMs = this.nextHeartbeat(core.now);
   }
 
+  private get ownMatch(): LogIndex {
+    const { log } = this.core;
+    return mutant('leader-counts-unsynced') ? log.lastIndex : log.durableIndex;
+  }
+
   get canServe(): boolean {
-    return this.core.applied >= this.firstIndex;
+    return this.core.applied >= this.firstIndex || mutant('serve-before-own-term');
   }
 
   get transferringTo(): ReplicaId {
@@ -87,9 +93,8 @@ export class Leadership {
     return (
       leaseReads &&
       this.canServe &&
-      !this.leaseForbidden &&
-      this.transferTarget === 0 &&
-      now < this.leaseStartsMs + electionTimeoutMs * (1 - driftBound)
+      ((!this.leaseForbidden && this.transferTarget === 0) || mutant('lease-over-transfer')) &&
+      now < this.leaseStartsMs + electionTimeoutMs * (mutant('lease-outlives-timeout') ? 3 : 1 - driftBound)
     );
   }
 
@@ -138,7 +143,9 @@ export class Leadership {
         retriable: true,
       });
     }
-    if (!this.floorsHeld()) throw notReady('a quorum has not yet acknowledged the promised timestamps');
+    if (!this.floorsHeld() && !mutant('config-change-without-floor')) {
+      throw notReady('a quorum has not yet acknowledged the promised timestamps');
+    }
     return this.appendConfig(changeConfig(this.core.config, changes));
   }
 
@@ -164,7 +171,7 @@ export class Leadership {
   readIndex(from: ReplicaId, context: number, now: number): void {
     if (!this.canServe) {
       this.waitingReads.push({ from, context });
-    } else if (this.holdsLease(now)) {
+    } else if (this.holdsLease(now) || mutant('read-index-unconfirmed')) {
       this.giveRead(from, context, this.core.commit);
     } else {
       this.replication.rounds.addRead(from, context, this.core.commit);
@@ -220,7 +227,8 @@ export class Leadership {
   work(): boolean {
     const { core, replication } = this;
     const { config, configs } = core;
-    if (core.commit >= this.firstIndex && core.commit >= configs.activeIndex) {
+    const isCommitted = core.commit >= configs.activeIndex || mutant('leave-joint-uncommitted');
+    if (core.commit >= this.firstIndex && isCommitted) {
       if (isJoint(config)) {
         if (this.transferTarget === 0 && this.floorsHeld()) this.appendConfig(leaveJoint(config));
       } else if (!isVoter(config, core.id)) {
@@ -273,7 +281,7 @@ export class Leadership {
   private commitByCounting(): void {
     const { core } = this;
     const index = quorumValue(core.config, this.matchOf);
-    if (index <= core.commit || core.log.term(index) !== core.term) return;
+    if (index <= core.commit || (core.log.term(index) !== core.term && !mutant('commit-prior-term'))) return;
     core.commitTo(index);
     this.floor = undefined;
     this.replication.onCommit();

@@ -1,4 +1,5 @@
 import { assert } from '../lib/assert.js';
+import { mutant } from '../lib/mutants.js';
 import type { Entry, LogIndex, LogReader, Term } from './types.js';
 
 /** What an entry costs in memory and on the wire beside its data, roughly. */
@@ -83,6 +84,7 @@ export class RaftLog {
 
   /** Is a log that ends with (index, term) at least as complete as this one? (Raft 5.4.1) */
   isUpToDate(index: LogIndex, term: Term): boolean {
+    if (mutant('vote-by-log-length')) return index >= this.last;
     return term > this.lastTerm || (term === this.lastTerm && index >= this.last);
   }
 
@@ -113,7 +115,7 @@ export class RaftLog {
     this.last = index - 1;
     this.durable = Math.min(this.durable, this.last);
     this.writtenIndex = Math.min(this.writtenIndex, this.last);
-    for (const write of this.writes) write.proves = Math.min(write.proves, this.last);
+    if (!mutant('truncated-write-proves')) for (const write of this.writes) write.proves = Math.min(write.proves, this.last);
     while (this.runStarts.length > 1 && (this.runStarts[this.runStarts.length - 1] ?? 0) >= index) {
       this.runStarts.pop();
       this.runTerms.pop();

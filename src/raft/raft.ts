@@ -79,6 +79,11 @@ export class Raft {
     return this.core.term;
   }
 
+  /** Whom this replica gave its vote in this term; 0 if nobody. */
+  get vote(): ReplicaId {
+    return this.core.vote;
+  }
+
   /** The leader of this term as far as it is known, itself included; 0 if it is not. */
   get leader(): ReplicaId {
     return this.core.leader;

@@ -1,3 +1,4 @@
+import { mutant } from '../lib/mutants.js';
 import { isVoter, members } from './config.js';
 import type { Core } from './core.js';
 import { entryBytes } from './log.js';
@@ -243,7 +244,7 @@ export class Replication {
   /** Round 0 wants no answer and promises nothing: it only tells the commit index. */
   private sendHeartbeat(peer: Progress, round: number): void {
     const { core } = this;
-    const commit = Math.min(peer.match, core.commit);
+    const commit = mutant('commit-told-unmatched') ? core.commit : Math.min(peer.match, core.commit);
     if (round > 0) peer.roundSentMs = core.now;
     peer.commitTold = Math.max(peer.commitTold, commit);
     core.sendAsLeader({

@@ -1,3 +1,4 @@
+import { mutant } from '../lib/mutants.js';
 import { quorumValue } from './config.js';
 import type { Config, LogIndex, ReplicaId } from './types.js';
 
@@ -64,7 +65,7 @@ export class Rounds {
 
   /** A read that the next round to be opened will confirm. */
   addRead(from: ReplicaId, context: number, index: LogIndex): void {
-    this.reads.push({ from, context, index, round: this.current + 1 });
+    this.reads.push({ from, context, index, round: this.current + (mutant('read-joins-old-round') ? 0 : 1) });
   }
 
   /** True while a read waits for a round that is not yet opened. */

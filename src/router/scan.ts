@@ -1,5 +1,6 @@
 import type { Bytes } from '../lib/bytes.js';
 import { keyAfter } from '../lib/ordered.js';
+import { mutant } from '../lib/mutants.js';
 import type { Consistency, KeyRange, Record, Served, Timestamp } from '../bucket/requests.js';
 import type { BucketId } from '../placement/map.js';
 import { isAnywhere, type Call, type Dispatcher } from './dispatch.js';
@@ -50,7 +51,8 @@ export async function* scanPages(
     proved ??= served.consistency;
     yield { records, more, served: { ...served, consistency: proved } };
     if (!more || last === undefined) return;
-    const consistency = operation.consistency.kind === 'local' ? operation.consistency : asOf(served.timestamp);
+    const stays = operation.consistency.kind === 'local' || mutant('scan-moves-on');
+    const consistency = stays ? operation.consistency : asOf(served.timestamp);
     operation = { ...operation, consistency, range: rangeBeyond(operation.range, last.key, operation.reverse) };
   }
 }
@@ -118,7 +120,7 @@ export function mergePages(
   const sign = reverse ? -1 : 1;
   let bound: Bytes | undefined;
   for (const { records, more } of pages) {
-    if (!more) continue;
+    if (!more || mutant('scan-merge-unbounded')) continue;
     const last = records.at(-1);
     if (last === undefined) throw malformedAnswer('an empty page says that there is more');
     if (bound === undefined || last.key.compare(bound) * sign < 0) bound = last.key;

@@ -1,4 +1,5 @@
 import { TidemarkError, type Outcome } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import type { NodeId } from '../placement/map.js';
 
 /** What one operation has met so far; made when its first attempt fails. */
@@ -33,7 +34,7 @@ export class Trail {
     this.#attempts += 1;
     this.asked.add(node);
     this.#troubles.set(node, `node ${node} at ${address} (${error.reason}: ${error.message})`);
-    if (error.outcome === 'unknown') this.mayHaveApplied = true;
+    if (error.outcome === 'unknown' && !mutant('doubt-reported-as-none')) this.mayHaveApplied = true;
     if (error.reason === 'TIMED_OUT') this.timeouts = Math.min(this.timeouts + 1, TIMEOUTS_MAX);
   }
 

@@ -59,6 +59,13 @@ export class SimClock implements Clock {
     this.#wall = { sinceMs: nowMs, startMs: at(this.#wall, nowMs) + byMs, rate: this.#wall.rate };
   }
 
+  /** The machine slept for the last `ms`: its monotonic clock did not count them, its wall clock did. */
+  slept(ms: number): void {
+    const nowMs = this.#trueMs();
+    const { rate } = this.#monotonic;
+    this.#monotonic = { sinceMs: nowMs, startMs: at(this.#monotonic, nowMs) - ms * rate, rate };
+  }
+
   /** True milliseconds until the monotonic clock shows `monotonicMs`, if its rate stays. */
   trueMsUntil(monotonicMs: number): number {
     return (monotonicMs - this.monotonicMs()) / this.#monotonic.rate;

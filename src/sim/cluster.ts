@@ -34,6 +34,8 @@ export interface SimClusterOptions {
   readonly timing?: Partial<Timing>;
   readonly limits?: Partial<Limits>;
   readonly diskFaults?: DiskFaults;
+  /** Told of every node that is up, before anything else happens to it. */
+  readonly onUp?: (id: NodeId, node: Node) => void;
 }
 
 const TIMING: Timing = {
@@ -210,6 +212,7 @@ export class SimCluster {
     const env = this.#env(machine.name, process, life.disk, machine.lives);
     try {
       life.node = await startNode(env, config, { onFatal });
+      this.#options.onUp?.(machine.id, life.node);
     } catch (error) {
       onFatal(error);
       throw error;

@@ -68,6 +68,7 @@ export class SimDisk implements Disk {
   readonly corruptStores = new Set<string>();
   #life: Life | undefined;
   #nextWriteFails: 'sync' | 'full' | undefined;
+  #onNextSync: (() => void) | undefined;
   readonly #stalls = new Set<Stall>();
   #held: (() => void)[] = [];
 
@@ -134,6 +135,11 @@ export class SimDisk implements Disk {
     this.#nextWriteFails = how;
   }
 
+  /** Calls back when the next synced write has begun: the moment for a crash that must hurt. */
+  onNextSync(began: () => void): void {
+    this.#onNextSync = began;
+  }
+
   /**
    * Nothing is read or written for a while, or only nothing synced in one store. `get` still answers: it reads what is in
    * memory.
@@ -189,6 +195,13 @@ export class SimDisk implements Disk {
   /** @internal */
   between(minMs: number, maxMs: number): number {
     return minMs + (maxMs - minMs) * this.#random.float();
+  }
+
+  /** @internal */
+  syncBegins(): void {
+    const began = this.#onNextSync;
+    this.#onNextSync = undefined;
+    began?.();
   }
 
   /** @internal If the disk, or that store, is stalled: takes what to do when it may no longer be. */
@@ -320,6 +333,7 @@ class Life implements OpenDisk, StoreHost {
 
   afterSync(done: () => void, place?: string): void {
     const { syncMinMs, syncMaxMs, stallChance, stallMs } = this.#disk.faults;
+    this.#disk.syncBegins();
     const stall = this.#disk.chance(stallChance ?? 0) ? (stallMs ?? 1000) : 0;
     this.#after(this.#disk.between(syncMinMs ?? 0.3, syncMaxMs ?? 1.5) + stall, done, place);
   }

@@ -208,9 +208,12 @@ export class SimWorldNetwork {
     else this.#refusing.delete(name);
   }
 
-  /** For all paths without a latency of their own, or for one path. */
-  setLatency(latency: Latency, from?: string, to?: string): void {
-    if (from === undefined || to === undefined) this.#latency = latency;
+  /** For all paths without a latency of their own, or for one path; undefined takes that of one path back. */
+  setLatency(latency: Latency): void;
+  setLatency(latency: Latency | undefined, from: string, to: string): void;
+  setLatency(latency: Latency | undefined, from = '', to = ''): void {
+    if (latency === undefined) this.#latencies.delete(pathOf(from, to));
+    else if (from === '') this.#latency = latency;
     else this.#latencies.set(pathOf(from, to), latency);
   }
 

@@ -105,6 +105,20 @@ describe('the house check', () => {
     ]);
   });
 
+  it('finds who could plant a mutant', () => {
+    const { findings } = check({
+      'src/lib/mutants.ts': 'export const mutant = (name: string) => name === undefined;\nexport const plantMutant = 1;\n',
+      'src/raft/fine.ts': `import { mutant, type Name } from '../lib/mutants.js';\nexport const fine = (name: Name) => mutant(name);\n`,
+      'src/sim/fine.ts': `import { plantMutant } from '../lib/mutants.js';\nexport const fine = plantMutant;\n`,
+      'src/node/named.ts': `import { mutant, plantMutant as mutate } from '../lib/mutants.js';\nexport const named = [mutant, mutate];\n`,
+      'src/node/whole.ts': `import * as all from '../lib/mutants.js';\nexport const whole = all;\n`,
+      'src/node/late.ts': `export const late = () => import('../lib/mutants.js');\n`,
+      'src/cli/passed.ts': `export { plantMutant } from '../lib/mutants.js';\nexport const passed = 1;\n`,
+    });
+    const found = findings.filter((line) => line.includes('  mutant: ')).map((line) => line.split(' ')[0]);
+    expect(found).to.have.members(['src/node/named.ts:1', 'src/node/whole.ts:1', 'src/node/late.ts:1', 'src/cli/passed.ts:1']);
+  });
+
   it('finds cycles, dead files, barrels', () => {
     const { findings } = check({
       'src/lib/a.ts': `import { b } from './b.js';\nexport const a = () => b;\n`,

@@ -14,6 +14,7 @@ import { Network, type Replica } from './network.js';
  *     drop [from>to ...]           everything under way is lost
  *     sync [1 2] / lazy 1 / eager 1    disks write what is queued / only when told / at once (the beginning)
  *     propose 1 text / config 1 +4 ~5 -2 / transfer 1 2 / read 2 / lease 1 / promise 1 / unreachable 1 3
+ *     stuck 3 4 / unstuck 3 4      their disks take no higher ceiling for floors, and so they promise no later ones; they do again
  *     crash 1 / restart 1 / compact 1 20 / snapshot [ok|fail]
  *     status [1 2]
  */
@@ -109,6 +110,10 @@ class Script {
         return;
       case 'eager':
         for (const replica of this.some(args)) this.lazy.delete(replica.id);
+        return;
+      case 'stuck':
+      case 'unstuck':
+        for (const replica of this.some(args)) replica.ceilingStuck = command === 'stuck';
         return;
       case 'propose':
         this.say(`index ${one().live.propose(Buffer.from(args.slice(1).join(' ')), one().now)}`);

@@ -1,19 +1,46 @@
-import type { BucketId, NodeId } from '../../placement/map.js';
+import type { Replica } from '../../bucket/replica.js';
+import type { Timestamp } from '../../bucket/requests.js';
+import { bucketOf, type BucketId, type NodeId } from '../../placement/map.js';
+import { EMPTY } from '../../lib/bytes.js';
+import {
+  decodePointer,
+  pointerOfKey,
+  pointerRange,
+  versionOfKey,
+  versionRange,
+  type Slot,
+  type VersionId,
+} from '../../mvcc/records.js';
 import type { SimCluster } from '../cluster.js';
+import type { VersionSeen } from './record.js';
+import type { Witness } from './witness.js';
 
 const EVERY_MS = 50;
+/** What of a replica's records is looked at when it starts. */
+const NEWEST_RECORDS = 20;
+
+export interface InspectorOptions {
+  readonly cluster: SimCluster;
+  readonly witness: Witness;
+  /** Which leases this node thinks it holds does not count at present. */
+  readonly isDrowsy: (node: NodeId) => boolean;
+}
 
 /** Looks into the nodes of a running cluster, which clients cannot, for what must hold at every moment. */
 export class Inspector {
   readonly problems: string[] = [];
+  readonly #options: InspectorOptions;
   readonly #cluster: SimCluster;
   readonly #leaders = new Map<string, NodeId>();
   readonly #digests = new Map<string, string>();
   readonly #commits = new Map<string, number>();
+  /** By bucket and latest timestamp that a replica had: up to where it had heard that nothing more would commit. */
+  readonly #closed = new Map<BucketId, Map<Timestamp, Timestamp>>();
   #stopped = false;
 
-  constructor(cluster: SimCluster) {
-    this.#cluster = cluster;
+  constructor(options: InspectorOptions) {
+    this.#options = options;
+    this.#cluster = options.cluster;
   }
 
   start(): void {
@@ -30,21 +57,90 @@ export class Inspector {
   }
 
   look(): void {
-    const leased = new Map<string, NodeId>();
+    const { isDrowsy, witness } = this.#options;
+    const leased = new Map<BucketId, NodeId>();
     for (const id of this.#cluster.ids) {
       if (!this.#cluster.running(id)) continue;
       const nowMs = this.#cluster.clock(id).monotonicMs();
-      for (const { bucket, raft, state, installing } of this.#cluster.node(id).hosting.replicas.values()) {
-        if (raft.role === 'leader') this.#once(this.#leaders, `bucket ${bucket} term ${raft.term}`, id, 'is led by nodes');
-        if (raft.leaseValid(nowMs)) this.#once(leased, `bucket ${bucket}`, id, 'has two leases at a time, of nodes');
-        if (installing) continue;
-        const { applied, digest, maxTimestamp } = state.meta;
-        const facts = `${applied.term} ${digest} ${maxTimestamp}`;
-        this.#once(this.#digests, `bucket ${bucket} at ${applied.index}`, facts, 'differs (term, digest, timestamp):');
-        const name = `bucket ${bucket} on node ${id}, life ${this.#cluster.life(id)}`;
-        const before = this.#commits.get(name) ?? 0;
-        if (raft.commitIndex < before) this.#fail(`${name}: commit index went from ${before} to ${raft.commitIndex}`);
-        this.#commits.set(name, raft.commitIndex);
+      const isAwake = !this.#cluster.process(id).paused && !isDrowsy(id);
+      for (const replica of this.#cluster.node(id).hosting.replicas.values()) {
+        const { bucket, raft } = replica;
+        if (raft.role === 'leader') {
+          this.#once(this.#leaders, `${bucket}/${raft.term}`, id, () => `bucket ${bucket} term ${raft.term} is led by nodes`);
+          const hasLease = isAwake && raft.leaseValid(nowMs);
+          if (hasLease) this.#once(leased, bucket, id, () => `bucket ${bucket} has two leases at a time, of nodes`);
+        }
+        if (replica.installing) continue;
+        this.#compare(replica, id);
+        this.#noteClosed(replica);
+        witness.look(replica);
+      }
+    }
+  }
+
+  /**
+   * A node has just started: its store holds the state of each replica as of the index that the meta record names, and nothing
+   * of what comes behind, for batches are written whole.
+   */
+  checkStart(id: NodeId): void {
+    const records = this.#cluster.disk(id).stores.get('state');
+    if (records === undefined) return;
+    const replicas = [...this.#cluster.node(id).hosting.replicas.values()];
+    const bySlot = new Map(replicas.map((replica) => [replica.state.slot, replica.state]));
+    const check = (what: string, slot: Slot, { index }: VersionId): void => {
+      const state = bySlot.get(slot);
+      if (state === undefined || index <= state.applied.index) return;
+      this.#fail(`bucket ${state.bucket} on node ${id} starts at entry ${state.applied.index}, with ${what} of entry ${index}`);
+    };
+    const { gte, lt } = pointerRange(EMPTY, EMPTY);
+    for (const [key, value] of records.range(gte, lt)) {
+      const { key: name, slot } = pointerOfKey(key);
+      check(`the pointer of ${name.toString()}`, slot, decodePointer(value));
+    }
+    for (const slot of bySlot.keys()) {
+      const range = versionRange(slot);
+      let left = NEWEST_RECORDS;
+      for (const [key] of records.range(range.gte, range.lt, true)) {
+        check('a version', slot, versionOfKey(key));
+        left -= 1;
+        if (left === 0) break;
+      }
+    }
+  }
+
+  /** Equal index means equal state; and what is committed stays so. */
+  #compare({ bucket, raft, state }: Replica, id: NodeId): void {
+    const { applied, digest, maxTimestamp } = state.meta;
+    const facts = `${applied.term} ${digest} ${maxTimestamp}`;
+    this.#once(this.#digests, `${bucket}/${applied.index}`, facts, () => {
+      return `bucket ${bucket} at ${applied.index} differs (term, digest, timestamp):`;
+    });
+    const name = `${bucket}/${id}/${this.#cluster.life(id)}`;
+    const before = this.#commits.get(name) ?? 0;
+    if (raft.commitIndex < before) {
+      this.#fail(`bucket ${bucket} on node ${id}: commit index went from ${before} to ${raft.commitIndex}`);
+    }
+    this.#commits.set(name, raft.commitIndex);
+  }
+
+  #noteClosed({ bucket, raft, state }: Replica): void {
+    const { timestamp } = raft.closed();
+    const latest = state.maxTimestamp;
+    if (timestamp <= latest) return;
+    const spans = this.#closed.get(bucket) ?? new Map<Timestamp, Timestamp>();
+    this.#closed.set(bucket, spans);
+    spans.set(latest, Math.max(timestamp, spans.get(latest) ?? 0));
+  }
+
+  /** Nothing was committed in a span of time that had been closed without it. */
+  checkClosed(finals: ReadonlyMap<string, readonly VersionSeen[]>, buckets: number): void {
+    for (const [key, versions] of finals) {
+      const spans = this.#closed.get(bucketOf(Buffer.from(key), buckets)) ?? [];
+      for (const [latest, closed] of spans) {
+        const broken = versions.find(({ version }) => version > latest && version <= closed);
+        if (broken === undefined) continue;
+        this.#fail(`${key} has version ${broken.version}; a replica with all up to ${latest} had closed up to ${closed}`);
+        break;
       }
     }
   }
@@ -70,10 +166,10 @@ export class Inspector {
       });
   }
 
-  #once<T>(map: Map<string, T>, name: string, value: T, what: string): void {
+  #once<K, V>(map: Map<K, V>, name: K, value: V, what: () => string): void {
     const known = map.get(name);
     if (known === undefined) map.set(name, value);
-    else if (known !== value) this.#fail(`${name} ${what} ${String(known)} and ${String(value)}`);
+    else if (known !== value) this.#fail(`${what()} ${String(known)} and ${String(value)}`);
   }
 
   #fail(problem: string): void {

@@ -2,7 +2,13 @@ import { nodeOfReplica, type NodeId } from '../../placement/map.js';
 import type { SimCluster } from '../cluster.js';
 import { WALL_START_MS } from '../clock.js';
 import type { SimRandom } from '../random.js';
-import { pickFrom, type Fault, type SwarmPlan } from './plan.js';
+import { hasWildClocks, pickFrom, type Fault, type SwarmPlan } from './plan.js';
+
+/** How long a node is down that comes back at once. */
+const BOUNCE_MS_MAX = 30;
+/** A lease that was renewed before its node slept is of no account any more after this. */
+const AWAKE_MS = 1500;
+const TAME_SKEW_MS = 150;
 
 /** Breaks things while a run goes on, and mends all of it in the end. */
 export class Nemesis {
@@ -13,6 +19,8 @@ export class Nemesis {
   readonly #excused = new Set<NodeId>();
   /** Lives of nodes that were told to stop. */
   readonly #stopping = new Set<string>();
+  /** Until when it does not count which leases a node that slept thinks it holds. */
+  readonly #drowsyUntilMs = new Map<NodeId, number>();
   #stopped = false;
   /** Undoes the faults under way. */
   readonly #remedies = new Set<() => void>();
@@ -28,6 +36,11 @@ export class Nemesis {
     return this.#excused.has(node);
   }
 
+  /** The monotonic clock of that node stood still lately. */
+  isDrowsy(node: NodeId): boolean {
+    return this.#cluster.loop.nowMs < (this.#drowsyUntilMs.get(node) ?? 0);
+  }
+
   async run(): Promise<void> {
     const { faultEveryMs, faults } = this.#plan;
     this.#supervise();
@@ -39,7 +52,7 @@ export class Nemesis {
     }
   }
 
-  /** Everything works again, but for the rates and offsets of clocks; nodes that are down start again. */
+  /** Everything works again, but for the rates and (tame) offsets of clocks; nodes that are down start again. */
   heal(): void {
     this.#stopped = true;
     for (const remedy of [...this.#remedies]) remedy();
@@ -49,6 +62,7 @@ export class Nemesis {
       this.#cluster.network.refuseConnects(`n${id}`, false);
       this.#cluster.disk(id).failNextWrite(undefined);
     }
+    if (hasWildClocks(this.#plan)) for (const id of this.#cluster.ids) this.#jump(id, TAME_SKEW_MS);
     for (const id of this.#cluster.ids) if (this.#cluster.isDown(id)) this.#boot(id);
   }
 
@@ -82,12 +96,12 @@ export class Nemesis {
   }
 
   /** Does something now and undoes it after a while, or when all is healed. */
-  #forAWhile(undo: () => void): void {
+  #forAWhile(undo: () => void, ms = this.#plan.faultMs * 2 * this.#random.float()): void {
     const remedy = (): void => {
       if (this.#remedies.delete(remedy)) undo();
     };
     this.#remedies.add(remedy);
-    this.#cluster.loop.timers.after(this.#plan.faultMs * 2 * this.#random.float(), remedy);
+    this.#cluster.loop.timers.after(ms, remedy);
   }
 
   #strike(fault: Fault): void {
@@ -145,6 +159,33 @@ export class Nemesis {
         network.setLatency({ minMs: 1, maxMs: random.pick([30, 150]) });
         this.#forAWhile(() => network.setLatency(this.#plan.latency));
         return;
+      case 'someLinks':
+        for (const one of ids) {
+          for (const two of ids) {
+            if (one === two || !random.chance(0.3)) continue;
+            network.cut(`n${one}`, `n${two}`);
+            this.#forAWhile(() => network.heal(`n${one}`, `n${two}`));
+          }
+        }
+        return;
+      case 'slowAnswers':
+        this.#slowAnswers(id, others);
+        return;
+      case 'sleep':
+        this.#putToSleep(id, others);
+        return;
+      case 'bounce':
+        this.#bounce(id);
+        return;
+      case 'crashInSync':
+        this.#bounceInSync(id);
+        return;
+      case 'leaderStorm':
+        this.#leaderStorm(1 + random.below(5));
+        return;
+      case 'usurp':
+        this.#usurp();
+        return;
       case 'jumpClock':
         this.#jump(id);
         return;
@@ -188,12 +229,117 @@ export class Nemesis {
     });
   }
 
-  /** To anywhere within the skew that is allowed. */
-  #jump(id: NodeId): void {
-    const { clockSkewMs } = this.#plan;
+  /** To anywhere within a skew. */
+  #jump(id: NodeId, skewMs = this.#plan.clockSkewMs): void {
+    this.#setClock(id, skewMs * (2 * this.#random.float() - 1));
+  }
+
+  /** Milliseconds from true time. */
+  #setClock(id: NodeId, offsetMs: number): void {
     const clock = this.#cluster.clock(id);
-    const offsetMs = clock.wallMs() - (WALL_START_MS + this.#cluster.loop.nowMs);
-    clock.jumpWall(clockSkewMs * (2 * this.#random.float() - 1) - offsetMs);
+    clock.jumpWall(WALL_START_MS + this.#cluster.loop.nowMs + offsetMs - clock.wallMs());
+  }
+
+  #soon(ms: number, work: () => void): void {
+    this.#cluster.loop.timers.after(ms, () => {
+      if (!this.#stopped) work();
+    });
+  }
+
+  /** What others say to one node arrives late, what it says in time: answers outlive what they were true of. */
+  #slowAnswers(id: NodeId, others: readonly string[]): void {
+    const { network } = this.#cluster;
+    const maxMs = this.#random.pick([100, 400]);
+    for (const other of others) {
+      network.setLatency({ minMs: maxMs / 4, maxMs }, other, `n${id}`);
+      this.#forAWhile(() => network.setLatency(undefined, other, `n${id}`));
+    }
+    this.#soon(this.#random.between(0, 500), () => this.#transfer(id));
+  }
+
+  /** A machine that is suspended: its process stands still, and so does its monotonic clock; perhaps its network wakes later. */
+  #putToSleep(id: NodeId, others: readonly string[]): void {
+    const { loop, network } = this.#cluster;
+    if (this.#cluster.isDown(id) || this.#cluster.process(id).paused) return;
+    const process = this.#cluster.process(id);
+    const sinceMs = loop.nowMs;
+    process.pause();
+    this.#forAWhile(() => {
+      if (!process.alive || !process.paused) return;
+      this.#cluster.clock(id).slept(loop.nowMs - sinceMs);
+      this.#drowsyUntilMs.set(id, loop.nowMs + AWAKE_MS);
+      process.resume();
+      if (this.#stopped || !this.#random.chance(0.5)) return;
+      network.partition(`n${id}`, others);
+      this.#forAWhile(() => {
+        for (const other of others) network.heal(`n${id}`, other);
+      }, AWAKE_MS);
+    });
+  }
+
+  /** A crash, and a start before anybody has noticed; perhaps with a clock that went back meanwhile. */
+  #bounce(id: NodeId): void {
+    if (this.#cluster.isDown(id)) return;
+    this.#cluster.crash(id);
+    if (this.#random.chance(0.5)) this.#setClock(id, -this.#plan.clockSkewMs * this.#random.float());
+    this.#soon(this.#random.between(0, BOUNCE_MS_MAX), () => {
+      if (this.#cluster.isDown(id)) this.#boot(id);
+    });
+  }
+
+  #bounceInSync(id: NodeId): void {
+    const { syncMaxMs = 1 } = this.#plan.disk;
+    this.#cluster.disk(id).onNextSync(() => this.#soon(this.#random.between(0, syncMaxMs), () => this.#bounce(id)));
+  }
+
+  /** Node that leads a bucket of data, and the others that have it; undefined if nobody does at present. */
+  #leadership(): { readonly leader: NodeId; readonly others: readonly NodeId[] } | undefined {
+    const bucket = this.#random.below(this.#plan.buckets);
+    for (const id of this.#cluster.ids) {
+      const replica = this.#cluster.running(id) ? this.#cluster.node(id).hosting.replicas.get(bucket) : undefined;
+      if (replica?.isLeader !== true) continue;
+      return { leader: id, others: replica.raft.config.voters.map(nodeOfReplica).filter((node) => node !== id) };
+    }
+    return undefined;
+  }
+
+  /** One leader after the other goes, perhaps after it could not reach all of its followers for a moment. */
+  #leaderStorm(times: number): void {
+    const { network } = this.#cluster;
+    const random = this.#random;
+    const found = times > 0 ? this.#leadership() : undefined;
+    if (found === undefined) return;
+    const name = `n${found.leader}`;
+    if (found.others.length > 0 && random.chance(0.5)) {
+      const lonely = `n${random.pick(found.others)}`;
+      network.partition(name, lonely);
+      this.#forAWhile(() => network.heal(name, lonely), random.between(0, 1000));
+    }
+    this.#soon(random.between(0, 100), () => {
+      if (random.chance(0.3)) this.#bounce(found.leader);
+      else this.#cluster.crash(found.leader);
+      // With nobody to write to, what the next sync holds is a vote.
+      if (found.others.length > 0 && random.chance(0.3)) {
+        const voter = random.pick(found.others);
+        this.#soon(random.between(50, 400), () => this.#bounceInSync(voter));
+      }
+      this.#soon(random.between(100, 1000), () => this.#leaderStorm(times - 1));
+    });
+  }
+
+  /** A follower that was cut off from its leader asks for votes just when the others have started anew. */
+  #usurp(): void {
+    const { network } = this.#cluster;
+    const random = this.#random;
+    const found = this.#leadership();
+    if (found === undefined || found.others.length < 2) return;
+    const usurper = random.pick(found.others);
+    const [leader, heir] = [`n${found.leader}`, `n${usurper}`];
+    network.partition(leader, heir);
+    this.#forAWhile(() => network.heal(leader, heir), random.between(1500, 3000));
+    this.#soon(random.between(500, 1200), () => {
+      for (const voter of found.others) if (voter !== usurper) this.#bounce(voter);
+    });
   }
 
   #stop(id: NodeId): void {

@@ -20,8 +20,15 @@ export const FAULTS = [
   'breakStreams',
   'stallPath',
   'slowNetwork',
+  'someLinks',
+  'slowAnswers',
   'jumpClock',
   'driftClock',
+  'sleep',
+  'bounce',
+  'crashInSync',
+  'leaderStorm',
+  'usurp',
   'stallDisk',
   'slowDisks',
   'failSync',
@@ -69,12 +76,19 @@ export interface SwarmPlan {
   /** Mean time from one fault to the next. */
   readonly faultEveryMs: number;
   readonly faultMs: number;
-  /** Wall clocks stay within this of true time, so that no two differ by more than the cluster allows. */
+  /** Wall clocks stay within this of true time: mostly so that no two differ by more than the cluster allows. */
   readonly clockSkewMs: number;
   readonly wallRateMax: number;
   /** Monotonic clocks run between 1 - this and 1 + this. */
   readonly monotonicRateMax: number;
   readonly durationMs: number;
+}
+
+/** Beyond what the cluster allows: requests may be refused for it, but no promise is broken. */
+const WILD_SKEW_MS = 2500;
+
+export function hasWildClocks({ clockSkewMs, limits }: SwarmPlan): boolean {
+  return 2 * clockSkewMs > (limits.maxClockOffsetMs ?? DEFAULT_LIMITS.maxClockOffsetMs);
 }
 
 export function drawPlan(random: SimRandom): SwarmPlan {
@@ -108,10 +122,10 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     keys: drawKeys(random),
     valueBytesMax: random.pick([0, 0, 100, 2000]),
     work: drawMix(random, WORK, ['put', 'get']),
-    faults: quiet ? [] : drawMix(random, FAULTS, []),
+    faults: quiet ? [] : drawFaults(random),
     faultEveryMs: random.pick([300, 1000, 3000]),
     faultMs: random.pick([200, 1000, 4000]),
-    clockSkewMs: 150,
+    clockSkewMs: random.pick([150, 150, WILD_SKEW_MS]),
     wallRateMax: 0.002,
     monotonicRateMax: 0.04,
     durationMs: random.pick([6000, 12_000, 20_000]),
@@ -127,12 +141,18 @@ function drawKeys(random: SimRandom): string[] {
   return keys;
 }
 
-function drawMix<T extends string>(random: SimRandom, all: readonly T[], always: readonly T[]): [T, number][] {
+function drawMix<T extends string>(random: SimRandom, all: readonly T[], always: readonly T[], chance = 0.6): [T, number][] {
   const drawn: [T, number][] = [];
   for (const item of all) {
-    if (always.includes(item) || random.chance(0.6)) drawn.push([item, random.pick([1, 1, 3, 10])]);
+    if (always.includes(item) || random.chance(chance)) drawn.push([item, random.pick([1, 1, 3, 10])]);
   }
   return drawn;
+}
+
+/** Some of all, or one again and again with a few others between. */
+function drawFaults(random: SimRandom): [Fault, number][] {
+  if (random.chance(0.5)) return drawMix(random, FAULTS, [], 0.4);
+  return [[random.pick(FAULTS), 20], ...drawMix(random, FAULTS, [], 0.15)];
 }
 
 /** Mostly as they are; some so small that what they bound happens all the time. */

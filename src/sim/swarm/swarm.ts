@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { messageOf } from '../../lib/errors.js';
+import { plantMutant, type Mutant } from '../../lib/mutants.js';
 import type { NodeId } from '../../placement/map.js';
 import type { Router } from '../../router/router.js';
 import { SimCluster } from '../cluster.js';
@@ -7,8 +8,9 @@ import { SimRandom } from '../random.js';
 import { check } from './check.js';
 import { Inspector } from './inspect.js';
 import { Nemesis } from './nemesis.js';
-import { describePlan, drawPlan, type SwarmPlan } from './plan.js';
+import { describePlan, drawPlan, hasWildClocks, type SwarmPlan } from './plan.js';
 import { Recorder, type VersionSeen } from './record.js';
+import { Witness } from './witness.js';
 import { Workload } from './workload.js';
 
 /**
@@ -37,20 +39,24 @@ const LIVENESS_MS = 40_000;
 /** ... and until all replicas are the same. */
 const SETTLE_MS = 15_000;
 
-export async function runSwarm(seed: string | number): Promise<SwarmResult> {
+export interface SwarmOptions {
+  /** Instead of the one that the seed draws; the seed decides the rest. */
+  readonly plan?: SwarmPlan | undefined;
+  /** A bug to plant for the length of the run. */
+  readonly mutant?: Mutant | undefined;
+}
+
+/** One run at a time in a process. */
+export async function runSwarm(seed: string | number, options: SwarmOptions = {}): Promise<SwarmResult> {
   const random = new SimRandom(`swarm/${seed}`);
-  const plan = drawPlan(random.fork('plan'));
-  const cluster = new SimCluster({
-    seed: `swarm/${seed}/world`,
-    nodes: plan.nodes,
-    buckets: plan.buckets,
-    replicas: plan.replicas,
-    timing: plan.timing,
-    limits: plan.limits,
-    diskFaults: plan.disk,
-  });
-  const run = new SwarmRun(cluster, plan, random);
-  await run.play();
+  const plan = options.plan ?? drawPlan(random.fork('plan'));
+  const run = new SwarmRun(seed, plan, random);
+  plantMutant(options.mutant);
+  try {
+    await run.play();
+  } finally {
+    plantMutant(undefined);
+  }
   return run.result(String(seed));
 }
 
@@ -60,17 +66,31 @@ class SwarmRun {
   readonly #recorder: Recorder;
   readonly #nemesis: Nemesis;
   readonly #workload: Workload;
+  readonly #witness = new Witness();
   readonly #inspector: Inspector;
   readonly #prober: Router;
   readonly #problems: string[] = [];
 
-  constructor(cluster: SimCluster, plan: SwarmPlan, random: SimRandom) {
+  constructor(seed: string | number, plan: SwarmPlan, random: SimRandom) {
+    const cluster = new SimCluster({
+      seed: `swarm/${seed}/world`,
+      nodes: plan.nodes,
+      buckets: plan.buckets,
+      replicas: plan.replicas,
+      timing: plan.timing,
+      limits: plan.limits,
+      diskFaults: plan.disk,
+      onUp: (id, node) => {
+        this.#witness.attach(node);
+        this.#inspector.checkStart(id);
+      },
+    });
     this.#cluster = cluster;
     this.#plan = plan;
     const { loop } = cluster;
     this.#recorder = new Recorder(() => loop.nowMs);
     this.#nemesis = new Nemesis(cluster, plan, random.fork('nemesis'));
-    this.#inspector = new Inspector(cluster);
+    this.#inspector = new Inspector({ cluster, witness: this.#witness, isDrowsy: (id) => this.#nemesis.isDrowsy(id) });
     const clocks = random.fork('clocks');
     const skew = (most: number): number => most * (2 * clocks.float() - 1);
     const routers = Array.from({ length: plan.clients }, (_, at) => {
@@ -112,11 +132,14 @@ class SwarmRun {
     await loop.runFor(this.#plan.durationMs);
     this.#nemesis.heal();
     await loop.runUntilSettled(Promise.all([nemesis, this.#workload.stop()]), LIVENESS_MS);
+    // Until no clock is behind what the wildest one had said.
+    if (hasWildClocks(this.#plan)) await loop.runFor(2 * this.#plan.clockSkewMs);
     await this.#becomeUsable();
     const finals = await this.#readFinals();
     await loop.runUntil(() => this.#inspector.compareReplicas().length === 0, SETTLE_MS);
     this.#inspector.stop();
-    this.#problems.push(...this.#inspector.problems, ...this.#inspector.compareReplicas());
+    this.#inspector.checkClosed(finals, this.#plan.buckets);
+    this.#problems.push(...this.#witness.problems, ...this.#inspector.problems, ...this.#inspector.compareReplicas());
     for (const { node, error } of this.#cluster.fatal) {
       if (!this.#nemesis.excuses(node) || !isDiskFailure(error)) {
         this.#problems.push(`node ${node} stopped: ${error instanceof Error ? error.stack : messageOf(error)}`);

@@ -1,0 +1,96 @@
+/**
+ * Mutants: planted bugs that show whether the checks of this project notice a bug of that kind (`docs/reliability.md` tells who
+ * caught which). Each is a switch at the very line that it breaks:
+ *
+ *     if (index <= core.commit || (core.log.term(index) !== core.term && !mutant('commit-prior-term'))) return;
+ *
+ * Why switches in the code, and not patches beside it: they are compiled, typed and reviewed with the line that they break, and
+ * move with it. Why state of the module, and not a part of `env`: a mutant is another program, as a build without that line
+ * would be; all nodes of one process run the same.
+ *
+ * In production none is planted and none can be: `plantMutant` is used by the simulator and by tests only, which
+ * scripts/check-house.mjs holds, and a node's process never loads the simulator. What remains is the comparison of a variable
+ * that is always undefined.
+ */
+export const MUTANTS = [
+  // Raft
+  'commit-prior-term',
+  'vote-before-sync',
+  'second-vote',
+  'vote-forgotten',
+  'vote-by-log-length',
+  'lead-before-term-synced',
+  'ack-before-sync',
+  'leader-counts-unsynced',
+  'apply-before-durable',
+  'append-unmatched',
+  'commit-told-unmatched',
+  'append-truncates-always',
+  'truncated-write-proves',
+  'log-tail-kept',
+  // Membership
+  'config-survives-truncation',
+  'leave-joint-uncommitted',
+  'config-change-without-floor',
+  'wiped-node-welcome',
+  // Leases and ReadIndex
+  'serve-before-own-term',
+  'lease-over-transfer',
+  'lease-outlives-timeout',
+  'lease-over-suspend',
+  'vote-after-restart',
+  'read-joins-old-round',
+  'read-index-unconfirmed',
+  'read-before-applied',
+  // Timestamps
+  'vote-without-floor',
+  'floor-above-ceiling',
+  'restart-forgets-floor',
+  'closed-before-applied',
+  'closed-without-floor',
+  'closed-not-kept',
+  'as-of-without-floor',
+  'as-of-before-applied',
+  'as-of-not-kept',
+  // Replica reads, scans and sessions of clients
+  'bounded-ignores-session',
+  'write-ignores-session',
+  'scan-unconfirmed',
+  'scan-merge-unbounded',
+  'scan-moves-on',
+  // Commands
+  'answer-before-commit',
+  'conditions-miss-in-flight',
+  'effects-over-terms',
+  'retry-runs-again',
+  'retry-in-flight-runs-again',
+  'session-horizon-lost',
+  'sessions-not-replayed',
+  'doubt-reported-as-none',
+  // State and snapshots
+  'torn-state-batch',
+  'overlay-dropped-early',
+  'page-misses-overlay',
+  'log-compacted-too-far',
+  'snapshot-without-sessions',
+  'snapshot-of-swept-slot',
+  'snapshot-too-old',
+  'flip-before-sync',
+  'checksum-ignored',
+  // Liveness
+  'turn-forgets-rest',
+] as const;
+
+export type Mutant = (typeof MUTANTS)[number];
+
+let planted: Mutant | undefined;
+
+/** True if this bug is planted: never, but in a simulated world that asked for it. */
+export function mutant(name: Mutant): boolean {
+  return planted === name;
+}
+
+/** From now on this process has that bug; undefined takes it out again. For the simulator and for tests only. */
+export function plantMutant(name: Mutant | undefined): void {
+  planted = name;
+}
