@@ -12,13 +12,14 @@ import type { DigestItem, DigestJudged, PeerItem } from './peer-items.js';
  *   leader   -> all       digestAsked   what is your digest at entry i (my last one)?
  *   follower -> leader    digestTold    as soon as it has applied entry i
  *   leader   -> the wrong digestJudged  a majority has another: the node stops
+ *   leader   -> who differs digestTold  mine is another, and who is right is not known
  *
  * i is at or beyond what anybody has applied when it is asked for, so all come to it, and what a committed entry leaves behind
  * does not depend on who led when. A bucket is asked about every CHECK_MS while it changes, and no more once all members have
  * told the same at its last entry: nothing is sent about an idle one. A dozen bytes each, many to a frame.
  *
  * Who is wrong: a replica whose digest differs from that of a majority of the voters, be it the leader. Its node stops.
- * While one says this and one says that and others are silent, nobody can know: it is logged at every check, and the next voter
+ * While one says this and one says that and others are silent, nobody can know: both log it at every check, and the next voter
  * that comes back decides. When all have spoken and no majority is possible (two voters, or three that
  * all differ), the followers stop and the leader remains: alone it has no quorum, so it serves no more than local reads, from
  * which a person can export what is there. Learners are compared and judged, but have no say.
@@ -111,7 +112,10 @@ export class DigestCheck {
 
   #take(replica: Replica, from: NodeId, { index, digest }: Mark): void {
     const check = this.#checks.get(replica.bucket);
-    if (check?.index !== index || check.term !== replica.raft.term || !replica.isLeader) return;
+    if (check?.index !== index || check.term !== replica.raft.term || !replica.isLeader) {
+      this.#heard(replica.bucket, from, { index, digest });
+      return;
+    }
     check.told.set(from, digest);
     const own = check.told.get(this.#options.nodeId);
     if (own === undefined) return;
@@ -123,12 +127,26 @@ export class DigestCheck {
     }
   }
 
+  /** A leader, which differs, says what it has. */
+  #heard(bucket: BucketId, from: NodeId, { index, digest }: Mark): void {
+    const told = this.#told.get(bucket);
+    if (told?.index !== index || told.digest === digest) return;
+    this.#warn(bucket, index, [
+      [from, digest],
+      [this.#options.nodeId, told.digest],
+    ]);
+  }
+
+  #warn(bucket: BucketId, index: LogIndex, told: Iterable<readonly [NodeId, number]>): void {
+    const digests = [...told].map(([node, digest]) => `node ${node}: ${hex(digest)}`).join(', ');
+    this.#options.log.error('the replicas of a bucket have diverged', { bucket, index, digests });
+  }
+
   /** Not all have told the same. */
   #judge({ bucket, raft }: Replica, check: Check, own: number): void {
-    const { nodeId, log, send } = this.#options;
+    const { nodeId, send } = this.#options;
     const { index, told } = check;
-    const shown = [...told].map(([node, digest]) => `node ${node}: ${hex(digest)}`).join(', ');
-    log.error('the replicas of a bucket have diverged', { bucket, index, digests: shown });
+    this.#warn(bucket, index, told);
     const voters = raft.config.voters.map(nodeOfReplica);
     const votes = new Map<number, number>();
     for (const voter of voters) {
@@ -138,7 +156,12 @@ export class DigestCheck {
     const silent = voters.filter((voter) => !told.has(voter)).length;
     const [right, most] = [...votes].reduce((a, b) => (b[1] > a[1] ? b : a), [own, 0]);
     const quorum = Math.floor(voters.length / 2) + 1;
-    if (most < quorum && most + silent >= quorum) return;
+    if (most < quorum && most + silent >= quorum) {
+      for (const [node, digest] of told) {
+        if (digest !== own) send(node, { kind: 'digestTold', bucket, index, digest: own });
+      }
+      return;
+    }
     const verdict = most >= quorum ? right : own;
     for (const [node, digest] of told) {
       if (digest === verdict) continue;

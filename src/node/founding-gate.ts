@@ -1,3 +1,4 @@
+import type { Logger } from '../env/env.js';
 import type { NodeId } from '../placement/map.js';
 import type { PeerItem } from './peers.js';
 
@@ -13,6 +14,7 @@ import type { PeerItem } from './peers.js';
  */
 export interface FoundingGateOptions {
   readonly members: readonly NodeId[];
+  readonly log: Logger;
   /** This data directory has passed before. */
   readonly passed: boolean;
   /** Fulfilled when it is durable that this node takes part from now on. */
@@ -44,10 +46,12 @@ export class FoundingGate {
 
   /** Counts a node. Fulfilled at once if that is no majority yet, else when the gate is open. */
   async agreed(node: NodeId): Promise<void> {
-    const { members } = this.#options;
+    const { members, log } = this.#options;
     if (this.#isOpen || !members.includes(node)) return;
     this.#agreed.add(node);
-    if (this.#agreed.size > members.length / 2) await (this.#opening ??= this.#open());
+    const met = this.#agreed.size;
+    if (met > members.length / 2) await (this.#opening ??= this.#open());
+    else log.info('a new node waits for a majority of the nodes of its cluster', { met, of: members.length });
   }
 
   /** What came too early. */
@@ -56,10 +60,11 @@ export class FoundingGate {
   }
 
   async #open(): Promise<void> {
-    const { keep, opened, deliver, onFatal } = this.#options;
+    const { members, log, keep, opened, deliver, onFatal } = this.#options;
     try {
       await keep();
       this.#isOpen = true;
+      log.info('this node is part of its cluster from now on', { met: this.#agreed.size, of: members.length });
       opened();
       const held = this.#held;
       this.#held = [];

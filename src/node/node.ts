@@ -173,6 +173,7 @@ export class Node {
     this.#peers.onLost((peer) => this.#lost(peer));
     this.#gate = new FoundingGate({
       members: identity.members,
+      log,
       passed: identity.complete === true,
       keep: () => completeIdentity(env.disk, identity),
       opened: () => this.#standForPreferred(),

@@ -41,8 +41,8 @@ describe('replicas that have diverged', () => {
     await cluster.loop.runFor(CHECKED_MS);
     for (const { error } of cluster.fatal) expect(error).to.include({ code: 'DATA_LOSS', reason: 'REPLICA_DIVERGED' });
   };
-  const suspected = (cluster: SimCluster): boolean =>
-    cluster.log.lines.some((line) => line.includes('the replicas of a bucket have diverged'));
+  const suspects = (cluster: SimCluster, node: NodeId): boolean =>
+    cluster.log.lines.some((line) => line.includes('the replicas of a bucket have diverged') && line.includes(`"n${node}"`));
 
   it('are found out: the follower that differs from the other two stops, and says what differs', async () => {
     const cluster = await start({ seed: 'digest-follower' });
@@ -91,7 +91,7 @@ describe('replicas that have diverged', () => {
     corrupt(cluster, wrong, 'planted');
     await write(cluster, 'true');
     await cluster.loop.runFor(2 * CHECKED_MS);
-    expect(suspected(cluster)).to.equal(true);
+    for (const node of [leader(cluster), wrong]) expect(suspects(cluster, node), `node ${node} says so`).to.equal(true);
     expect(stopped(cluster)).to.deep.equal([]);
     await cluster.restart(away);
     await untilStopped(cluster, 1);
