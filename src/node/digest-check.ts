@@ -40,10 +40,8 @@ interface Check {
   readonly index: LogIndex;
   readonly term: number;
   askedMs: number;
-  /** By node, this one included. */
+  /** By node, this one included. Who has told is not asked again. */
   readonly told: Map<NodeId, number>;
-  /** All members have told the same. */
-  agreed: boolean;
 }
 
 interface Mark {
@@ -88,9 +86,9 @@ export class DigestCheck {
   #lookAt(replica: Replica, now: number): void {
     const { bucket, raft } = replica;
     const known = this.#checks.get(bucket);
+    if (known !== undefined && now - known.askedMs < CHECK_MS) return;
     const same = known?.index === raft.lastIndex && known.term === raft.term;
-    if (known !== undefined && (now - known.askedMs < CHECK_MS || (same && known.agreed))) return;
-    const check = same ? known : { index: raft.lastIndex, term: raft.term, askedMs: now, told: new Map(), agreed: false };
+    const check: Check = same ? known : { index: raft.lastIndex, term: raft.term, askedMs: now, told: new Map() };
     check.askedMs = now;
     this.#checks.set(bucket, check);
     const { nodeId, send } = this.#options;
@@ -119,11 +117,10 @@ export class DigestCheck {
     check.told.set(from, digest);
     const own = check.told.get(this.#options.nodeId);
     if (own === undefined) return;
-    if ([...check.told.values()].every((each) => each === own)) {
-      const members = replica.raft.progress().map(({ id }) => nodeOfReplica(id));
-      check.agreed = members.every((node) => node === this.#options.nodeId || check.told.has(node));
-    } else {
+    for (const told of check.told.values()) {
+      if (told === own) continue;
       this.#judge(replica, check, own);
+      return;
     }
   }
 

@@ -56,6 +56,10 @@ describe('replicas that have diverged', () => {
     );
     const { record } = await cluster.settle(cluster.client('after').get(bytes('a')));
     expect(record?.value.toString()).to.equal('true');
+    // Nothing has been written since; it is asked again all the same when it comes back with what it had.
+    await cluster.restart(wrong);
+    await untilStopped(cluster, 2);
+    expect(stopped(cluster)).to.deep.equal([wrong, wrong]);
   });
 
   it('are found out though the leader is the one that differs: it stops, and the truth is served again', async () => {
