@@ -20,9 +20,10 @@ import type { DigestItem, DigestJudged, PeerItem } from './peer-items.js';
  *
  * Who is wrong: a replica whose digest differs from that of a majority of the voters, be it the leader. Its node stops.
  * While one says this and one says that and others are silent, nobody can know: both log it at every check, and the next voter
- * that comes back decides. When all have spoken and no majority is possible (two voters, or three that
- * all differ), the followers stop and the leader remains: alone it has no quorum, so it serves no more than local reads, from
- * which a person can export what is there. Learners are compared and judged, but have no say.
+ * that comes back decides. When all have spoken and no majority is possible (two voters, or three that all differ), the
+ * followers stop and the leader remains: alone it has no quorum, so it serves no more than local reads, from which a person can
+ * export what is there. Learners are compared and judged, but have no say: what they hold may be a copy of their leader's
+ * snapshot.
  */
 export interface DigestCheckOptions {
   readonly nodeId: NodeId;
