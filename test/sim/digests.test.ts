@@ -136,8 +136,8 @@ describe('replicas that are equal', () => {
       limits: { logEntriesKept: 5, snapshotChunkBytes: 300 },
     });
     const client = cluster.client('c1');
-    const counters = new Counters(cluster, client, KEYS, 20);
-    for (let round = 0; round < 4; round += 1) {
+    const counters = new Counters(cluster, client, KEYS, 50);
+    for (let round = 0; round < 2; round += 1) {
       for (const id of cluster.ids) {
         await cluster.loop.runFor(3000);
         cluster.crash(id);
