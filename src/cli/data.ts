@@ -170,9 +170,9 @@ async function history(keyText: string, options: HistoryArguments, terminal: Ter
     for await (const { version, deleted, value, served } of db.history(key, { newest, oldest, limit })) {
       count += 1;
       const time = formatTimestamp(version);
-      const fields = deleted ? {} : jsonFields('value', value, encoding);
+      const fields = { ...jsonFields('key', key, encoding), ...(deleted ? {} : jsonFields('value', value, encoding)) };
       const shown = deleted ? '(deleted)' : encode(value, encoding);
-      await lines.add(options.json ? jsonLine({ version, time, deleted, ...fields, served }) : `${version}\t${time}\t${shown}\n`);
+      await lines.add(options.json ? jsonLine({ ...fields, version, time, deleted, served }) : `${version}\t${time}\t${shown}\n`);
     }
     await lines.flush();
   });

@@ -1,5 +1,6 @@
 import { Command, CommanderError } from 'commander';
 import { addBench } from './bench/command.js';
+import { addCheck } from './check.js';
 import { addInspection } from './cluster/inspect.js';
 import { addClusterStart } from './cluster/start.js';
 import { addData } from './data.js';
@@ -41,5 +42,6 @@ function buildProgram(terminal: Terminal): Command {
   addData(program, terminal);
   addTransfer(program, terminal);
   addBench(program, terminal);
+  addCheck(program, terminal);
   return program;
 }

@@ -1,6 +1,5 @@
 import { isUtf8 } from 'node:buffer';
-import { open, type FileHandle } from 'node:fs/promises';
-import type { Readable, Writable } from 'node:stream';
+import type { Writable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import { Option, type Command } from 'commander';
 import { z } from 'zod';
@@ -23,6 +22,7 @@ import { withDatabase } from './database.js';
 import { EXIT, Exit, UsageError } from './exit.js';
 import { forEachInFlight } from './in-flight.js';
 import { beginLifetime } from './lifetime.js';
+import { linesOf, openFile, type Line } from './lines.js';
 import { showProgress } from './progress.js';
 import { jsonLine, LineWriter, write, type Terminal } from './terminal.js';
 import { fromJsonFields, jsonFields, type Encoding } from './values.js';
@@ -87,14 +87,6 @@ async function importFile(file: string, options: ImportArguments, terminal: Term
   await write(terminal.stdout, options.json ? jsonLine({ imported: records }) : `imported ${records} records\n`);
 }
 
-async function openFile(path: string, flags: 'r' | 'w'): Promise<FileHandle> {
-  try {
-    return await open(path, flags);
-  } catch (error) {
-    throw new UsageError(`the file cannot be opened: ${messageOf(error)}`);
-  }
-}
-
 /** Lines are finished in any order; `next` is the first that is not. */
 class LineMark {
   records = 0;
@@ -110,45 +102,6 @@ class LineMark {
     this.#ahead.add(line);
     while (this.#ahead.delete(this.next)) this.next += 1;
   }
-}
-
-interface Line {
-  /** From 1. */
-  readonly number: number;
-  readonly data: Bytes;
-  /** Where it ends in the input. */
-  readonly endByte: number;
-}
-
-/** A value of 1 MiB in base64 is far below it; what is longer is not a file of records. */
-const LINE_BYTES_MAX = 32 * 1024 * 1024;
-
-async function* linesOf(input: Readable, first: number): AsyncGenerator<Line> {
-  let rest: Bytes[] = [];
-  let restBytes = 0;
-  let number = 1;
-  let endByte = 0;
-  try {
-    for await (const chunk of input) {
-      const data = Buffer.from(chunk as Buffer);
-      let start = 0;
-      for (let end = data.indexOf(0x0a); end >= 0; end = data.indexOf(0x0a, start)) {
-        const line = Buffer.concat([...rest, data.subarray(start, end)]);
-        endByte += line.length + 1;
-        if (number >= first) yield { number, data: line, endByte };
-        number += 1;
-        rest = [];
-        restBytes = 0;
-        start = end + 1;
-      }
-      rest.push(data.subarray(start));
-      restBytes += data.length - start;
-      if (restBytes > LINE_BYTES_MAX) throw new UsageError(`line ${number} is longer than ${LINE_BYTES_MAX} bytes`);
-    }
-  } catch (error) {
-    throw error instanceof UsageError ? error : new UsageError(`the input cannot be read: ${messageOf(error)}`);
-  }
-  if (restBytes > 0 && number >= first) yield { number, data: Buffer.concat(rest), endByte: endByte + restBytes };
 }
 
 /** Undefined for an empty line. */
