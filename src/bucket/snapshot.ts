@@ -1,24 +1,25 @@
 import { pack, unpack } from 'msgpackr';
 import type { Bytes } from '../lib/bytes.js';
-import { keyAfter } from '../lib/ordered.js';
 import { isTidemarkError, messageOf, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import {
   decodeRecord,
+  decodeVersionId,
   encodePointer,
+  encodeVersionId,
   pointerKey,
   versionKey,
   versionOfKey,
-  versionRange,
   type Slot,
-  type VersionId,
 } from '../mvcc/records.js';
 import type { LogIndex, SnapshotMeta } from '../raft/types.js';
 import type { SnapshotSource } from './snapshot-port.js';
 import { SessionLoader, SessionPieces } from './session-pieces.js';
 import { Sessions, type SessionLimits } from './sessions.js';
-import { decodeMeta, encodeMeta, metaKey, sessionsKey, sessionsRange, type BucketState, type Meta } from './state.js';
+import { markUnnamed, unmark, versionsOnDisk } from './slots.js';
+import { decodeMeta, encodeMeta, metaKey, sessionsKey, type BucketState, type Meta } from './state.js';
 import type { StateStore } from './state-store.js';
+import type { VersionScan } from './version-scan.js';
 
 /**
  * Snapshots of one bucket at a log index i: its meta record and its sessions, frozen in one turn at i, and all version records
@@ -27,7 +28,7 @@ import type { StateStore } from './state-store.js';
  * them, for a key's pointer names the highest of its versions.
  *
  * Install goes into a new slot beside the old one. Only when all of it is on disk does the meta record turn to the new slot,
- * in one batch; a crash before that leaves a slot that nobody names, which is swept at the next start.
+ * in one batch; a crash before that leaves a slot that nobody names, which is swept at the next start (bucket/slots.ts).
  */
 const FORMAT = 2;
 
@@ -36,7 +37,9 @@ type RecordTuple = [id: Bytes, value: Bytes];
 /** One of the two; all sessions come before the first records. */
 type ChunkTuple = [sessions: Bytes | null, records: readonly RecordTuple[]];
 
-const ID_OFFSET = 5;
+const RECORDS_PER_CHUNK_MAX = 1000;
+/** A chunk leaves after so many pages, however little they brought: the receiver takes a long silence for a failure. */
+const PAGES_PER_CHUNK_MAX = 100;
 
 export class StateSnapshot implements SnapshotSource {
   readonly header: Bytes;
@@ -45,8 +48,7 @@ export class StateSnapshot implements SnapshotSource {
   readonly #slot: Slot;
   readonly #index: LogIndex;
   readonly #sessions: SessionPieces;
-  readonly #end: Bytes;
-  #next: Bytes;
+  #scan: VersionScan | undefined;
   #done = false;
 
   constructor(state: BucketState) {
@@ -58,27 +60,28 @@ export class StateSnapshot implements SnapshotSource {
     this.#slot = meta.slot;
     this.#index = meta.applied.index;
     this.#sessions = new SessionPieces(state.sessions.freeze());
-    const { gte, lt } = versionRange(meta.slot);
-    this.#next = gte;
-    this.#end = lt;
   }
 
   async next(bytesMax: number): Promise<Bytes | undefined> {
     const sessions = this.#done ? undefined : this.#sessions.next(bytesMax);
     if (sessions !== undefined) return pack([sessions, []] satisfies ChunkTuple);
-    while (!this.#done) {
-      const page = await this.#state.store.page({ gte: this.#next, lt: this.#end, limit: 1000, bytesMax });
+    const scan = this.#scan ?? (await versionsOnDisk(this.#state.store, this.#slot));
+    this.#scan = scan;
+    const records: RecordTuple[] = [];
+    let bytes = 0;
+    for (let pages = 0; !this.#done && pages < PAGES_PER_CHUNK_MAX; pages += 1) {
+      const page = await scan.next({ limit: RECORDS_PER_CHUNK_MAX - records.length, bytesMax: bytesMax - bytes });
       this.#checkSlot();
-      const last = page.entries.at(-1)?.[0];
-      if (last !== undefined) this.#next = keyAfter(last);
-      this.#done = !page.more;
-      const records: RecordTuple[] = [];
+      if (!page.more) this.#done = true;
       for (const [key, value] of page.entries) {
-        if (versionOfKey(key).index <= this.#index) records.push([key.subarray(ID_OFFSET), value]);
+        const id = versionOfKey(key);
+        if (id.index > this.#index) continue;
+        records.push([encodeVersionId(id), value]);
+        bytes += key.length + value.length;
       }
-      if (records.length > 0) return pack([null, records] satisfies ChunkTuple);
+      if (records.length === RECORDS_PER_CHUNK_MAX || bytes >= bytesMax) break;
     }
-    return undefined;
+    return records.length === 0 && this.#done ? undefined : pack([null, records] satisfies ChunkTuple);
   }
 
   /** A snapshot that was itself installed here meanwhile lets the old slot be swept, and pages of it may lack records. */
@@ -138,12 +141,10 @@ export class StagedSnapshot {
     const { sessions, records } = readable('a chunk', () => {
       const [bytes, tuples] = unpack(chunk) as ChunkTuple;
       if (bytes !== null) this.#sessions.add(bytes);
-      const decoded = tuples.map(([idBytes, value]) => {
-        const id: VersionId = versionOfKey(Buffer.concat([Buffer.alloc(ID_OFFSET), idBytes]));
-        return { id, record: decodeRecord(value), value };
-      });
+      const decoded = tuples.map(([id, value]) => ({ id: decodeVersionId(id), record: decodeRecord(value), value }));
       return { sessions: bytes, records: decoded };
     });
+    markUnnamed(this.#store, this.slot);
     if (sessions !== null) this.#store.put(sessionsKey(this.slot, this.#source.applied.index, piece), sessions);
     for (const { id, record, value } of records) {
       // Chunks come in version order, so the last write of a pointer is that of the key's latest version.
@@ -163,29 +164,10 @@ export class StagedSnapshot {
   async flip(state: BucketState): Promise<void> {
     const { replicaId } = state.meta;
     const meta: Meta = { ...this.#source, slot: this.slot, replicaId, sessionsIndex: this.#source.applied.index };
+    markUnnamed(this.#store, state.slot);
+    unmark(this.#store, this.slot);
     this.#store.put(metaKey(state.bucket), encodeMeta(meta));
     state.replace(meta, this.#sessions);
     if (!mutant('flip-before-sync')) await this.#store.flush();
-  }
-}
-
-/** Deletes everything of a slot that no meta record names any more, page by page. */
-export async function sweepSlot(store: StateStore, slot: Slot): Promise<void> {
-  const { gte, lt } = versionRange(slot);
-  for (;;) {
-    const page = await store.page({ gte, lt, limit: 500 });
-    for (const [key, value] of page.entries) {
-      store.del(pointerKey(slot, decodeRecord(value).key));
-      store.del(key);
-    }
-    await store.flush();
-    if (!page.more) break;
-  }
-  const sessions = sessionsRange(slot);
-  for (;;) {
-    const page = await store.page({ ...sessions, limit: 500 });
-    for (const [key] of page.entries) store.del(key);
-    await store.flush();
-    if (!page.more) return;
   }
 }

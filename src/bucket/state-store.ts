@@ -195,6 +195,11 @@ export class StateStore {
     }
   }
 
+  /** A page without the overlay: at least everything written before the last `flush()` that was fulfilled. */
+  pageOnDisk(options: PageOptions): Promise<Page> {
+    return this.#store.page(options);
+  }
+
   #overlayRange({ gte, lt, reverse }: PageOptions): Write[] {
     const low = toMapKey(gte);
     const high = toMapKey(lt);

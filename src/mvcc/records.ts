@@ -3,21 +3,30 @@ import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { escape, escapePrefix, readUint64, unescape, writeUint64 } from '../lib/ordered.js';
+import { isTimestamp } from './timestamp.js';
 
 /**
  * How versions lie in the ordered `state` store: values by time, pointers by key.
  *
- *   a <slot u32> <timestamp u64> <log index u64> <position u16>   ->  crc, format, kind, previous version, key, value
- *   k <escaped key> <slot u32>                                    ->  latest version, kind
+ *   v <period u32> <slot u32> <timestamp u64> <log index u64> <position u16>
+ *                                ->  crc, format, kind, previous version, key, value
+ *   k <escaped key> <slot u32>   ->  latest version, kind
  *
  * A version record is written once, nearly in time order, so that LevelDB hardly compacts it; a pointer is small and is
  * overwritten. A *slot* is the number under which one replica's records stand in its node's store. It is never used again:
  * a snapshot installs into a new slot, and the replica's meta record then points to that one.
  *
+ * A *period* is a stretch of time, PERIOD long, the same for all slots: timestamp / PERIOD, rounded down. Were the slot first,
+ * whatever is written in a second would lie in as many places as there are slots, and each compaction of it would rewrite files
+ * of all that was ever written. With the period first, and no tag of this store behind `v`, new records lie behind all older
+ * ones: files of former periods overlap with nothing new, and LevelDB moves them from level to level instead of rewriting them.
+ * (Before other tags each level would have one file from its newest records to the first of those, and whatever is newer would
+ * have to be merged with it.) One slot's records lie together within a period only: `bucket/version-scan.ts` reads them over all.
+ *
  * Pointers are ordered by user key over all buckets of the node, because a scan over hashed buckets touches all of them:
  * one ordered pass costs less than a seek in each of 256 places (docs/architecture.md has the measurement).
  *
- * Example: the second put of key `a` in slot 7, by log entry 12 at timestamp 900, writes `a 7 900 12 0` with previous
+ * Example: the second put of key `a` in slot 7, by log entry 12 at timestamp 900, writes `v 0 7 900 12 0` with previous
  * version (800, 11, 0), and overwrites `k a 7` with (900, 12, 0).
  */
 export type Slot = number;
@@ -44,9 +53,16 @@ export interface VersionRecord {
   readonly previous: VersionId;
 }
 
-const VERSION_TAG = 0x61; // 'a'
+const VERSION_TAG = 0x76; // 'v'
 const POINTER_TAG = 0x6b; // 'k'
 const FORMAT = 1;
+/**
+ * In units of timestamps: 8.192 seconds (docs/architecture.md has the measurement). It is part of the format: a record is
+ * found only under the period that it was written with.
+ */
+export const PERIOD = 2 ** 25;
+const SLOT_OFFSET = 5;
+const ID_OFFSET = 9;
 const ID_BYTES = 18;
 const RECORD_HEAD = 4 + 1 + 1 + ID_BYTES + 2;
 const POINTER_BYTES = 4 + ID_BYTES + 1;
@@ -71,25 +87,82 @@ export function compareVersions(a: VersionId, b: VersionId): number {
 }
 
 export function versionKey(slot: Slot, id: VersionId): Bytes {
-  const out = Buffer.allocUnsafe(5 + ID_BYTES);
-  out[0] = VERSION_TAG;
-  out.writeUInt32BE(slot, 1);
-  writeId(out, id, 5);
+  const out = Buffer.allocUnsafe(ID_OFFSET + ID_BYTES);
+  writeSection(out, periodOf(id.timestamp), slot);
+  writeId(out, id, ID_OFFSET);
   return out;
 }
 
 export function versionOfKey(key: Bytes): VersionId {
-  return readId(key, 5);
+  return readId(key, ID_OFFSET);
 }
 
-/** Bounds of all version records of a slot. */
-export function versionRange(slot: Slot): { gte: Bytes; lt: Bytes } {
-  const gte = Buffer.alloc(5);
-  gte[0] = VERSION_TAG;
-  gte.writeUInt32BE(slot, 1);
-  const lt = Buffer.alloc(6, 0xff);
-  gte.copy(lt);
-  return { gte, lt: Buffer.concat([lt, Buffer.alloc(ID_BYTES, 0xff)]) };
+export function slotOfVersionKey(key: Bytes): Slot {
+  return key.readUInt32BE(SLOT_OFFSET);
+}
+
+/** A version's name apart from any store: 18 bytes that are ordered as versions are. */
+export function encodeVersionId(id: VersionId): Bytes {
+  const out = Buffer.allocUnsafe(ID_BYTES);
+  writeId(out, id, 0);
+  return out;
+}
+
+/** Throws RangeError for bytes that name no version. */
+export function decodeVersionId(data: Bytes): VersionId {
+  const id = readId(data, 0);
+  if (!isTimestamp(id.timestamp) || !Number.isSafeInteger(id.index)) throw new RangeError('not the name of a version');
+  return id;
+}
+
+// --- sections: the records of one slot in one period
+
+function periodOf(timestamp: number): number {
+  return Math.floor(timestamp / PERIOD);
+}
+
+function writeSection(out: Bytes, period: number, slot: Slot): void {
+  out[0] = VERSION_TAG;
+  out.writeUInt32BE(period, 1);
+  out.writeUInt32BE(slot, SLOT_OFFSET);
+}
+
+function section(period: number, slot: Slot): Bytes {
+  const out = Buffer.allocUnsafe(ID_OFFSET);
+  writeSection(out, period, slot);
+  return out;
+}
+
+/** Above every record of a section: no timestamp begins with this byte. */
+const ABOVE = Buffer.from([0xff]);
+
+/** Bounds of the section that the record with this key lies in. */
+export function sectionOf(key: Bytes): { gte: Bytes; lt: Bytes } {
+  const gte = key.subarray(0, ID_OFFSET);
+  return { gte, lt: Buffer.concat([gte, ABOVE]) };
+}
+
+/** Bounds that hold all records of a slot with timestamps in [from, to], and between them those of others. */
+export function versionBounds(slot: Slot, from: number, to: number): { gte: Bytes; lt: Bytes } {
+  const end = Buffer.allocUnsafe(8);
+  writeUint64(end, to + 1, 0);
+  return {
+    gte: versionKey(slot, { timestamp: from, index: 0, position: 0 }),
+    lt: Buffer.concat([section(periodOf(to), slot), end]),
+  };
+}
+
+/** Where the next section of a slot, behind the one that this key is in, begins if there is one. */
+export function sectionBehind(slot: Slot, key: Bytes): Bytes {
+  const period = key.readUInt32BE(1);
+  return section(slotOfVersionKey(key) < slot ? period : period + 1, slot);
+}
+
+/** Where the last section of a slot, before the one that this key is in, ends if there is one. */
+export function sectionBefore(slot: Slot, key: Bytes): Bytes {
+  const period = key.readUInt32BE(1);
+  if (slotOfVersionKey(key) > slot) return Buffer.concat([section(period, slot), ABOVE]);
+  return period === 0 ? section(0, 0) : Buffer.concat([section(period - 1, slot), ABOVE]);
 }
 
 export function encodeRecord(record: VersionRecord): Bytes {

@@ -1,7 +1,6 @@
 import type { Env, Store } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
-import type { Bytes } from '../lib/bytes.js';
 import { mutant } from '../lib/mutants.js';
 import { keyAfter } from '../lib/ordered.js';
 import { TidemarkError } from '../lib/errors.js';
@@ -9,7 +8,7 @@ import { LogStore } from '../bucket/log-store.js';
 import { Replica, type ReplicaHost } from '../bucket/replica.js';
 import { SessionLoader } from '../bucket/session-pieces.js';
 import { Sessions, sessionLimitsOf, type SessionLimits } from '../bucket/sessions.js';
-import { sweepSlot } from '../bucket/snapshot.js';
+import { sweepSlot, unnamedSlots } from '../bucket/slots.js';
 import {
   BucketState,
   decodeMeta,
@@ -20,7 +19,7 @@ import {
   type Meta,
 } from '../bucket/state.js';
 import type { StateStore } from '../bucket/state-store.js';
-import { versionRange, type Slot } from '../mvcc/records.js';
+import type { Slot } from '../mvcc/records.js';
 import type { BucketId, BucketInfo, NodeId } from '../placement/map.js';
 import { Checkpoints } from './checkpoints.js';
 import type { LogWriter } from './log-writer.js';
@@ -28,8 +27,8 @@ import type { LogWriter } from './log-writer.js';
 /**
  * The replicas that this node hosts: what a data directory holds of them, how they are created and opened again.
  *
- * Invariant: a meta record names the only slot that counts for its bucket. Slots that no meta record names are left over from
- * a snapshot that was not finished, and are swept.
+ * Invariant: a meta record names the only slot that counts for its bucket. Slots with records that no meta record names carry
+ * a mark (bucket/slots.ts), and are swept.
  */
 const NEXT_SLOT_KEY = Buffer.from('n/slot');
 const META_RANGE = { gte: metaKey(0), lt: keyAfter(metaKey(0xffff_ffff)) };
@@ -193,21 +192,13 @@ export class Hosting {
     }
   }
 
-  /** Finds the slots that hold records by skipping from one to the next, and sweeps those without a name. */
+  /** Deletes what a crash left of a snapshot that was being installed, or of the state that it replaced. */
   async #sweepUnnamed(named: ReadonlySet<Slot>): Promise<void> {
     const { state, env } = this.#options;
-    const end = versionRange(SLOT_MAX).lt;
-    let gte: Bytes = versionRange(0).gte;
-    for (;;) {
-      const page = await state.page({ gte, lt: end, limit: 1 });
-      const key = page.entries[0]?.[0];
-      if (key === undefined) return;
-      const slot = key.readUInt32BE(1);
-      if (!named.has(slot)) {
-        env.log.info('sweeping an unfinished snapshot', { slot });
-        await sweepSlot(state, slot);
-      }
-      gte = versionRange(slot).lt;
+    for (const slot of await unnamedSlots(state)) {
+      assert(!named.has(slot), `slot ${slot} is named by a meta record and marked as not`);
+      env.log.info('sweeping what an interrupted installation left', { slot });
+      await sweepSlot(state, slot);
     }
   }
 

@@ -13,7 +13,7 @@ import type { PeerPins } from './peers.js';
  * come back with the old id and no memory of its votes, so peers refuse an id that arrives with another uuid. It must not come
  * back with the old uuid either: each store holds the uuid too, and a directory of which only a part is left is refused.
  */
-const FORMAT = 1;
+const FORMAT = 2;
 const IDENTITY_FILE = 'identity.json';
 const PEERS_FILE = 'peers.json';
 /** In each store. */
@@ -40,7 +40,11 @@ export async function readIdentity(disk: Disk, expected: Expected): Promise<Iden
   const found = parse(data.toString(), disk, IDENTITY_FILE);
   const refuse = (reason: string, what: string): TidemarkError => refusal(disk, reason, what);
   if (typeof found['format'] === 'number' && found['format'] > FORMAT) {
-    throw refuse('NEWER_FORMAT', `has format ${found['format']}; this release reads formats up to ${FORMAT}: use a newer one`);
+    throw refuse('NEWER_FORMAT', `has format ${found['format']}; this release reads format ${FORMAT}: use a newer one`);
+  }
+  if (typeof found['format'] === 'number' && found['format'] < FORMAT) {
+    const what = `has format ${found['format']}; this release reads format ${FORMAT} only`;
+    throw refuse('OLDER_FORMAT', `${what}: export the data with the release that wrote it, and import it into a new directory`);
   }
   if (!isIdentity(found)) throw corrupt(disk, IDENTITY_FILE, 'a field is missing or wrong');
   if (found.cluster !== expected.cluster) {

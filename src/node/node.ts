@@ -59,7 +59,7 @@ const TICK_MS = 50;
 const SECOND_MS = 1000;
 /** Much of the log is dropped again before a buffer of this size is full, and then never compacted. */
 const LOG_WRITE_BUFFER_BYTES = 8 * 1024 * 1024;
-const STATE_WRITE_BUFFER_BYTES = 4 * 1024 * 1024;
+const STATE_WRITE_BUFFER_BYTES = 8 * 1024 * 1024;
 /** Applied writes gather this long before they go to the state store. */
 const STATE_GATHER_MS = 100;
 /** How long a node that stops may take to hand over what it leads, and how often it looks. */

@@ -113,8 +113,12 @@ describe('a node that cannot start', function () {
     });
 
     it('of a newer format', async () => {
-      changeIdentity((text) => text.replace('"format": 1', '"format": 99'));
-      await refusedCopy(/copy has format 99; this release reads formats up to 1.*NEWER_FORMAT/);
+      changeIdentity((text) => text.replace(/"format": \d+/, '"format": 99'));
+      await refusedCopy(/copy has format 99; this release reads format \d+: use a newer one.*NEWER_FORMAT/);
+    });
+    it('of an older format', async () => {
+      changeIdentity((text) => text.replace(/"format": \d+/, '"format": 1'));
+      await refusedCopy(/copy has format 1; this release reads format \d+ only: export the data with the release that wrote it.*OLDER_FORMAT/);
     });
     it('with an identity that cannot be read', async () => {
       changeIdentity((text) => text.slice(0, 20));
