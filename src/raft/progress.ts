@@ -18,8 +18,9 @@ export class Progress {
   /** Durable there, as far as it told. */
   match: LogIndex = 0;
   next: LogIndex;
-  /** In `probe`: an append is out and unanswered. */
+  /** In `probe`: an append is out and unanswered; and how many were sent since the last answer. */
   probing = false;
+  probes = 0;
   /** In `snapshot`: the index of the one that was sent; 0 while it is being made, -1 when it failed and is wanted again. */
   snapshotIndex: LogIndex = 0;
   snapshotSentMs = 0;
@@ -44,6 +45,7 @@ export class Progress {
     this.state = 'probe';
     this.next = Math.max(next, this.match + 1);
     this.probing = false;
+    this.probes = 0;
     this.window.clear();
   }
 
@@ -51,6 +53,7 @@ export class Progress {
     this.state = 'replicate';
     this.next = this.match + 1;
     this.probing = false;
+    this.probes = 0;
     this.window.clear();
   }
 

@@ -202,8 +202,9 @@ export class Replication {
     const { core } = this;
     const { log } = core;
     const prev = peer.next - 1;
-    // A silent replica is probed without entries: they would pile up in front of a closed door.
-    const isEmpty = peer.next > log.lastIndex || (peer.state === 'probe' && !this.isAlive(peer));
+    // A replica that is silent, or answers no probe, gets no entries: they would pile up in front of a closed door.
+    const isClosed = peer.state === 'probe' && (peer.probes > 0 || !this.isAlive(peer));
+    const isEmpty = peer.next > log.lastIndex || isClosed;
     if (!isEmpty && this.sliceFrom !== peer.next) {
       this.slice = log.slice(peer.next, log.lastIndex + 1, core.options.appendBytesMax);
       this.sliceFrom = peer.next;
@@ -212,6 +213,7 @@ export class Replication {
     this.sendEntries(peer, prev, entries, round);
     if (peer.state === 'probe') {
       peer.probing = true;
+      peer.probes += 1;
       return;
     }
     let bytes = 0;

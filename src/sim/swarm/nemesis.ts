@@ -193,9 +193,11 @@ export class Nemesis {
         this.#cluster.clock(id).setMonotonicRate(1 + this.#plan.monotonicRateMax * (2 * random.float() - 1));
         this.#cluster.clock(id).setWallRate(1 + this.#plan.wallRateMax * (2 * random.float() - 1));
         return;
-      case 'stallDisk':
-        this.#cluster.disk(id).stall(this.#plan.faultMs * random.float());
+      case 'stallDisk': {
+        const store = random.pick(['both', 'both', 'log', 'state'] as const);
+        this.#cluster.disk(id).stall(this.#plan.faultMs * random.float(), store === 'both' ? undefined : store);
         return;
+      }
       case 'slowDisks': {
         // Whatever happens between a message and its sync has time to happen.
         const syncMaxMs = random.pick([50, 200]);
