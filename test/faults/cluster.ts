@@ -23,7 +23,14 @@ export interface ClusterOptions {
   readonly buckets?: number;
   readonly sidecar?: boolean;
   readonly limits?: Partial<Limits>;
+  /** Copies of every bucket; by default three, or as many as there are nodes. */
+  readonly replicas?: number;
+  /** The address at which a node listens, if that is not loopback. */
+  readonly hostOf?: (id: number) => string;
 }
+
+/** Puts a command before the one that runs a node; it must become that (`exec`). */
+export type Wrap = (args: readonly string[]) => { command: string; args: string[] };
 
 export interface BucketStatus {
   readonly bucket: { readonly id: number; readonly leader: number };
@@ -65,13 +72,13 @@ export class TestCluster implements AsyncDisposable {
     this.buckets = options.buckets;
     // A patient caller: its calls wait for a stopped process instead of giving the connection up.
     this.network = createNetwork({ clock: systemClock(), onBug: fail, keepaliveTimeMs: 60_000, connectTimeoutMs: 20_000 });
-    const address = (index: number): string => `${HOST}:${ports[index] ?? 0}`;
+    const address = (index: number): string => `${options.hostOf(index >> 1)}:${ports[index] ?? 0}`;
     const ids = Array.from({ length: options.nodes }, (_, index) => index + 1);
     this.#grpc = new Map([0, ...ids].map((id) => [id, address(2 * id)]));
     this.#http = new Map([0, ...ids].map((id) => [id, address(2 * id + 1)]));
     const nodes = ids.map((id) => ({ id, address: this.address(id), http: this.httpAddress(id) }));
     const config = {
-      cluster: { id: this.id, buckets: options.buckets, replicas: Math.min(3, options.nodes), nodes },
+      cluster: { id: this.id, buckets: options.buckets, replicas: options.replicas, nodes },
       node: { dataDir: './node-{id}' },
       sidecar: { listen: this.address(0), http: this.httpAddress(0) },
       limits: options.limits,
@@ -80,13 +87,18 @@ export class TestCluster implements AsyncDisposable {
     mkdirSync(join(this.folder, 'logs'));
   }
 
+  /** With everything written that its processes need, and none of them started. */
+  static async prepare(options: ClusterOptions = {}): Promise<TestCluster> {
+    const { nodes = 3, buckets = 32, sidecar = false, limits = {}, replicas = Math.min(3, nodes), hostOf = () => HOST } = options;
+    return new TestCluster({ nodes, buckets, sidecar, limits, replicas, hostOf }, await freePorts(2 * (nodes + 1)));
+  }
+
   /** Resolves when every node serves and every bucket has a leader. */
   static async start(options: ClusterOptions = {}): Promise<TestCluster> {
-    const { nodes = 3, buckets = 32, sidecar = false, limits = {} } = options;
-    const cluster = new TestCluster({ nodes, buckets, sidecar, limits }, await freePorts(2 * (nodes + 1)));
+    const cluster = await TestCluster.prepare(options);
     try {
       await Promise.all(cluster.nodeIds.map((id) => cluster.startNode(id)));
-      if (sidecar) await cluster.startSidecar();
+      if (options.sidecar === true) await cluster.startSidecar();
       await cluster.settled();
       return cluster;
     } catch (error) {
@@ -122,7 +134,7 @@ export class TestCluster implements AsyncDisposable {
   // --- processes
 
   /** Resolves when it serves, which it says itself and on its page of health. `wrap` may put a command before it. */
-  async startNode(id: number, wrap?: (args: readonly string[]) => { command: string; args: string[] }): Promise<TestProcess> {
+  async startNode(id: number, wrap?: Wrap): Promise<TestProcess> {
     const args = tidemark('node', '--config', this.file, '--id', String(id));
     const wrapped = wrap?.([process.execPath, ...args]) ?? { args };
     const started = new TestProcess({ name: `node ${id}`, logPath: this.#logPath(`node-${id}`), ...wrapped });

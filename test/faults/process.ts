@@ -98,8 +98,11 @@ export class TestProcess {
 const RUN_MS_MAX = 15_000;
 
 /** Runs a command line to its end, which is forced if it does not come. */
-export async function run(args: readonly string[]): Promise<Ended & { readonly stdout: string; readonly stderr: string }> {
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'], timeout: RUN_MS_MAX, killSignal: 'SIGKILL' });
+export async function run(
+  args: readonly string[],
+  timeout = RUN_MS_MAX,
+): Promise<Ended & { readonly stdout: string; readonly stderr: string }> {
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'], timeout, killSignal: 'SIGKILL' });
   running.add(child);
   const out = { stdout: '', stderr: '' };
   child.stdout.setEncoding('utf8').on('data', (text: string) => void (out.stdout += text));

@@ -1,0 +1,35 @@
+import { createReadStream } from 'node:fs';
+import { createInterface } from 'node:readline';
+import { CounterChecker } from '../../../src/check/counter.js';
+import { HistoryReader, type Operation } from '../../../src/check/history.js';
+import { LinearizabilityChecker } from '../../../src/check/register.js';
+import type { Result } from '../../../src/check/result.js';
+import { SetChecker } from '../../../src/check/set.js';
+import { run, type Work } from '../../../src/check/work.js';
+import { ListChecker } from './lists.js';
+
+/** Which checker judges the history of which workload. */
+interface Checker {
+  add(operation: Operation): void;
+  check(): Work<Result>;
+}
+
+const CHECKERS: Readonly<Record<string, () => Checker>> = {
+  register: () => new LinearizabilityChecker(),
+  set: () => new SetChecker(),
+  counter: () => new CounterChecker(),
+  append: () => new ListChecker(),
+};
+
+/** A checker that is not done by then says `unknown`, which fails the run. */
+const CHECK_MS_MAX = 120_000;
+
+export async function checkHistory(workload: string, path: string): Promise<Result> {
+  const checker = CHECKERS[workload]?.();
+  if (checker === undefined) throw new RangeError(`no checker for '${workload}'`);
+  const reader = new HistoryReader((operation) => checker.add(operation));
+  for await (const line of createInterface({ input: createReadStream(path), crlfDelay: Infinity })) reader.line(line);
+  reader.end();
+  const untilMs = performance.now() + CHECK_MS_MAX;
+  return run(checker.check(), () => performance.now() > untilMs);
+}

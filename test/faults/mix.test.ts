@@ -1,0 +1,54 @@
+import { expect } from 'chai';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Report } from './harness/run.js';
+import { run, type Ended } from './process.js';
+
+const SCRIPT = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'scripts', 'faults.mjs');
+const MIX = ['kill', 'pause', 'partition-leader', 'partition-one-way', 'clock-jump', 'disk-fail'];
+const RUN_MS_MAX = 100_000;
+/** What scripts/faults ends with where no namespaces can be made. */
+const USAGE = 2;
+
+/** As it is written. */
+type Written = Pick<Report, 'windows' | 'rows'> & { readonly verdicts: Readonly<Record<string, { readonly verdict: string }>> };
+
+/** The short mix of scripts/faults; its `--help` tells of long ones. */
+describe('five nodes under a mix of faults', function () {
+  this.timeout(2 * RUN_MS_MAX);
+  let out: string;
+
+  beforeEach(() => {
+    out = mkdtempSync(join(tmpdir(), 'tidemark-mix-'));
+  });
+
+  afterEach(() => {
+    rmSync(out, { recursive: true });
+  });
+
+  async function faults(...args: readonly string[]): Promise<Ended & { readonly stdout: string; readonly stderr: string }> {
+    const mix = ['--minutes', '0.25', '--hold', '1.5', '--nemesis', MIX.join(','), '--seed', '1', '--out', out];
+    return run([SCRIPT, ...mix, ...args], RUN_MS_MAX);
+  }
+
+  it('answer as a correct store could have, and serve again after each', async () => {
+    let ended = await faults();
+    if (ended.code === USAGE) {
+      console.log(`      WITHOUT PARTITIONS AND DISK FAULTS: ${ended.stderr.trim()}`);
+      ended = await faults('--loopback');
+    }
+    for (const line of ended.stdout.split('\n')) if (/^(NOT DONE HERE|LIBFAKETIME)/.test(line)) console.log(`      ${line}`);
+    expect(ended.code, `${ended.stdout}\n${ended.stderr}`).to.equal(0);
+    const { windows, rows, verdicts } = JSON.parse(readFileSync(join(out, 'report.json'), 'utf8')) as Written;
+    expect(windows.length).to.be.above(1);
+    for (const workload of ['register', 'set', 'counter', 'append']) {
+      expect(verdicts[workload]?.verdict, workload).to.equal('valid');
+      const served = rows.filter((row) => row.workload === workload).reduce((sum, { outcomes }) => sum + outcomes.ok, 0);
+      expect(served, `operations of ${workload}`).to.be.above(50);
+      expect(existsSync(join(out, `${workload}.jsonl`))).to.equal(true);
+    }
+    expect(readFileSync(join(out, 'latency.svg'), 'utf8')).to.match(/^<svg [^]*<\/svg>\n$/);
+  });
+});
