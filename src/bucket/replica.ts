@@ -9,7 +9,7 @@ import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
 import { Raft } from '../raft/raft.js';
 import type { ConfigChange } from '../raft/config.js';
 import type { Entry, HardState, LogIndex, Message, Ready, ReplicaId, SnapshotMeta, Term } from '../raft/types.js';
-import type { LogStore } from './log-store.js';
+import type { BucketLog } from './log-storage.js';
 import { Proposals } from './proposals.js';
 import { Reads } from './reads.js';
 import type { WriteRequest, WriteResult } from './requests.js';
@@ -73,7 +73,7 @@ const NEXT_HEIR_AFTER = 0.12;
 export interface ReplicaOptions {
   readonly host: ReplicaHost;
   readonly state: BucketState;
-  readonly log: LogStore;
+  readonly log: BucketLog;
   readonly hardState: HardState;
   /** Monotonic milliseconds before which this replica votes for nobody. */
   readonly voteNotBefore: number;
@@ -84,7 +84,7 @@ export class Replica {
   readonly bucket: BucketId;
   readonly id: ReplicaId;
   readonly state: BucketState;
-  readonly log: LogStore;
+  readonly log: BucketLog;
   readonly raft: Raft;
   readonly reads: Reads;
   readonly #host: ReplicaHost;

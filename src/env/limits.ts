@@ -31,6 +31,11 @@ export interface Limits {
   /** Log kept behind the applied index for slow followers, per bucket. */
   readonly logEntriesKept: number;
   readonly logBytesKept: number;
+  /**
+   * Log on disk of all buckets of a node: above it the oldest entries go, as far as they are applied, whoever might still want
+   * them. Never less than what is not yet applied.
+   */
+  readonly logStoreBytesMax: number;
   /** Entries in memory of one group's log (the rest is read from disk). */
   readonly logCacheBytesMax: number;
   readonly snapshotChunkBytes: number;
@@ -83,6 +88,7 @@ export const DEFAULT_LIMITS: Limits = {
   appendBytesInFlightMax: 8 * MIB,
   logEntriesKept: 2000,
   logBytesKept: 4 * MIB,
+  logStoreBytesMax: 256 * MIB,
   logCacheBytesMax: MIB,
   snapshotChunkBytes: 512 * KIB,
   snapshotChunksInFlightMax: 4,

@@ -1,10 +1,10 @@
-import type { Env, Store } from '../env/env.js';
+import type { Env } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
 import { mutant } from '../lib/mutants.js';
 import { keyAfter } from '../lib/ordered.js';
 import { TidemarkError } from '../lib/errors.js';
-import { LogStore } from '../bucket/log-store.js';
+import type { BucketLog, LogStorage } from '../bucket/log-storage.js';
 import { Replica, type ReplicaHost } from '../bucket/replica.js';
 import { SessionLoader } from '../bucket/session-pieces.js';
 import { Sessions, sessionLimitsOf, type SessionLimits } from '../bucket/sessions.js';
@@ -40,12 +40,14 @@ const SLOT_MAX: Slot = 0xffff_ffff;
 
 /** Log entries memory of one node, shared out among its replicas. */
 const LOG_CACHE_BYTES = 2 * 1024 * 1024;
+/** Logs that are over their limit are shortened to this part of it, so that it is not reached again at once. */
+const LOG_SHRINKS_TO = 7 / 8;
 
 export interface HostingOptions {
   readonly env: Env;
   readonly limits: Limits;
   readonly nodeId: NodeId;
-  readonly logStore: Store;
+  readonly logs: LogStorage;
   readonly state: StateStore;
   readonly writer: LogWriter;
   readonly host: ReplicaHost;
@@ -135,9 +137,9 @@ export class Hosting {
     sessions: SessionLoader,
     options: { readonly logCacheBytesMax: number; readonly voteNotBefore: number },
   ): Promise<Replica> {
-    const { host, logStore, state, writer } = this.#options;
+    const { host, logs, state, writer } = this.#options;
     const bucketState = new BucketState(bucket, state, meta, sessions);
-    const { log, hardState } = await LogStore.open(logStore, bucket);
+    const log = logs.log(bucket);
     const { index, term } = meta.applied;
     if (index < log.firstIndex() - 1) {
       const message = `bucket ${bucket}: its state ends at entry ${index}, but its log begins at ${log.firstIndex()}`;
@@ -149,7 +151,7 @@ export class Hosting {
       await writer.restart(log, index, term);
     }
     await this.#replaySessions(bucketState, log);
-    return new Replica({ host, state: bucketState, log, hardState, ...options });
+    return new Replica({ host, state: bucketState, log, hardState: logs.hardState(bucket), ...options });
   }
 
   /** The sessions of each slot as of its checkpoint. Pieces of a checkpoint or a snapshot that a crash left unfinished go. */
@@ -180,7 +182,7 @@ export class Hosting {
   }
 
   /** Brings the sessions from their checkpoint to the applied index. */
-  async #replaySessions(state: BucketState, log: LogStore): Promise<void> {
+  async #replaySessions(state: BucketState, log: BucketLog): Promise<void> {
     const end = state.applied.index + 1;
     for (let next = state.sessionsIndex + 1; next < end; ) {
       const entries = log.entries(next, Math.min(end, next + REPLAY_ENTRIES_AT_ONCE), 1024 * 1024);
@@ -202,19 +204,28 @@ export class Hosting {
     }
   }
 
-  /** Checkpoints sessions and drops log that neither a restart nor a slow follower needs. */
+  /**
+   * Checkpoints sessions and drops log that neither a restart nor a slow follower needs; and, if the logs of all buckets together
+   * have outgrown their limit, the oldest of it though a follower may need it: entries of a bucket that is hardly written to
+   * share their records with those of busy ones, and hold on to all of that.
+   */
   compact(): void {
-    const { limits, writer } = this.#options;
+    const { limits, logs, writer } = this.#options;
+    const isOver = logs.bytes > limits.logStoreBytesMax;
+    const oldest = isOver ? logs.oldestWithin(limits.logStoreBytesMax * LOG_SHRINKS_TO) : 0;
     for (const replica of this.replicas.values()) {
       const { state, log, raft } = replica;
       if (replica.installing) continue;
       const kept = Math.min(limits.logEntriesKept, Math.ceil(limits.logBytesKept / log.entryBytes));
+      const unwanted = log.lastIndexBefore(oldest);
+      const isWanted = unwanted < log.firstIndex();
       // As much log as a checkpoint is large must have come, or a large table would be written over and over.
       const worthwhile = Math.max(kept / 2, (state.sessions.bytes * CHECKPOINT_PART) / log.entryBytes);
-      if (state.applied.index - state.sessionsIndex >= worthwhile) this.#checkpoints.request(state);
+      const isBehind = state.sessionsIndex < unwanted;
+      if (isBehind || state.applied.index - state.sessionsIndex >= worthwhile) this.#checkpoints.request(state);
       const needed = mutant('log-compacted-too-far') ? Infinity : Math.min(state.sessionsIndex, state.durableIndex);
-      const index = Math.min(needed, state.applied.index - kept);
-      if (index - log.firstIndex() < kept / 4) continue;
+      const index = Math.min(needed, Math.max(state.applied.index - kept, unwanted));
+      if (index < log.firstIndex() || (isWanted && index - log.firstIndex() < kept / 4)) continue;
       raft.compact(index);
       writer.compact(replica, index);
     }

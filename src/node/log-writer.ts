@@ -1,8 +1,8 @@
-import type { Clock, Histogram, Metrics, Store } from '../env/env.js';
+import type { Clock, Gauge, Histogram, Metrics } from '../env/env.js';
 import { assert } from '../lib/assert.js';
 import type { Bytes } from '../lib/bytes.js';
 import type { Replica } from '../bucket/replica.js';
-import type { LogStore } from '../bucket/log-store.js';
+import type { BucketLog, LogStorage } from '../bucket/log-storage.js';
 import type { Entry, HardState, LogIndex, Term } from '../raft/types.js';
 
 /**
@@ -20,20 +20,19 @@ interface Append {
 }
 
 interface Reset {
-  readonly log: LogStore;
+  readonly log: BucketLog;
   readonly index: LogIndex;
   readonly term: Term;
   readonly done: () => void;
 }
 
-const COMPACT_ENTRIES_AT_ONCE = 500;
-
 export class LogWriter {
-  readonly #store: Store;
+  readonly #logs: LogStorage;
   readonly #clock: Clock;
   readonly #onFatal: (error: unknown) => void;
   readonly #syncSeconds: Histogram;
   readonly #batchEntries: Histogram;
+  readonly #bytes: Gauge;
   #appends: Append[] = [];
   #resets: Reset[] = [];
   readonly #compactions = new Map<Replica, LogIndex>();
@@ -43,8 +42,8 @@ export class LogWriter {
   #failed = false;
   #closed = false;
 
-  constructor(store: Store, clock: Clock, metrics: Metrics, onFatal: (error: unknown) => void) {
-    this.#store = store;
+  constructor(logs: LogStorage, clock: Clock, metrics: Metrics, onFatal: (error: unknown) => void) {
+    this.#logs = logs;
     this.#clock = clock;
     this.#onFatal = onFatal;
     this.#syncSeconds = metrics.histogram('tidemark_log_sync_seconds', 'Time to write and sync one log batch.', [
@@ -53,6 +52,7 @@ export class LogWriter {
     this.#batchEntries = metrics.histogram('tidemark_log_batch_entries', 'Entries in one log batch.', [
       1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024,
     ]);
+    this.#bytes = metrics.gauge('tidemark_log_bytes', 'Batch records of the log that some bucket needs, in bytes.');
   }
 
   /** Monotonic ms since which a batch is on its way to the disk; undefined while none is. */
@@ -72,7 +72,7 @@ export class LogWriter {
     });
   }
 
-  /** Drops the log of a replica up to `index`, in pieces, along with the appends. */
+  /** Drops the log of a replica up to `index`, along with the appends. */
   compact(replica: Replica, index: LogIndex): void {
     this.#compactions.set(replica, index);
     this.flush();
@@ -82,7 +82,7 @@ export class LogWriter {
   flush(): void {
     if (this.#running !== undefined || this.#failed || this.#closed) return;
     const isIdle = this.#appends.length + this.#resets.length + this.#puts.length === 0 && this.#compactions.size === 0;
-    if (isIdle) return;
+    if (isIdle && !this.#logs.hasUnused) return;
     void this.#run(this.#write());
   }
 
@@ -108,39 +108,26 @@ export class LogWriter {
     this.#appends = [];
     this.#resets = [];
     this.#puts = [];
-    const batch = this.#store.batch();
+    const batch = this.#logs.batch();
     let entries = 0;
     for (const { replica, entries: added, hardState } of appends) {
-      replica.log.fill(batch, added, hardState);
+      batch.append(replica.log, added, hardState);
       entries += added.length;
     }
-    for (const { log, index, term } of resets) log.fillReset(batch, index, term);
+    for (const { log, index, term } of resets) batch.reset(log, index, term);
+    for (const [{ log }, index] of this.#compactions) batch.compact(log, index);
     for (const { key, value } of puts) batch.put(key, value);
-    this.#fillCompactions(batch);
+    this.#compactions.clear();
     const began = this.#clock.monotonicMs();
     this.#busySinceMs = began;
     await batch.write();
     this.#busySinceMs = undefined;
     this.#syncSeconds.observe((this.#clock.monotonicMs() - began) / 1000);
     this.#batchEntries.observe(entries);
-    for (const { replica, entries: added, done } of appends) {
-      const last = added.at(-1);
-      if (last !== undefined) replica.log.filled(last.index);
-      done();
-    }
+    this.#bytes.set(this.#logs.bytes);
+    for (const { done } of appends) done();
     for (const { done } of resets) done();
     for (const { done } of puts) done();
-  }
-
-  #fillCompactions(batch: ReturnType<Store['batch']>): void {
-    let budget = COMPACT_ENTRIES_AT_ONCE;
-    for (const [replica, index] of this.#compactions) {
-      if (budget <= 0) return;
-      const before = replica.log.firstIndex();
-      const reached = replica.log.fillCompaction(batch, index, budget);
-      budget -= reached + 1 - before;
-      if (reached >= index || reached + 1 === before) this.#compactions.delete(replica);
-    }
   }
 
   /** Replaces a log by what follows an installed snapshot; resolves when that is on disk. */
@@ -151,7 +138,7 @@ export class LogWriter {
   }
 
   /** The same for a log whose replica does not run yet. */
-  restart(log: LogStore, index: LogIndex, term: Term): Promise<void> {
+  restart(log: BucketLog, index: LogIndex, term: Term): Promise<void> {
     return new Promise((resolve) => {
       this.#resets.push({ log, index, term, done: resolve });
       this.flush();
@@ -163,6 +150,6 @@ export class LogWriter {
     this.flush();
     while (this.#running !== undefined && !this.#failed) await this.#running;
     this.#closed = true;
-    await this.#store.close();
+    await this.#logs.close();
   }
 }

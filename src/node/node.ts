@@ -3,6 +3,7 @@ import type { Limits } from '../env/limits.js';
 import { messageOf, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica, ReplicaHost, Timing } from '../bucket/replica.js';
+import { LogStorage } from '../bucket/log-storage.js';
 import { StateStore } from '../bucket/state-store.js';
 import { HybridClock } from '../mvcc/timestamp.js';
 import { initialPlacement, initialSystemBucket, preferredLeader } from '../placement/initial.js';
@@ -83,7 +84,8 @@ export async function startNode(env: Env, config: NodeConfig, hooks: NodeHooks):
   const logStore = await env.disk.openStore('log', { writeBufferBytes: LOG_WRITE_BUFFER_BYTES });
   const stateStore = await env.disk.openStore('state', { writeBufferBytes: STATE_WRITE_BUFFER_BYTES });
   const identity = await claimStores(env, { log: logStore, state: stateStore }, known, expected);
-  const node = new Node({ env, config, hooks, identity, pins, logStore, stateStore });
+  const logs = await LogStorage.open(logStore);
+  const node = new Node({ env, config, hooks, identity, pins, logStore, logs, stateStore });
   await node.open();
   return node;
 }
@@ -95,6 +97,7 @@ interface NodeParts {
   readonly identity: Identity;
   readonly pins: PeerPins;
   readonly logStore: Store;
+  readonly logs: LogStorage;
   readonly stateStore: Store;
 }
 
@@ -133,7 +136,7 @@ export class Node {
   #stopping = false;
   #failed = false;
 
-  constructor({ env, config, hooks, identity, pins, logStore, stateStore }: NodeParts) {
+  constructor({ env, config, hooks, identity, pins, logStore, logs, stateStore }: NodeParts) {
     const { limits, timing, nodeId, clusterId } = config;
     const { clock, timers, metrics, log } = env;
     const onFatal = (error: unknown): void => this.#fatal(error);
@@ -151,7 +154,7 @@ export class Node {
       overlayBytesMax: limits.overlayBytesMax,
       onFatal,
     });
-    this.#writer = new LogWriter(logStore, clock, metrics, onFatal);
+    this.#writer = new LogWriter(logs, clock, metrics, onFatal);
     this.#ceiling = new ClockCeiling(logStore, this.#writer, this.hybrid);
     this.#guard = new ClockGuard(clock, CLOCK_PARTING_MS, timing.electionTimeoutMs);
     const { electionTimeoutMs } = timing;
@@ -194,7 +197,7 @@ export class Node {
       env,
       limits,
       nodeId,
-      logStore,
+      logs,
       state: this.#state,
       writer: this.#writer,
       host: this.#replicaHost(),

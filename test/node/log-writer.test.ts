@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import { LogStore } from '../../src/bucket/log-store.js';
+import { LogStorage } from '../../src/bucket/log-storage.js';
 import type { Replica } from '../../src/bucket/replica.js';
 import { LogWriter } from '../../src/node/log-writer.js';
 import { SimDisk } from '../../src/sim/disk.js';
@@ -11,15 +11,13 @@ describe('the log writer', () => {
     const loop = new SimLoop('reset');
     const disk = new SimDisk({ timers: loop.timers, random: loop.random, place: 'n1' });
     const store = await loop.runUntilSettled(disk.openStore('log'), 1000);
-    const writer = new LogWriter(store, loop.clock(), NO_METRICS, (error) => {
+    const logs = await loop.runUntilSettled(LogStorage.open(store), 1000);
+    const writer = new LogWriter(logs, loop.clock(), NO_METRICS, (error) => {
       throw error;
     });
-    const replicaOf = async (bucket: number): Promise<Replica> => {
-      const { log } = await loop.runUntilSettled(LogStore.open(store, bucket), 1000);
-      return { log } as unknown as Replica;
-    };
-    const busy = await replicaOf(1);
-    const installing = await replicaOf(2);
+    const replicaOf = (bucket: number): Replica => ({ log: logs.log(bucket) }) as unknown as Replica;
+    const busy = replicaOf(1);
+    const installing = replicaOf(2);
     let index = 0;
     const append = (): void => {
       index += 1;
@@ -34,7 +32,7 @@ describe('the log writer', () => {
     expect(isReset, `after ${index} appends`).to.equal(true);
     expect(index).to.be.within(1, 5);
     expect(installing.log.lastIndex()).to.equal(40);
-    const { log } = await loop.runUntilSettled(LogStore.open(store, 2), 1000);
+    const log = (await loop.runUntilSettled(LogStorage.open(store), 1000)).log(2);
     expect([log.firstIndex(), log.lastIndex(), log.term(40)]).to.deep.equal([41, 40, 3]);
   });
 });

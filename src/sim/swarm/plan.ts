@@ -163,6 +163,7 @@ function drawLimits(random: SimRandom): Partial<Limits> {
   };
   if (random.chance(0.7)) drawn.logEntriesKept = random.pick([5, 20, 100]);
   maybe('logBytesKept', [2000]);
+  maybe('logStoreBytesMax', [1, 3000, 20_000]);
   maybe('appendBytesMax', [200, 2000]);
   maybe('appendsInFlightMax', [1, 2]);
   maybe('appendBytesInFlightMax', [500, 5000]);
