@@ -16,4 +16,5 @@ export { linearize, type Linearization, type Witness } from './linearize.js';
 export type { Call, Order, State, Step } from './search.js';
 export { SetChecker } from './set.js';
 export { CounterChecker } from './counter.js';
+export { LEVELS, ListAppendChecker, type Level } from './list-append.js';
 export { WindowChecker, type KeyVersion } from './window.js';

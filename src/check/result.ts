@@ -30,12 +30,16 @@ export class Findings {
   readonly unknown: string[] = [];
   readonly #kept: Finding[] = [];
   readonly #counts = new Map<string, number>();
+  readonly #wanted: (kind: string) => boolean;
 
-  get any(): boolean {
-    return this.#kept.length > 0;
+  /** Kinds that are not wanted are no findings. */
+  constructor(wanted: (kind: string) => boolean = () => true) {
+    this.#wanted = wanted;
   }
 
+
   add(kind: string, key: string | undefined, title: string, details: readonly string[] = []): void {
+    if (!this.#wanted(kind)) return;
     const count = (this.#counts.get(kind) ?? 0) + 1;
     this.#counts.set(kind, count);
     if (count <= KEPT_OF_A_KIND) this.#kept.push(key === undefined ? { kind, title, details } : { kind, key, title, details });

@@ -4,10 +4,13 @@ import { z } from 'zod';
 import {
   CounterChecker,
   HistoryReader,
+  LEVELS,
   LinearizabilityChecker,
+  ListAppendChecker,
   SetChecker,
   WindowChecker,
   type KeyVersion,
+  type Level,
   type Operation,
   type Result,
   type Work,
@@ -22,12 +25,13 @@ import { jsonLine, write, type Terminal } from './terminal.js';
 import { fromJsonFields } from './values.js';
 
 /** `tidemark check`: judges a recorded history. */
-const MODELS = ['register', 'set', 'counter'] as const;
+const MODELS = ['register', 'set', 'counter', 'list-append'] as const;
 
 type ModelName = (typeof MODELS)[number];
 
 interface CheckArguments {
   readonly model?: ModelName;
+  readonly level: Level;
   readonly versions?: string;
   readonly timeout: number;
   readonly json: boolean;
@@ -50,6 +54,10 @@ used up). Models, and the operations (f) by which they are recognised when --mod
   register     write, cas ([old, new]), read   each key is linearizable
   set          add, read (a list)              nothing that was acknowledged is lost
   counter      increment, read (a number)      reads are within what can have been counted
+  list-append  txn, append, read (a list)      transactions are isolated as --level says
+
+A txn is a list of steps, [["append","x",1],["r","y",[3]]], with null for what is not read yet. A cycle among
+the transactions is shown with the reason of each of its edges.
 
 --versions holds every read of a register against the exact versions of its key as well:
 
@@ -64,6 +72,7 @@ export function addCheck(program: Command, terminal: Terminal): void {
     .description('judge a recorded history: is there an explanation for what the clients were told?')
     .argument('<file>', 'JSON lines; - is standard input')
     .addOption(new Option('--model <model>', 'what the keys are; by the operations if not given').choices(MODELS))
+    .addOption(new Option('--level <level>', 'of list-append').choices(LEVELS).default('strict-serializable'))
     .option('--versions <file>', 'all versions of the keys, as `tidemark history KEY --json` prints them')
     .addOption(new Option('--timeout <duration>', 'say unknown after').default(60_000, '60s').argParser(duration))
     .option('--json', 'print JSON', false)
@@ -141,6 +150,9 @@ class Intake {
       case 'counter':
         this.#checkers = [new CounterChecker()];
         break;
+      case 'list-append':
+        this.#checkers = [new ListAppendChecker(this.#options.level)];
+        break;
     }
     for (const operation of this.#waiting) for (const checker of this.#checkers) checker.add(operation);
     this.#waiting = [];
@@ -154,6 +166,9 @@ function modelOf({ f, outcome, output }: Operation): ModelName | undefined {
       return 'set';
     case 'increment':
       return 'counter';
+    case 'txn':
+    case 'append':
+      return 'list-append';
     case 'read':
       return outcome === 'ok' && Array.isArray(output) ? 'set' : undefined;
     default:

@@ -44,6 +44,18 @@ describe('tidemark check', () => {
     expect([counter.code, counter.out]).to.deep.equal([0, 'valid (counter: 3 operations, 1 counters, 2 reads)\n']);
   });
 
+  it('checks transactions at the level that is asked for', async () => {
+    const skew = (history: Recorder): void => {
+      const steps = [[['r', 'x', []], ['append', 'y', 1]], [['r', 'y', []], ['append', 'x', 1]]];
+      const ends = steps.map((step, at) => history.call(at, 'txn', undefined, step));
+      for (const end of ends) end('ok');
+    };
+    const strict = await check(skew);
+    expect([strict.code, /\[G2-item\]/.test(strict.out)]).to.deep.equal([1, true]);
+    expect((await check(skew, '--level', 'snapshot-isolation')).code).to.equal(0);
+    expect((await check(skew, '--level', 'perfect')).code).to.equal(2);
+  });
+
   it('reads standard input', async () => {
     const history = new Recorder();
     goodRegister(history);
