@@ -45,18 +45,21 @@ describe('a node that is told to stop', function () {
     const load = new Load({ buckets, clients });
     load.start();
     await cluster.eventually('every bucket is written to', async () => load.acknowledgedEverywhereSince(0));
-    load.watch();
     for (const id of cluster.nodeIds) {
+      load.watch();
       const ended = await cluster.terminate(id);
       expect(ended, cluster.log(id)).to.deep.equal({ code: 0, signal: null });
+      const endedMs = performance.now();
+      await cluster.eventually('every bucket is written to', async () => load.acknowledgedEverywhereSince(endedMs));
+      const { ms, bucket } = load.longestGap;
+      if (process.env['TIDEMARK_TIMES'] !== undefined) console.log(`stop of node ${id}: ${Math.round(ms)} ms of silence`);
+      expect(ms, `bucket ${bucket} was silent while node ${id} stopped`).to.be.below(ELECTION_MS);
+      // Its start takes this machine some time, in which the others may be slow: that is not what is measured here.
       await cluster.startNode(id);
       await cluster.settled();
       const backMs = performance.now();
       await cluster.eventually('every bucket is written to', async () => load.acknowledgedEverywhereSince(backMs));
     }
-    const { ms, bucket } = load.longestGap;
-    if (process.env['TIDEMARK_TIMES'] !== undefined) console.log(`rolling restart: ${Math.round(ms)} ms of silence`);
-    expect(ms, `bucket ${bucket} was silent while nodes were restarted in order`).to.be.below(ELECTION_MS);
     await load.stop();
     await load.check(await cluster.connect());
     await cluster.converged();
