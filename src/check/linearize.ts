@@ -28,6 +28,10 @@ export function* linearize<C extends Call>(
   configurationsMax: number = CONFIGURATIONS_MAX,
 ): Work<Linearization<C>> {
   const sorted = [...calls].sort((a, b) => a.call - b.call);
+  const orphan = firstOrphan(sorted, initial);
+  if (orphan !== undefined) {
+    return { verdict: 'invalid', witness: yield* beforeOrphan(sorted, initial, orphan, configurationsMax) };
+  }
   const answer = yield* decide(sorted, initial, configurationsMax);
   switch (answer.verdict) {
     case 'valid':
@@ -37,6 +41,41 @@ export function* linearize<C extends Call>(
     case 'invalid':
       return { verdict: 'invalid', witness: yield* narrow(sorted, initial, answer.explained, configurationsMax) };
   }
+}
+
+/**
+ * The first return of an operation that wants a state to which nothing can have led: no search is needed to refute that, and a
+ * search might try too many orders before it comes to the same.
+ */
+function firstOrphan<C extends Call>(calls: readonly C[], initial: State): C | undefined {
+  const earliest = new Map<State, number>([[initial, -1]]);
+  for (const { step, call } of calls) {
+    if (step.kind === 'read') continue;
+    if (step.result === undefined) return undefined;
+    if (!earliest.has(step.result)) earliest.set(step.result, call);
+  }
+  let first: C | undefined;
+  for (const call of calls) {
+    const { wants } = call.step;
+    const possible = wants === undefined || (earliest.get(wants) ?? Infinity) < call.return;
+    if (call.return !== Infinity && !possible && call.return < (first?.return ?? Infinity)) first = call;
+  }
+  return first;
+}
+
+/** Whether what had returned before the orphan can be explained, and how; if not, what cannot. */
+function* beforeOrphan<C extends Call>(
+  calls: readonly C[],
+  initial: State,
+  orphan: C,
+  configurationsMax: number,
+): Work<Witness<C>> {
+  const ends = calls.filter((call) => call.return < orphan.return).sort((a, b) => a.return - b.return);
+  const before = until(calls, ends.at(-1));
+  const answer = yield* decide(before, initial, configurationsMax);
+  if (answer.verdict === 'valid') return { stuck: orphan, first: true, order: answer.order };
+  if (answer.verdict === 'unknown') return { stuck: orphan, first: false, order: undefined };
+  return yield* narrow(before, initial, answer.explained, configurationsMax);
 }
 
 type Decision<C extends Call> =
