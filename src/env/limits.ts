@@ -17,6 +17,12 @@ export interface Limits {
   readonly queriesInFlightMax: number;
   /** Payload bytes of Commands in flight on a node. */
   readonly commandBytesInFlightMax: number;
+  /**
+   * Bytes of answers to Queries that a node reads at a time; beyond it more are refused. And bytes of answers that a process
+   * keeps for those who asked, in its gateway and, apart from that, in all its pipeline streams together: at this, reads wait.
+   */
+  readonly queryBytesInFlightMax: number;
+  readonly answerBytesMax: number;
   /** Proposed and not yet applied entries and bytes of one bucket. */
   readonly proposalsPerBucketMax: number;
   readonly proposalBytesPerBucketMax: number;
@@ -79,6 +85,8 @@ export const DEFAULT_LIMITS: Limits = {
   commandsInFlightMax: 4096,
   queriesInFlightMax: 4096,
   commandBytesInFlightMax: 64 * MIB,
+  queryBytesInFlightMax: 256 * MIB,
+  answerBytesMax: 128 * MIB,
   proposalsPerBucketMax: 1024,
   proposalBytesPerBucketMax: 16 * MIB,
   overlayBytesMax: 64 * MIB,

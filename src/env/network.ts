@@ -55,6 +55,10 @@ export interface RpcContext {
   readonly remote: string;
   /** Aborted when the caller went away. */
   readonly signal: AbortSignal;
+  /** Calls `done` once, when the call is over and nothing of its replies is kept here any more. */
+  onClosed(done: () => void): void;
+  /** Ends the call at once and drops what its caller has not read. The caller gets RESOURCE_EXHAUSTED. */
+  cut(): void;
   /** Request metadata, lower-case names, text values only. */
   readonly metadata: ReadonlyMap<string, string>;
 }

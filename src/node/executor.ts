@@ -38,18 +38,24 @@ export class Executor implements NodeHandle {
     const { limits, metrics } = options;
     this.#options = options;
     this.#commands = new Admission('commands', limits.commandsInFlightMax, limits.commandBytesInFlightMax, metrics);
-    this.#queries = new Admission('queries', limits.queriesInFlightMax, Infinity, metrics);
+    this.#queries = new Admission('queries', limits.queriesInFlightMax, limits.queryBytesInFlightMax, metrics);
   }
 
   async execute<O extends Operation>(operation: O, context: OperationContext): Promise<Answer<O['kind']>> {
     try {
       return operation.kind === 'write'
         ? await this.#commands.run(bytesOf(operation.request), () => this.#write(operation.bucket, operation.request, context))
-        : await this.#queries.run(0, () => this.#query(operation, context));
+        : await this.#queries.run(this.#answerBytesOf(operation), () => this.#query(operation, context));
     } catch (error) {
       if (isTidemarkError(error) && error.code === 'DATA_LOSS') this.#options.onCorrupt(error);
       throw error;
     }
+  }
+
+  /** The most that is in memory while it is read. A single value is read in one turn and handed on at once. */
+  #answerBytesOf({ kind }: Operation): number {
+    const { pageBytesMax, valueBytesMax } = this.#options.limits;
+    return kind === 'scan' || kind === 'history' ? pageBytesMax + valueBytesMax : 0;
   }
 
   async #write(bucket: BucketId, request: WriteRequest, { hops, seen }: OperationContext): Promise<Answer<'write'>> {

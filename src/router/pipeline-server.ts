@@ -24,7 +24,8 @@ import { encodeAnswer, encodeError, encodeLeaders, encodePlacement, encodeWelcom
  * Invariants: each request is answered once, or its stream ends. Operations reach the handle checked (router/checks.ts).
  * What a stream may hold here is bounded: requests by number, Commands and Queries each by itself; answers by starting
  * only as many reads at a time as, by the usual size of this stream's answers, fill a few stream buffers, and none while
- * the stream is congested. A caller that leaves more than HELD_BUFFERS of them unread is cut off.
+ * the stream is congested. A caller that leaves more than HELD_BUFFERS of them unread is cut off. All streams together keep and
+ * expect about limits.answerBytesMax: at that, reads wait, and the stream that has been congested for longest is cut off.
  */
 export interface PipelineServerOptions {
   readonly env: Pick<Env, 'clock' | 'timers' | 'log'>;
@@ -45,6 +46,9 @@ const FRAME_BYTES = 256 * 1024;
 /** In multiples of limits.streamBufferBytesMax: what the reads under way may be expected to answer; what may lie unread. */
 const WINDOW_BUFFERS = 4;
 const HELD_BUFFERS = 16;
+/** How often reads that wait for room are looked after, and when a stream that others wait for is slow. */
+const POOL_LOOK_MS = 50;
+const SLOW_MS = 20_000;
 const WINDOW_MIN = 4;
 /** Cancelled reads that may wait beside as many live ones before they are removed. */
 const WAITING_SLACK = 64;
@@ -55,9 +59,11 @@ const ANSWER_WEIGHT = 1 / 16;
 export class PipelineServer {
   readonly #options: PipelineServerOptions;
   readonly #streams = new Set<ServedStream>();
+  readonly #pool: Pool;
 
   constructor(options: PipelineServerOptions) {
     this.#options = options;
+    this.#pool = new Pool(options, this.#streams);
   }
 
   /** How many streams are open. */
@@ -81,7 +87,7 @@ export class PipelineServer {
       const message = `this is cluster ${placement.clusterId}; the caller wants ${clusterId}`;
       throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_CLUSTER', message);
     }
-    const served = new ServedStream(this.#options, stream, () => this.#streams.delete(served));
+    const served = new ServedStream(this.#options, this.#pool, stream, () => this.#streams.delete(served));
     this.#streams.add(served);
     served.push((out) => {
       encodeWelcome(out, { clusterId: placement.clusterId, node: this.#options.node, now: this.#options.now() });
@@ -111,8 +117,49 @@ export class PipelineServer {
   }
 }
 
+/** What all streams keep and expect together. */
+class Pool {
+  readonly #options: PipelineServerOptions;
+  readonly #streams: ReadonlySet<ServedStream>;
+  #bytes = 0;
+  #wanted = false;
+
+  constructor(options: PipelineServerOptions, streams: ReadonlySet<ServedStream>) {
+    this.#options = options;
+    this.#streams = streams;
+  }
+
+  get isFull(): boolean {
+    return this.#bytes >= this.#options.limits.answerBytesMax;
+  }
+
+  add(bytes: number): void {
+    this.#bytes += bytes;
+  }
+
+  /** Somebody waits for room: streams are asked again soon, and looked through for one that does not read. */
+  want(): void {
+    if (this.#wanted) return;
+    this.#wanted = true;
+    this.#options.env.timers.after(POOL_LOOK_MS, () => {
+      this.#wanted = false;
+      if (this.isFull) this.#cutSlowest();
+      for (const stream of this.#streams) stream.startWaiting();
+    });
+  }
+
+  #cutSlowest(): void {
+    let slowest: ServedStream | undefined;
+    for (const stream of this.#streams) {
+      if (stream.congestedMs < (slowest?.congestedMs ?? Infinity)) slowest = stream;
+    }
+    if (slowest !== undefined && this.#options.env.clock.monotonicMs() - slowest.congestedMs >= SLOW_MS) slowest.cutOff();
+  }
+}
+
 class ServedStream implements StreamHandlers {
   readonly #options: PipelineServerOptions;
+  readonly #pool: Pool;
   readonly #stream: FrameStream;
   readonly #ended: () => void;
   readonly #out = new BinaryWriter();
@@ -127,12 +174,17 @@ class ServedStream implements StreamHandlers {
   #answerBytes = ANSWER_BYTES_GUESS;
   #flushing = false;
   #congested = false;
+  /** Since when its caller has not read all that was sent; Infinity if it has. */
+  #congestedMs = Infinity;
+  /** Its part of the pool. */
+  #counted = 0;
   #over = false;
   /** The epoch of the last placement that went with a reply. One for each is enough: streams keep their order. */
   #epochReplied = 0;
 
-  constructor(options: PipelineServerOptions, stream: FrameStream, ended: () => void) {
+  constructor(options: PipelineServerOptions, pool: Pool, stream: FrameStream, ended: () => void) {
     this.#options = options;
+    this.#pool = pool;
     this.#stream = stream;
     this.#ended = ended;
   }
@@ -158,16 +210,22 @@ class ServedStream implements StreamHandlers {
     }
   }
 
+  get congestedMs(): number {
+    return this.#congestedMs;
+  }
+
   drained(): void {
     this.#congested = false;
+    this.#congestedMs = Infinity;
     while (!this.#congested) {
       const frame = this.#held.shift();
       if (frame === undefined) break;
       this.#heldBytes -= frame.length;
       this.#send(frame);
     }
+    this.#count();
     this.#flushLater();
-    this.#startWaiting();
+    this.startWaiting();
   }
 
   closed(): void {
@@ -195,7 +253,8 @@ class ServedStream implements StreamHandlers {
     }
     this.#held.push(frame);
     this.#heldBytes += frame.length;
-    if (this.#heldBytes > this.#options.limits.streamBufferBytesMax * HELD_BUFFERS) this.#cutOff();
+    this.#count();
+    if (this.#heldBytes > this.#options.limits.streamBufferBytesMax * HELD_BUFFERS) this.cutOff();
   }
 
   #take(request: Request, nowMs: number): void {
@@ -234,10 +293,22 @@ class ServedStream implements StreamHandlers {
 
   #mayRead(): boolean {
     const expected = this.#options.limits.streamBufferBytesMax * WINDOW_BUFFERS;
-    return !this.#congested && this.#readsRunning < Math.max(WINDOW_MIN, expected / this.#answerBytes);
+    if (this.#congested || this.#readsRunning >= Math.max(WINDOW_MIN, expected / this.#answerBytes)) return false;
+    if (!this.#pool.isFull) return true;
+    this.#pool.want();
+    return false;
   }
 
-  #startWaiting(): void {
+  /** What is under way, by the usual size of answers, and what is unread counts for the pool. */
+  #count(): void {
+    const congested = this.#congested ? this.#options.limits.streamBufferBytesMax : 0;
+    const bytes = this.#over ? 0 : this.#readsRunning * this.#answerBytes + this.#heldBytes + congested;
+    this.#pool.add(bytes - this.#counted);
+    this.#counted = bytes;
+  }
+
+  /** Starts as many of the reads that wait as there is room for. */
+  startWaiting(): void {
     if (this.#waitingReads.length === 0) return;
     let started = 0;
     for (const { request, deadlineMs } of this.#waitingReads) {
@@ -252,17 +323,22 @@ class ServedStream implements StreamHandlers {
     const { number, operation, epoch, hops, seen } = request;
     const isRead = operation.kind !== 'write';
     const open = this.#openOf(operation.kind);
-    if (isRead) this.#readsRunning += 1;
+    if (isRead) {
+      this.#readsRunning += 1;
+      this.#count();
+    }
     void this.#execute(operation, { epoch, hops, seen, deadlineMs }).then(
       (answer) => {
         if (isRead) this.#readsRunning -= 1;
         if (open.delete(number)) this.#answer(request, answer);
-        this.#startWaiting();
+        this.#count();
+        this.startWaiting();
       },
       (error: unknown) => {
         if (isRead) this.#readsRunning -= 1;
         if (open.delete(number) || !isTidemarkError(error)) this.#fail(request, error);
-        this.#startWaiting();
+        this.#count();
+        this.startWaiting();
       },
     );
   }
@@ -309,13 +385,16 @@ class ServedStream implements StreamHandlers {
   }
 
   #send(frame: Bytes): void {
-    if (!this.#stream.send(frame)) this.#congested = true;
+    if (this.#stream.send(frame) || this.#congested) return;
+    this.#congested = true;
+    this.#congestedMs = this.#options.env.clock.monotonicMs();
+    this.#count();
   }
 
-  #cutOff(): void {
+  cutOff(): void {
     const { limits, env } = this.#options;
     env.log.warn('a pipeline stream does not read its answers; it is cut off', { remote: this.#stream.remote });
-    const message = `the caller left more than ${limits.streamBufferBytesMax * HELD_BUFFERS} bytes of answers unread`;
+    const message = `the caller left more than ${limits.streamBufferBytesMax + this.#heldBytes} bytes of answers unread`;
     this.end(new TidemarkError('RESOURCE_EXHAUSTED', 'SLOW_CONSUMER', message, { retriable: true }));
   }
 
@@ -326,6 +405,9 @@ class ServedStream implements StreamHandlers {
     this.#queries.clear();
     this.#waitingReads = [];
     this.#held.length = 0;
+    this.#heldBytes = 0;
+    this.#congestedMs = Infinity;
+    this.#count();
     this.#ended();
   }
 }

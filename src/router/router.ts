@@ -19,6 +19,7 @@ import { checkConsistency, checkKey, checkRange, checkRequestId, checkValue, che
 import { bucketOf, type BucketId, type NodeId, type Placement } from '../placement/map.js';
 import { bucketsOfRange } from '../placement/range.js';
 import { Alarms } from './alarms.js';
+import { AnswerBudget, type Hold } from './answer-budget.js';
 import { bucketOfWrite, bytesOfWrite, checkLimit } from './checks.js';
 import { Connections } from './connections.js';
 import { Dispatcher, isBornAhead, type Call } from './dispatch.js';
@@ -73,6 +74,8 @@ export interface CallOptions {
   /** Monotonic milliseconds; of two limits the earlier counts. */
   readonly deadlineMs?: number | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Ends a call whose caller leaves its answers lying while others wait for the room. */
+  readonly cut?: (() => void) | undefined;
 }
 
 export interface WriteOptions extends CallOptions {
@@ -123,15 +126,22 @@ const ATTEMPT_TIMEOUT_MS = 1000;
 const MARGIN_MS_MAX = 200;
 const MARGIN_PART = 0.1;
 /** Keys of one getMany that are asked for at a time. */
-const GET_MANY_WINDOW = 256;
+const GET_MANY_WINDOW_MIN = 16;
+const GET_MANY_WINDOW_MAX = 256;
 /** New sessions for one command; each is younger than all that its bucket had forgotten a moment ago. */
 const SESSION_RENEWALS_MAX = 3;
+
+function bytesOfRecord({ key, value }: Record): number {
+  return key.length + value.length;
+}
 
 /** Limited each by itself. */
 type Sort = 'commands' | 'queries';
 
 export class Router implements NodeHandle {
   readonly #options: RouterOptions;
+  /** Answers that wait for their readers; a client's own are its own affair once it has them. */
+  readonly answers: AnswerBudget;
   readonly #alarms: Alarms;
   readonly #cache: PlacementCache;
   readonly #connections: Connections;
@@ -150,6 +160,7 @@ export class Router implements NodeHandle {
     this.#options = options;
     const { env, limits, role, seeds, self, zone = '' } = options;
     this.#alarms = new Alarms(env.clock, env.timers);
+    this.answers = new AnswerBudget(env.clock, this.#alarms, limits.answerBytesMax);
     this.#cache = new PlacementCache(options.clusterId ?? '');
     this.#connections = new Connections({ env, limits, alarms: this.#alarms, cache: this.#cache, role, seeds, self });
     this.#operations = env.metrics.counter('tidemark_router_operations_total', 'Requests that the router has taken');
@@ -306,10 +317,24 @@ export class Router implements NodeHandle {
     const { limits } = this.#options;
     for (const [index, key] of keys.entries()) checkKey(key, limits, `keys[${index}]`);
     const deadlineMs = this.#deadlineOf(options);
-    for (let start = 0; start < keys.length; start += GET_MANY_WINDOW) {
-      const some = keys.slice(start, start + GET_MANY_WINDOW);
-      const replies = await Promise.all(some.map((key) => this.get(key, { ...options, timeoutMs: undefined, deadlineMs })));
-      yield replies.map((reply, offset) => ({ ...reply, index: start + offset }));
+    const batchBytes = GET_MANY_WINDOW_MIN * limits.valueBytesMax;
+    let largest = limits.valueBytesMax;
+    for (let start = 0; start < keys.length; ) {
+      // As many at a time as have room if none is larger than the largest so far.
+      const window = Math.min(GET_MANY_WINDOW_MAX, Math.max(GET_MANY_WINDOW_MIN, Math.floor(batchBytes / largest)));
+      const some = keys.slice(start, start + window);
+      const hold = await this.answers.reserve(some.length * Math.min(largest, batchBytes), deadlineMs, options.signal);
+      try {
+        const gets = some.map((key) => this.get(key, { ...options, timeoutMs: undefined, deadlineMs }));
+        const replies = await Promise.all(gets);
+        const sizes = replies.map(({ record }) => (record === undefined ? 0 : bytesOfRecord(record)));
+        largest = Math.max(1024, ...sizes, start === 0 ? 0 : largest);
+        this.#park(hold, sizes.reduce((sum, size) => sum + size, 0), options.cut);
+        yield replies.map((reply, offset) => ({ ...reply, index: start + offset }));
+      } finally {
+        hold.release();
+      }
+      start += some.length;
     }
   }
 
@@ -330,11 +355,20 @@ export class Router implements NodeHandle {
     const seen = consistency.kind === 'bounded' ? Math.max(...touched.map((each) => this.#sessionSeen(each))) : this.#seen;
     const operation = { kind: 'scan', buckets: touched, range, reverse, keysOnly, limit, consistency } as const;
     const pages = scanPages(this.#dispatcher, operation, limits.pageEntriesMax, () => ({ ...callOf(), seen }));
+    const shares = Math.max(1, Math.min(this.#cache.placement?.nodes.length ?? 1, touched.length));
+    const pageBytes = Math.min(this.#pageBytes(shares), 3 * limit * (limits.keyBytesMax + limits.valueBytesMax));
     for (;;) {
-      const page = await this.#admitted('queries', 0, () => pages.next());
-      if (page.done === true) return;
-      if (consistency.kind !== 'asOf') for (const bucket of touched) this.#saw(bucket, page.value.served.timestamp);
-      yield page.value;
+      const hold = await this.answers.reserve(pageBytes, callOf().giveUpMs, options.signal);
+      try {
+        const page = await this.#admitted('queries', 0, () => pages.next());
+        if (page.done === true) return;
+        const { records, served } = page.value;
+        if (consistency.kind !== 'asOf') for (const bucket of touched) this.#saw(bucket, served.timestamp);
+        this.#park(hold, records.reduce((sum, record) => sum + bytesOfRecord(record), 0), options.cut);
+        yield page.value;
+      } finally {
+        hold.release();
+      }
     }
   }
 
@@ -353,20 +387,27 @@ export class Router implements NodeHandle {
     let from = newest;
     const callOf = this.#callsOf(options);
     while (left > 0) {
-      const { result, served } = await this.#admitted('queries', key.length, async () => {
-        const call = callOf();
-        const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
-        const bucket = bucketOf(key, placement.buckets);
-        const limit = Math.min(left, limits.pageEntriesMax);
-        const answer = await this.#dispatcher.execute({ kind: 'history', bucket, key, from, to: oldest, limit }, call);
-        this.#saw(bucket, answer.served.timestamp);
-        return answer;
-      });
-      left -= result.versions.length;
-      yield { versions: result.versions, served };
-      const last = result.versions.at(-1);
-      if (!result.more || last === undefined || last.version <= oldest) return;
-      from = last.version - 1;
+      const hold = await this.answers.reserve(this.#pageBytes(), callOf().giveUpMs, options.signal);
+      try {
+        const { result, served } = await this.#admitted('queries', key.length, async () => {
+          const call = callOf();
+          const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
+          const bucket = bucketOf(key, placement.buckets);
+          const limit = Math.min(left, limits.pageEntriesMax);
+          const answer = await this.#dispatcher.execute({ kind: 'history', bucket, key, from, to: oldest, limit }, call);
+          this.#saw(bucket, answer.served.timestamp);
+          return answer;
+        });
+        const { versions, more } = result;
+        left -= versions.length;
+        this.#park(hold, versions.reduce((sum, { value }) => sum + value.length, 0), options.cut);
+        yield { versions, served };
+        const last = versions.at(-1);
+        if (!more || last === undefined || last.version <= oldest) return;
+        from = last.version - 1;
+      } finally {
+        hold.release();
+      }
     }
   }
 
@@ -375,8 +416,13 @@ export class Router implements NodeHandle {
   async execute<O extends Operation>(operation: O, context: OperationContext): Promise<Answer<O['kind']>> {
     const isWrite = operation.kind === 'write';
     const bytes = isWrite ? bytesOfWrite(operation.request.mutations) : 0;
-    const answer = await this.#admitted(isWrite ? 'commands' : 'queries', bytes, () => this.#forward(operation, context));
-    return answer;
+    const isPage = operation.kind === 'scan' || operation.kind === 'history';
+    const hold = isPage ? await this.answers.reserve(this.#pageBytes(), context.deadlineMs, context.signal) : undefined;
+    try {
+      return await this.#admitted(isWrite ? 'commands' : 'queries', bytes, () => this.#forward(operation, context));
+    } finally {
+      hold?.release();
+    }
   }
 
   async #forward(operation: Operation, context: OperationContext): Promise<Answer> {
@@ -468,6 +514,26 @@ export class Router implements NodeHandle {
   /** Of a timestamp that the caller has chosen; `now` tells the cluster's time only when the placement is known. */
   #checkNotAhead(timestamp: Timestamp, field: string): void {
     checkNotAhead(timestamp, field, this.now(), this.#options.limits.maxClockOffsetMs);
+  }
+
+  /**
+   * The most that a page from so many nodes may take: the value that fills a page may be large. On its way to a caller a reply
+   * with a part of it exists twice more, encoded and in the buffer of the connection.
+   */
+  #pageBytes(nodes = 1): number {
+    const { pageBytesMax, valueBytesMax } = this.#options.limits;
+    const copies = this.#options.role === 'client' ? 0 : 2;
+    return (nodes + copies) * (pageBytesMax + valueBytesMax);
+  }
+
+  /** An answer is there for the caller to take. */
+  #park(hold: Hold, bytes: number, cut: (() => void) | undefined): void {
+    const { pageBytesMax, valueBytesMax } = this.#options.limits;
+    if (this.#options.role === 'client') hold.release();
+    else {
+      hold.resize(bytes + 2 * Math.min(bytes, pageBytesMax + valueBytesMax));
+      hold.park(cut);
+    }
   }
 
   #saw(bucket: BucketId, timestamp: Timestamp): void {

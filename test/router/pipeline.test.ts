@@ -215,6 +215,35 @@ describe('pipeline server', () => {
     expect(node.asked).to.have.length(0);
   });
 
+  it('keeps a bounded number of bytes for all callers together, and cuts off one that reads nothing while others wait', async () => {
+    cluster = new FakeCluster(1, { streamBufferBytesMax: 100_000, answerBytesMax: 1_000_000 });
+    node = cluster.node(1);
+    await cluster.start(node, placementOf([node.info], { leader: 1 }));
+    node.behave = (operation, { hops }) => {
+      const answer = node.answer(operation, hops);
+      return { ...answer, result: { record: { key: KEY, value: Buffer.alloc(100_000), version: 1 } } };
+    };
+    const idle = Array.from({ length: 20 }, () => {
+      stream = new TestStream();
+      stream.flowing = false;
+      const handlers = open();
+      ask(handlers, Array.from({ length: 10 }, () => GET));
+      return stream;
+    });
+    stream = new TestStream();
+    const reader = open();
+    await cluster.time.pass(1000);
+    // Each of the first ones has its few reads; the others wait.
+    const kept = node.asked.length;
+    expect(kept * 100_000).to.be.below(2_000_000);
+    expect(idle.filter(({ end }) => end !== undefined)).to.deep.equal([]);
+    ask(reader, Array.from({ length: 10 }, () => GET));
+    await cluster.time.pass(30_000);
+    expect(stream.pushes.filter(({ kind }) => kind === 'answer')).to.have.length(10);
+    const errors = idle.flatMap(({ end }) => (end === undefined ? [] : [end.error?.reason]));
+    expect(new Set(errors)).to.deep.equal(new Set(['SLOW_CONSUMER']));
+  });
+
   it('takes no more requests of one stream than it may', async () => {
     cluster = new FakeCluster(1, { routerInFlightMax: 10 });
     node = cluster.node(1);

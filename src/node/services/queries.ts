@@ -1,6 +1,6 @@
 import type { RpcContext, RpcService } from '../../env/network.js';
 import type { Record, Version } from '../../bucket/requests.js';
-import type { GetManyEntry } from '../../router/router.js';
+import type { CallOptions, GetManyEntry } from '../../router/router.js';
 import type { RequestRouter, ServicePorts } from './api.js';
 import type * as wire from './messages.js';
 import { chunks, consistencyOf, headerOf, limitOf, optionalMoment, rangeOf } from './translate.js';
@@ -13,10 +13,12 @@ export function queriesService({ router, pageBytesMax }: ServicePorts): RpcServi
   return {
     Get: {
       kind: 'unary',
-      async handle({ key, read }: wire.GetRequest, { deadlineMs, signal }: RpcContext): Promise<wire.GetReply> {
+      async handle({ key, read }: wire.GetRequest, context: RpcContext): Promise<wire.GetReply> {
+        const { deadlineMs, signal } = context;
         const consistency = consistencyOf(read, () => router.now());
         const { record, served } = await router.get(key, { consistency, deadlineMs, signal });
         if (record === undefined) return { found: false, header: headerOf(served) };
+        keepUntilSent(router, sizeOf(record), context);
         return { found: true, value: record.value, version: record.version, header: headerOf(served) };
       },
     },
@@ -35,17 +37,34 @@ export function queriesService({ router, pageBytesMax }: ServicePorts): RpcServi
   };
 }
 
+/** Smaller answers are bounded well enough by the number of calls, and this is the path of most. */
+const COUNTED_BYTES_MIN = 4096;
+
+/** Counts an answer that is handed over at once, until its caller has taken it. */
+function keepUntilSent({ answers }: RequestRouter, bytes: number, context: RpcContext): void {
+  if (bytes < COUNTED_BYTES_MIN) return;
+  // Encoded, and in the buffer of the connection.
+  const hold = answers.take(2 * bytes);
+  hold.park(() => context.cut());
+  context.onClosed(() => hold.release());
+}
+
 async function* getMany(
   router: RequestRouter,
   { keys, read }: wire.GetManyRequest,
-  { deadlineMs, signal }: RpcContext,
+  context: RpcContext,
   bytesMax: number,
 ): AsyncGenerator<wire.GetManyReply> {
   const consistency = consistencyOf(read, () => router.now());
-  for await (const batch of router.getMany(keys, { consistency, deadlineMs, signal })) {
+  for await (const batch of router.getMany(keys, { consistency, ...callOf(context) })) {
     for (const part of chunks(batch, ({ record }) => sizeOf(record), bytesMax)) {
-      yield* byServer(part);
+      for (const reply of byServer(part)) {
+        yield reply;
+        drop(reply.entries);
+      }
+      drop(part);
     }
+    drop(batch);
   }
 }
 
@@ -70,21 +89,25 @@ function* byServer(
 async function* scan(
   router: RequestRouter,
   request: wire.ScanRequest,
-  { deadlineMs, signal }: RpcContext,
+  context: RpcContext,
   bytesMax: number,
 ): AsyncGenerator<wire.ScanReply> {
   const { read, reverse, keysOnly } = request;
   const consistency = consistencyOf(read, () => router.now());
-  const options = { consistency, reverse, keysOnly, limit: limitOf(request.limit), deadlineMs, signal };
+  const options = { consistency, reverse, keysOnly, limit: limitOf(request.limit), ...callOf(context) };
   for await (const { records, served } of router.scan(rangeOf(request), options)) {
-    for (const part of chunks(records, sizeOf, bytesMax)) yield { records: part, header: headerOf(served) };
+    for (const part of chunks(records, sizeOf, bytesMax)) {
+      yield { records: part, header: headerOf(served) };
+      drop(part);
+    }
+    drop(records);
   }
 }
 
 async function* history(
   router: RequestRouter,
   { key, newest, oldest, limit }: wire.HistoryRequest,
-  { deadlineMs, signal }: RpcContext,
+  context: RpcContext,
   bytesMax: number,
 ): AsyncGenerator<wire.HistoryReply> {
   const now = (): number => router.now();
@@ -92,13 +115,29 @@ async function* history(
     newest: optionalMoment(newest, now, 'newest'),
     oldest: optionalMoment(oldest, now, 'oldest'),
     limit: limitOf(limit),
-    deadlineMs,
-    signal,
+    ...callOf(context),
   };
   const versionSize = ({ value }: Version): number => value.length;
   for await (const { versions, served } of router.history(key, options)) {
-    for (const part of chunks(versions, versionSize, bytesMax)) yield { versions: part, header: headerOf(served) };
+    for (const part of chunks(versions, versionSize, bytesMax)) {
+      yield { versions: part, header: headerOf(served) };
+      drop(part);
+    }
+    drop(versions);
   }
+}
+
+/**
+ * Empties what has been sent. A generator that waits keeps alive what its variables held last: the page before, for each of the
+ * calls that wait for room for their next one.
+ */
+function drop(sent: readonly unknown[]): void {
+  (sent as unknown[]).length = 0;
+}
+
+function callOf(context: RpcContext): CallOptions {
+  const { deadlineMs, signal } = context;
+  return { deadlineMs, signal, cut: () => context.cut() };
 }
 
 function sizeOf(record: Record | undefined): number {

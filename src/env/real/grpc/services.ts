@@ -1,3 +1,4 @@
+import { constants, type ServerHttp2Stream } from 'node:http2';
 import type { sendUnaryData, ServerUnaryCall, ServerWritableStream, UntypedServiceImplementation } from '@grpc/grpc-js';
 import type { MethodDefinition, ServiceDefinition } from '@grpc/proto-loader';
 import { assert } from '../../../lib/assert.js';
@@ -129,6 +130,18 @@ class CallContext implements RpcContext {
       else this.#call.once('cancelled', () => controller.abort());
     }
     return this.#signal;
+  }
+
+  onClosed(done: () => void): void {
+    // The name is misleading: it comes whenever the stream has closed, also in order.
+    if (this.#call.cancelled) done();
+    else this.#call.once('cancelled', done);
+  }
+
+  cut(): void {
+    // A status would wait behind the data that the caller does not read; grpc-js offers no other end than through its stream.
+    const { call } = this.#call as { readonly call?: { readonly stream?: ServerHttp2Stream } };
+    call?.stream?.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
   }
 
   get metadata(): ReadonlyMap<string, string> {
