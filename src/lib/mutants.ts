@@ -74,7 +74,6 @@ export const MUTANTS = [
   'log-compacted-too-far',
   'snapshot-without-sessions',
   'snapshot-of-swept-slot',
-  'snapshot-too-old',
   'flip-before-sync',
   'checksum-ignored',
   // Liveness

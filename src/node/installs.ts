@@ -1,7 +1,6 @@
 import type { Logger } from '../env/env.js';
 import type { Bytes } from '../lib/bytes.js';
 import { isTidemarkError, messageOf } from '../lib/errors.js';
-import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import { sweepSlot } from '../bucket/slots.js';
 import { decodeHeader, StagedSnapshot, StateSnapshot } from '../bucket/snapshot.js';
@@ -74,7 +73,7 @@ export class Installs {
     if (replica === undefined || replica.installing) return undefined;
     const source = decodeHeader(header);
     const staged = new StagedSnapshot(source, hosting.newSlot(), state, hosting.sessionLimits);
-    if (!replica.raft.canInstall(staged.meta) && !mutant('snapshot-too-old')) return undefined;
+    if (!replica.raft.canInstall(staged.meta)) return undefined;
     let ended = false;
     return {
       write: (chunk) => staged.write(chunk),
@@ -93,14 +92,14 @@ export class Installs {
 
   async #install(replica: Replica, staged: StagedSnapshot): Promise<void> {
     const { state, writer, log, settled, now } = this.#options;
-    if (replica.installing || (!replica.raft.canInstall(staged.meta) && !mutant('snapshot-too-old'))) {
+    if (replica.installing || !replica.raft.canInstall(staged.meta)) {
       await sweepSlot(state, staged.slot);
       return;
     }
     const oldSlot = replica.state.slot;
     replica.beginInstall();
     await settled(replica);
-    if (!replica.raft.canInstall(staged.meta) && !mutant('snapshot-too-old')) {
+    if (!replica.raft.canInstall(staged.meta)) {
       replica.endInstall();
       await sweepSlot(state, staged.slot);
       return;

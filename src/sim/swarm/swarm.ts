@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { messageOf } from '../../lib/errors.js';
-import { plantMutant, type Mutant } from '../../lib/mutants.js';
+import { MUTANTS, plantMutant, type Mutant } from '../../lib/mutants.js';
 import type { NodeId } from '../../placement/map.js';
 import type { Router } from '../../router/router.js';
 import { SimCluster } from '../cluster.js';
@@ -46,11 +46,17 @@ export interface SwarmOptions {
   readonly mutant?: Mutant | undefined;
 }
 
+export const MUTANT_NAMES: readonly Mutant[] = MUTANTS;
+
+/** What a seed draws. */
+export function planOfSeed(seed: string | number): SwarmPlan {
+  return drawPlan(new SimRandom(`swarm/${seed}`).fork('plan'));
+}
+
 /** One run at a time in a process. */
 export async function runSwarm(seed: string | number, options: SwarmOptions = {}): Promise<SwarmResult> {
-  const random = new SimRandom(`swarm/${seed}`);
-  const plan = options.plan ?? drawPlan(random.fork('plan'));
-  const run = new SwarmRun(seed, plan, random);
+  const plan = options.plan ?? planOfSeed(seed);
+  const run = new SwarmRun(seed, plan, new SimRandom(`swarm/${seed}`));
   plantMutant(options.mutant);
   try {
     await run.play();
@@ -213,7 +219,7 @@ function isDiskFailure(error: unknown): boolean {
 }
 
 /** What somebody who looks for the cause needs. */
-export function explain({ seed, plan, problems, log }: SwarmResult): string {
+export function explain({ seed, plan, problems, log }: SwarmResult, replay = `tidemark sim --seed ${seed}`): string {
   const shown = problems.slice(0, 10).map((problem) => `  - ${problem}`);
   const more = problems.length > 10 ? [`  - and ${problems.length - 10} more`] : [];
   return [
@@ -221,7 +227,7 @@ export function explain({ seed, plan, problems, log }: SwarmResult): string {
     ...shown,
     ...more,
     `plan ${describePlan(plan)}`,
-    `replay: TIDEMARK_SEEDS=${seed} npx mocha --exit test/sim/swarm.test.ts`,
+    `replay: ${replay}`,
     'the last it logged:',
     ...log.slice(-15).map((line) => `  ${line}`),
   ].join('\n');

@@ -1,0 +1,393 @@
+import type { Mutant } from '../../src/lib/mutants.js';
+import type { SwarmPlan } from '../../src/sim/swarm/plan.js';
+
+/**
+ * Every planted bug, the class of real bugs that it stands for, and who catches it:
+ *
+ *   swarm      seeds of the swarm from 1 on, in the weather of that name, of which one of the first `SEEDS_MAX` must fail
+ *   raft       seeds of test/raft/chaos.ts, likewise
+ *   golden     the scenario of that name in test/raft/golden: its trace is another
+ *   test       a test, by its file and a part of its name: it fails
+ *
+ * `docs/reliability.md` has this as a table; mutants.test.ts holds both to be the same.
+ */
+export interface Planted {
+  readonly like: string;
+  readonly what: string;
+  readonly by:
+    | { readonly swarm: keyof typeof WEATHERS }
+    | { readonly raft: true }
+    | { readonly golden: string }
+    | { readonly test: string; readonly name: string };
+}
+
+const WORK: Pick<SwarmPlan, 'clients' | 'workers' | 'work'> = {
+  clients: 3,
+  workers: 4,
+  work: [
+    ['put', 10],
+    ['get', 10],
+    ['conditional', 3],
+    ['group', 3],
+    ['scan', 3],
+    ['getLocal', 3],
+    ['getBounded', 3],
+    ['getAsOf', 3],
+    ['retry', 1],
+    ['history', 1],
+  ],
+};
+const THREE = { nodes: 3, replicas: 3, buckets: 2, latency: { minMs: 0.3, maxMs: 1 }, faultEveryMs: 600 };
+const TINY_LOG = { logEntriesKept: 5, snapshotChunkBytes: 300 };
+
+/** What a run consists of, where chance alone would take many seeds to come to it; a seed draws the rest. */
+export const WEATHERS = {
+  any: {},
+  usurpers: { ...THREE, faults: [['usurp', 1]], timing: { leaseReads: true }, faultEveryMs: 1000 },
+  syncs: { ...THREE, ...WORK, faults: [['crashInSync', 1]], faultEveryMs: 300 },
+  transfers: {
+    ...THREE,
+    ...WORK,
+    faults: [
+      ['slowAnswers', 1],
+      ['transfer', 1],
+    ],
+    timing: { leaseReads: true },
+    gatewayChance: 0.5,
+    faultMs: 1000,
+  },
+  disks: {
+    ...THREE,
+    ...WORK,
+    faults: [
+      ['stallDisk', 1],
+      ['slowDisks', 1],
+    ],
+    timing: { leaseReads: false },
+    faultMs: 1000,
+  },
+  absences: {
+    ...THREE,
+    ...WORK,
+    faults: [
+      ['crash', 1],
+      ['isolate', 1],
+      ['crashInSync', 1],
+    ],
+    limits: TINY_LOG,
+    faultMs: 1000,
+  },
+  pages: {
+    ...THREE,
+    nodes: 1,
+    replicas: 1,
+    buckets: 1,
+    clients: 3,
+    workers: 4,
+    thinkMs: 1,
+    work: [
+      ['put', 1],
+      ['scan', 1],
+    ],
+    faults: [],
+    durationMs: 1200,
+  },
+  clocks: {
+    ...THREE,
+    ...WORK,
+    faults: [
+      ['usurp', 1],
+      ['jumpClock', 1],
+      ['leaderStorm', 1],
+    ],
+    clockSkewMs: 2500,
+  },
+} satisfies Readonly<Record<string, Partial<SwarmPlan>>>;
+
+export const PLANTED: Readonly<Record<Mutant, Planted>> = {
+  'commit-prior-term': {
+    like: 'Raft core: committing prior-term entries by counting (logcabin#44)',
+    what: 'an entry of an earlier term is committed by counting',
+    by: { golden: 'prior-term-commit' },
+  },
+  'vote-before-sync': {
+    like: 'Raft core: two leaders in one term (camunda#1068)',
+    what: 'a vote is sent before it is on disk',
+    by: { swarm: 'syncs' },
+  },
+  'second-vote': {
+    like: 'Raft core: two leaders in one term (camunda#1068)',
+    what: 'a replica votes twice in a term',
+    by: { raft: true },
+  },
+  'vote-forgotten': {
+    like: 'Raft core: two leaders in one term (camunda#1068)',
+    what: 'the term is written down without the vote',
+    by: { swarm: 'syncs' },
+  },
+  'vote-by-log-length': {
+    like: 'Raft core: a leader that lacks what is committed',
+    what: 'the longer log wins, whatever its last term',
+    by: { golden: 'up-to-date-logs' },
+  },
+  'lead-before-term-synced': {
+    like: 'Raft core: acknowledged before persisted (etcd#10166)',
+    what: 'a leader speaks before its term is on any disk',
+    by: { golden: 'single-voter' },
+  },
+  'ack-before-sync': {
+    like: 'Acknowledged before fsync (nats-server#7564)',
+    what: 'a follower acknowledges entries before they are on its disk',
+    by: { swarm: 'syncs' },
+  },
+  'leader-counts-unsynced': {
+    like: 'Raft core: acknowledged before persisted (etcd#10166)',
+    what: 'a leader counts itself before its disk has the entry',
+    by: { golden: 'single-voter' },
+  },
+  'apply-before-durable': {
+    like: 'Raft core: acknowledged before persisted (etcd#10166)',
+    what: 'a committed entry is applied before it is in the own log on disk',
+    by: { raft: true },
+  },
+  'append-unmatched': {
+    like: 'Raft core: log matching',
+    what: 'entries are appended behind one of another term',
+    by: { golden: 'conflict-hints' },
+  },
+  'commit-told-unmatched': {
+    like: 'Raft core: commit > last index (etcd#10166)',
+    what: 'a heartbeat tells a commit index beyond what the follower is known to have',
+    by: { raft: true },
+  },
+  'append-truncates-always': {
+    like: 'Raft core: an old append removes newer entries',
+    what: 'an append replaces entries that are the same',
+    by: { raft: true },
+  },
+  'truncated-write-proves': {
+    like: 'Raft core: acknowledged before persisted (etcd#10166)',
+    what: 'a write that was under way proves entries which replaced its own',
+    by: { test: 'raft/log', name: 'even when the same ones came back' },
+  },
+  'log-tail-kept': {
+    like: 'Raft core: cache not truncated with the log (cockroach#63473)',
+    what: 'a replaced tail stays on disk',
+    by: { test: 'sim/seams', name: 'does not come back after a crash' },
+  },
+  'config-survives-truncation': {
+    like: 'Raft core: configuration lost when the log is truncated (scylladb#30984)',
+    what: 'a configuration stays in force though its entry was truncated',
+    by: { golden: 'uncommitted-joint-is-undone' },
+  },
+  'leave-joint-uncommitted': {
+    like: 'Membership: leaving an uncommitted joint configuration (camunda#60086)',
+    what: 'a joint configuration is left before it is committed',
+    by: { golden: 'uncommitted-joint-is-undone' },
+  },
+  'config-change-without-floor': {
+    like: 'Membership: loss on membership change (nats-server#7545)',
+    what: 'the next change does not wait until the present members know what was promised',
+    by: { golden: 'config-change-waits-for-floors' },
+  },
+  'wiped-node-welcome': {
+    like: 'Raft core: a wiped member under its old identity (dragonboat#256)',
+    what: 'a node that lost its disk is welcome',
+    by: { test: 'sim/recovery', name: 'under its old name from a wiped disk' },
+  },
+  'serve-before-own-term': {
+    like: 'Leases and ReadIndex: a new leader serves too early (etcd#7331, tikv#6340)',
+    what: 'a leader serves before it has applied an entry of its own term',
+    by: { raft: true },
+  },
+  'lease-over-transfer': {
+    like: 'Leases and ReadIndex: lease survives a transfer (openraft#1747)',
+    what: 'the lease goes on while leadership is handed over',
+    by: { swarm: 'transfers' },
+  },
+  'lease-outlives-timeout': {
+    like: 'Leases and ReadIndex: lease outlives the election timeout (jraft#34)',
+    what: 'the lease lasts three election timeouts',
+    by: { golden: 'lease' },
+  },
+  'lease-over-suspend': {
+    like: 'Leases and ReadIndex: clock paused with the process (tikv#964)',
+    what: 'a lease counts by a clock that stood still',
+    by: { test: 'sim/seams', name: 'a machine that slept' },
+  },
+  'vote-after-restart': {
+    like: 'Leases and ReadIndex: a vote within a lease',
+    what: 'a node votes as soon as it has restarted',
+    by: { swarm: 'usurpers' },
+  },
+  'read-joins-old-round': {
+    like: 'Leases and ReadIndex: late acknowledgements (etcd#20418)',
+    what: 'a read joins a round that is under way',
+    by: { golden: 'late-answers' },
+  },
+  'read-index-unconfirmed': {
+    like: 'Leases and ReadIndex: stale reads after a pause (etcd#20418)',
+    what: 'a leader confirms reads without asking anybody',
+    by: { test: 'sim/seams', name: 'a machine that slept' },
+  },
+  'read-before-applied': {
+    like: 'Leases and ReadIndex: a read older than another (tikv#16069)',
+    what: 'a confirmed read does not wait until its index is applied',
+    by: { swarm: 'disks' },
+  },
+  'vote-without-floor': {
+    like: 'Replica reads: closed timestamp badly bootstrapped (cockroach#65823)',
+    what: 'votes do not name what their voter has promised',
+    by: { golden: 'floors' },
+  },
+  'floor-above-ceiling': {
+    like: 'Replica reads: closed timestamp going backward (cockroach#131450)',
+    what: 'a voter promises more than it will know after a crash',
+    by: { test: 'sim/seams', name: ', 3000 ms after its clock fell back' },
+  },
+  'restart-forgets-floor': {
+    like: 'Replica reads: closed timestamp going backward (cockroach#131450)',
+    what: 'a restarted voter knows nothing of what it promised',
+    by: { test: 'sim/seams', name: ', 300 ms after its clock fell back' },
+  },
+  'closed-before-applied': {
+    like: 'Streams: premature resolved timestamp (cockroach#117612)',
+    what: 'a closed timestamp counts before its index is applied',
+    by: { swarm: 'any' },
+  },
+  'closed-without-floor': {
+    like: 'Replica reads: closed timestamp going backward (cockroach#131450)',
+    what: 'a leader closes what no quorum knows of',
+    by: { swarm: 'clocks' },
+  },
+  'closed-not-kept': {
+    like: 'Replica reads: a write below a closed timestamp',
+    what: 'a leader does not keep to what it has closed',
+    by: { swarm: 'any' },
+  },
+  'as-of-without-floor': {
+    like: 'Replica reads: closed timestamp going backward (cockroach#131450)',
+    what: 'a read as of a moment is served before a quorum knows of the promise',
+    by: { test: 'sim/seams', name: 'a leader with a fast clock' },
+  },
+  'as-of-before-applied': {
+    like: 'Replica reads: a redirected read loses its check (tikv#12109)',
+    what: 'a read as of a moment does not wait for commands in flight',
+    by: { swarm: 'any' },
+  },
+  'as-of-not-kept': {
+    like: 'Replica reads: a write below a served timestamp',
+    what: 'a leader does not keep to the moment that it has served',
+    by: { swarm: 'any' },
+  },
+  'bounded-ignores-session': {
+    like: 'Replica reads: a read older than another (tikv#16069)',
+    what: 'a bounded read goes back behind what its session saw',
+    by: { swarm: 'any' },
+  },
+  'write-ignores-session': {
+    like: 'Sessions: a write older than what its client saw',
+    what: 'a write may get a timestamp below what its session saw elsewhere',
+    by: { swarm: 'any' },
+  },
+  'scan-unconfirmed': {
+    like: 'Leases and ReadIndex: stale reads after a pause (etcd#20418)',
+    what: 'a scan takes its timestamp from a leader that nobody confirmed',
+    by: { test: 'sim/seams', name: 'from leaders that are confirmed' },
+  },
+  'scan-merge-unbounded': {
+    like: 'Scans: rows lost between pages',
+    what: 'pages are merged beyond the point up to which all are known',
+    by: { swarm: 'any' },
+  },
+  'scan-moves-on': {
+    like: 'Scans: pages of several moments',
+    what: 'each page is as of a moment of its own',
+    by: { swarm: 'any' },
+  },
+  'answer-before-commit': {
+    like: 'Acknowledged before fsync (nats-server#7564)',
+    what: 'a command is answered when it is proposed',
+    by: { swarm: 'any' },
+  },
+  'conditions-miss-in-flight': {
+    like: 'Commands: lost update',
+    what: 'conditions do not see proposals in flight',
+    by: { swarm: 'any' },
+  },
+  'effects-over-terms': {
+    like: 'Raft core: cache not truncated with the log (cockroach#63473)',
+    what: 'a leader that lost its office keeps its proposals',
+    by: { test: 'sim/reads', name: 'after a pause of the leader, with read-index' },
+  },
+  'retry-runs-again': {
+    like: 'Commands: applied twice',
+    what: 'results are not remembered',
+    by: { swarm: 'any' },
+  },
+  'retry-in-flight-runs-again': {
+    like: 'Commands: applied twice',
+    what: 'a retry does not join the attempt under way',
+    by: { swarm: 'any' },
+  },
+  'session-horizon-lost': {
+    like: 'Commands: applied twice after the session was forgotten',
+    what: 'a forgotten session leaves no horizon',
+    by: { swarm: 'any' },
+  },
+  'sessions-not-replayed': {
+    like: 'Snapshots: gap between snapshot and log on restart (redisraft#43)',
+    what: 'the log is not replayed over the checkpoint of the sessions',
+    by: { swarm: 'any' },
+  },
+  'doubt-reported-as-none': {
+    like: 'Ambiguous results: an unknown outcome called a failure (cockroach#103817)',
+    what: 'a router forgets that an attempt may have taken effect',
+    by: { swarm: 'any' },
+  },
+  'torn-state-batch': {
+    like: 'LevelDB after power loss: half of a Write (leveldb#189)',
+    what: 'a state batch is cut in the midst of an apply',
+    by: { swarm: 'syncs' },
+  },
+  'overlay-dropped-early': {
+    like: 'Stale reads: between memory and disk',
+    what: 'the overlay forgets writes before they are on disk',
+    by: { swarm: 'any' },
+  },
+  'page-misses-overlay': {
+    like: 'Stale reads: between memory and disk',
+    what: 'a page looks at the overlay after it has read the store',
+    by: { swarm: 'pages' },
+  },
+  'log-compacted-too-far': {
+    like: 'Snapshots: gap between snapshot and log on restart (redisraft#43)',
+    what: 'the log is dropped beyond what the state on disk holds',
+    by: { swarm: 'absences' },
+  },
+  'snapshot-without-sessions': {
+    like: 'Snapshots: applied twice after a snapshot',
+    what: 'an installed snapshot brings no results of commands',
+    by: { test: 'sim/recovery', name: 'that knows of it from a snapshot only' },
+  },
+  'snapshot-of-swept-slot': {
+    like: 'Snapshots: two in quick succession (etcd#18055)',
+    what: 'a snapshot is read on from a slot that was swept',
+    by: { test: 'sim/seams', name: 'ends when another state took its place' },
+  },
+  'flip-before-sync': {
+    like: 'Snapshots: gap between snapshot and log on restart (redisraft#43)',
+    what: 'the log is dropped before the snapshot counts on disk',
+    by: { test: 'sim/seams', name: 'counts on disk before the log' },
+  },
+  'checksum-ignored': {
+    like: 'LevelDB after power loss: bit rot (leveldb#333)',
+    what: 'a record whose checksum is wrong is served',
+    by: { test: 'mvcc/records', name: 'notices a flipped bit' },
+  },
+  'turn-forgets-rest': {
+    like: 'Liveness: a replica that waits for ever',
+    what: 'what is still ready at the end of a turn waits for the next message',
+    by: { test: 'node/turn', name: 'page after page' },
+  },
+};

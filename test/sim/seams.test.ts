@@ -1,0 +1,213 @@
+import { expect } from 'chai';
+import { unpack } from 'msgpackr';
+import type { Timestamp } from '../../src/bucket/requests.js';
+import { SessionLoader } from '../../src/bucket/session-pieces.js';
+import { StateSnapshot } from '../../src/bucket/snapshot.js';
+import { EMPTY } from '../../src/lib/bytes.js';
+import { later } from '../../src/mvcc/timestamp.js';
+import type { NodeId } from '../../src/placement/map.js';
+import type { Router } from '../../src/router/router.js';
+import type { SimCluster } from '../../src/sim/cluster.js';
+import { bytes, failure, leaderOf, replicasOf, startCluster, untilEqual, untilLed } from './support.js';
+
+/**
+ * Moments that random faults hardly ever hit, each at a seam where two safeguards meet. Every test here fails with a planted bug
+ * (see mutants.ts).
+ */
+describe('at the seams of a simulated cluster', () => {
+  it('a machine that slept serves nothing from the lease of before, though its monotonic clock stood still', async () => {
+    const cluster = await startCluster({ seed: 'sleep', nodes: 3, buckets: 1 });
+    const client = cluster.client('c1');
+    await cluster.settle(client.put(bytes('k'), bytes('old')));
+    await cluster.loop.runFor(300);
+    const { leader, others } = roles(cluster);
+    cluster.process(leader).pause();
+    cluster.network.partition(`n${leader}`, others.map((id) => `n${id}`));
+    await cluster.loop.runFor(3000);
+    await untilLedBeside(cluster, leader);
+    await cluster.settle(client.put(bytes('k'), bytes('new')));
+    cluster.clock(leader).slept(3000);
+    cluster.process(leader).resume();
+    expect(await readSoon(cluster, cluster.node(leader).router)).to.be.oneOf(['new', 'nothing']);
+  });
+
+  it('a scan takes its timestamp from leaders that are confirmed', async () => {
+    const cluster = await startCluster({ seed: 'handed-over', nodes: 3, buckets: 1 });
+    const client = cluster.client('c1');
+    await cluster.settle(client.put(bytes('k'), bytes('old')));
+    await cluster.loop.runFor(300);
+    const { leader, others } = roles(cluster);
+    // It hands over, and hears nothing of what follows.
+    for (const id of others) cluster.network.stall(`n${id}`, `n${leader}`, 3000);
+    const replica = cluster.node(leader).hosting.replicas.get(0);
+    const heir = replica?.raft.progress()[0]?.id ?? 0;
+    replica?.transferLeadership(heir);
+    await untilLedBeside(cluster, leader);
+    const successor = replicasOf(cluster, 0).find(({ node, replica: one }) => node !== leader && one.raft.canServe());
+    const id = { session: 1, born: client.now(), sequence: 1, lowest: 1 };
+    const mutations = [{ kind: 'put', key: bytes('k'), value: bytes('new') }] as const;
+    await cluster.settle(successor?.replica.write({ id, conditions: [], mutations }) ?? Promise.reject(new Error('no leader')));
+    const found: string[] = [];
+    const scan = async (): Promise<void> => {
+      const pages = cluster.node(leader).router.scan({ start: EMPTY, end: EMPTY }, { timeoutMs: 8000 });
+      for await (const { records } of pages) found.push(...records.map(({ value }) => value.toString()));
+    };
+    await cluster.settle(scan());
+    expect(found).to.deep.equal(['new']);
+  });
+
+  it('a leader with a fast clock promises no moment that a quorum does not know of', async () => {
+    const cluster = await startCluster({ seed: 'fast', nodes: 3, buckets: 1 });
+    const client = cluster.client('c1');
+    await cluster.settle(client.put(bytes('k'), bytes('old')));
+    const { leader, others } = roles(cluster);
+    setClock(cluster, leader, 800);
+    for (const id of others) setClock(cluster, id, -300);
+    await cluster.loop.runFor(300);
+    const asOf = later(cluster.node(leader).hybrid.physicalNow(), 900);
+    const served = await readAsOf(cluster, cluster.node(leader).router, asOf, 300);
+    cluster.crash(leader);
+    await untilLedBeside(cluster, leader);
+    await expectKept(cluster, cluster.client('c2'), asOf, served);
+  });
+
+  for (const waitMs of [300, 3000]) {
+    it(`a voter promises no moment beyond what it has written down, ${waitMs} ms after its clock fell back`, async () => {
+      const cluster = await startCluster({ seed: 'slow', nodes: 3, buckets: 1 });
+      const client = cluster.client('c1');
+      await cluster.settle(client.put(bytes('k'), bytes('old')));
+      await cluster.loop.runFor(300);
+      const { leader, others } = roles(cluster);
+      const [voter = 0, stranger = 0] = others;
+      for (const id of others) setClock(cluster, id, -20_000);
+      cluster.network.partition(`n${stranger}`, [`n${leader}`, `n${voter}`]);
+      await cluster.loop.runFor(waitMs);
+      // At present, for the leader: far ahead of what the others may promise.
+      const asOf = cluster.node(leader).hybrid.physicalNow();
+      const served = await readAsOf(cluster, cluster.node(leader).router, asOf, 300);
+      cluster.crash(voter);
+      cluster.crash(leader);
+      cluster.network.heal();
+      await cluster.restart(voter);
+      await untilLedBeside(cluster, leader, 60_000);
+      await expectKept(cluster, cluster.client('c2'), asOf, served);
+    });
+  }
+
+  it('a snapshot counts on disk before the log that it replaces is dropped', async () => {
+    const cluster = await startCluster(SMALL('flip'));
+    const away = await leaveBehind(cluster);
+    await cluster.restart(away);
+    const installs = (): boolean => replicaOn(cluster, away)?.installing === true;
+    expect(await cluster.loop.runUntil(installs, 10_000)).to.equal(true);
+    cluster.disk(away).stall(2000, 'state');
+    await cluster.loop.runFor(200);
+    cluster.crash(away);
+    await cluster.restart(away);
+    await untilEqual(cluster);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('a snapshot that is being sent ends when another state took its place, whose old slot may be swept', async () => {
+    const cluster = await startCluster({ seed: 'swept', nodes: 1, buckets: 1 });
+    const client = cluster.client('c1');
+    for (let n = 0; n < 20; n += 1) await cluster.settle(client.put(bytes(`k${n}`), bytes(String(n))));
+    await cluster.loop.runFor(500);
+    const { state } = replicaOn(cluster, 1) ?? expect.fail('the node has no replica');
+    const source = new StateSnapshot(state);
+    while (isSessions(await cluster.settle(source.next(100)))) expect(source.meta.index).to.be.greaterThan(20);
+    state.replace({ ...state.meta, slot: 4711 }, new SessionLoader(state.sessions));
+    const error = await failure(cluster.settle(source.next(100)));
+    expect(error).to.include({ code: 'ABORTED', reason: 'SNAPSHOT_REPLACED' });
+  });
+
+  it('what was cut off the log does not come back after a crash', async () => {
+    const cluster = await startCluster({ seed: 'tail', nodes: 3, buckets: 1, diskFaults: { surviveChance: 0 } });
+    const client = cluster.client('c1');
+    await cluster.settle(client.put(bytes('k'), bytes('old')));
+    await cluster.loop.runFor(300);
+    const { leader, others } = roles(cluster);
+    cluster.network.partition(`n${leader}`, others.map((id) => `n${id}`));
+    const { router } = cluster.node(leader);
+    for (let n = 0; n < 40; n += 1) router.put(bytes('k'), bytes(`lost ${n}`), { timeoutMs: 1000 }).catch(() => undefined);
+    await cluster.loop.runFor(300);
+    const longest = replicaOn(cluster, leader)?.raft.lastIndex ?? 0;
+    await untilLedBeside(cluster, leader);
+    cluster.network.heal();
+    const isCut = (): boolean => {
+      const raft = replicaOn(cluster, leader)?.raft;
+      return raft !== undefined && raft.lastIndex < longest && raft.durableIndex === raft.lastIndex && raft.role === 'follower';
+    };
+    expect(await cluster.loop.runUntil(isCut, 10_000)).to.equal(true);
+    cluster.crash(leader);
+    await cluster.restart(leader);
+    await untilLed(cluster);
+    const { record } = await cluster.settle(cluster.client('c2').get(bytes('k')));
+    expect(record?.value.toString()).to.equal('old');
+    await untilEqual(cluster);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+});
+
+/** A chunk is [sessions or null, records]. */
+function isSessions(chunk: Buffer | undefined): boolean {
+  const [sessions] = unpack(chunk ?? expect.fail('the snapshot is over')) as [unknown];
+  return sessions !== null;
+}
+
+const SMALL = (seed: string) => ({
+  seed,
+  nodes: 3,
+  buckets: 1,
+  limits: { logEntriesKept: 5, snapshotChunkBytes: 300 },
+  diskFaults: { surviveChance: 0 },
+});
+
+function roles(cluster: SimCluster): { leader: NodeId; others: NodeId[] } {
+  const leader = leaderOf(cluster, 'k', 1);
+  return { leader, others: cluster.ids.filter((id) => id !== leader) };
+}
+
+function replicaOn(cluster: SimCluster, id: NodeId): ReturnType<typeof replicasOf>[number]['replica'] | undefined {
+  return replicasOf(cluster, 0).find(({ node }) => node === id)?.replica;
+}
+
+function setClock(cluster: SimCluster, id: NodeId, offsetMs: number): void {
+  const clock = cluster.clock(id);
+  clock.jumpWall(Date.UTC(2026, 0, 1) + cluster.loop.nowMs + offsetMs - clock.wallMs());
+}
+
+async function untilLedBeside(cluster: SimCluster, old: NodeId, withinMs = 20_000): Promise<void> {
+  const led = (): boolean => replicasOf(cluster, 0).some(({ node, replica }) => node !== old && replica.raft.canServe());
+  expect(await cluster.loop.runUntil(led, withinMs), 'another node leads in time').to.equal(true);
+}
+
+async function readSoon(cluster: SimCluster, router: Router): Promise<string> {
+  const read = router.get(bytes('k'), { timeoutMs: 1000 });
+  return cluster.settle(read.then(({ record }) => record?.value.toString() ?? 'nothing', () => 'nothing'));
+}
+
+/** What it is, or undefined if that moment was not promised in time. */
+async function readAsOf(cluster: SimCluster, router: Router, timestamp: Timestamp, timeoutMs: number): Promise<string | undefined> {
+  const read = router.get(bytes('k'), { consistency: { kind: 'asOf', timestamp }, timeoutMs });
+  return cluster.settle(read.then(({ record }) => record?.value.toString(), () => undefined));
+}
+
+/** If that moment was promised, nothing is written at or before it any more. */
+async function expectKept(cluster: SimCluster, client: Router, asOf: Timestamp, served: string | undefined): Promise<void> {
+  const { timestamp } = await cluster.settle(client.put(bytes('k'), bytes('later')));
+  if (served !== undefined) expect(timestamp, 'of what is written after the promise').to.be.greaterThan(asOf);
+}
+
+/** One node is away until the others have compacted their logs. */
+async function leaveBehind(cluster: SimCluster): Promise<NodeId> {
+  const client = cluster.client('c1');
+  await cluster.settle(client.put(bytes('k'), bytes('0')));
+  const [away = 0] = roles(cluster).others;
+  cluster.crash(away);
+  for (let n = 1; n <= 60; n += 1) {
+    await cluster.settle(client.put(bytes(`k${n % 7}`), bytes(String(n))));
+    await cluster.loop.runFor(60);
+  }
+  return away;
+}
