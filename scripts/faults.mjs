@@ -11,11 +11,13 @@
  * when the run was killed is thawed, since its writers cannot even die.
  */
 import { spawn, spawnSync } from 'node:child_process';
-import { closeSync, existsSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import { closeSync, existsSync, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { clearInterval, setInterval } from 'node:timers';
 import { build, buildNeeded, checkNode, root } from './prepare.mjs';
 
+const WATCH_MS = 1000;
 const NAMESPACES = ['--mount', '--net', '--pid', '--fork', '--kill-child', '--mount-proc', '--propagation', 'private'];
 
 /** The beginning of a command line that runs the rest in namespaces of its own; who is not root becomes it in there. */
@@ -38,6 +40,11 @@ async function prepare() {
   if (buildNeeded() && (await build()) !== 0) throw new Error('the build failed; its messages are above');
 }
 
+/** Killed, and not yet gone because a process of its namespace is not: it has no memory any more. */
+function isDying(pid) {
+  return existsSync(`/proc/${pid}/cmdline`) && readFileSync(`/proc/${pid}/cmdline`, 'utf8') === '';
+}
+
 function runHarness(args, isolated) {
   const folder = mkdtempSync(join(tmpdir(), 'tidemark-faults-'));
   const frozen = new Set();
@@ -53,14 +60,15 @@ function runHarness(args, isolated) {
     if (isFrozen) frozen.add(path);
     else frozen.delete(path);
   });
-  // The harness is gone, in whatever way.
-  child.once('disconnect', () => {
+  // `unshare` keeps the channel open and waits for what cannot die, so nothing but this tells that the harness was killed.
+  const watch = setInterval(() => {
+    if (frozen.size === 0 || !isDying(readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, 'utf8').trim())) return;
     for (const path of frozen) {
       const thaw = ['--mount=/proc/self/fd/3', 'fsfreeze', '--unfreeze', path];
       spawnSync('nsenter', thaw, { stdio: ['ignore', 'inherit', 'inherit', mounts] });
     }
-    if (mounts !== undefined) closeSync(mounts);
-  });
+    frozen.clear();
+  }, WATCH_MS);
 
   let asked = false;
   const stop = () => {
@@ -73,6 +81,8 @@ function runHarness(args, isolated) {
   return new Promise((done, fail) => {
     child.once('error', fail);
     child.once('exit', (code) => {
+      clearInterval(watch);
+      if (mounts !== undefined) closeSync(mounts);
       rmSync(folder, { recursive: true, force: true });
       done(code ?? 1);
     });
