@@ -8,6 +8,7 @@ import { runChaos } from '../raft/chaos.js';
 import { runScript } from '../raft/golden.js';
 import { PLANTED, WEATHERS, type Planted } from './mutants.js';
 // The tests that catch some of them.
+import '../bucket/log-storage.test.js';
 import '../mvcc/records.test.js';
 import '../node/turn.test.js';
 import '../raft/log.test.js';

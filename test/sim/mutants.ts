@@ -172,8 +172,8 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
   },
   'log-tail-kept': {
     like: 'Raft core: cache not truncated with the log (cockroach#63473)',
-    what: 'a replaced tail stays on disk',
-    by: { test: 'sim/seams', name: 'does not come back after a crash' },
+    what: 'a replaced tail comes back from disk',
+    by: { test: 'bucket/log-storage', name: 'a tail that was replaced by a shorter one' },
   },
   'config-survives-truncation': {
     like: 'Raft core: configuration lost when the log is truncated (scylladb#30984)',
