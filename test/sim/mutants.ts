@@ -213,7 +213,7 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
   'lease-over-suspend': {
     like: 'Leases and ReadIndex: clock paused with the process (tikv#964)',
     what: 'a lease counts by a clock that stood still',
-    by: { test: 'sim/seams', name: 'a machine that slept' },
+    by: { test: 'sim/seams', name: 'a machine that slept serves nothing' },
   },
   'vote-after-restart': {
     like: 'Leases and ReadIndex: a vote within a lease',
@@ -228,7 +228,7 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
   'read-index-unconfirmed': {
     like: 'Leases and ReadIndex: stale reads after a pause (etcd#20418)',
     what: 'a leader confirms reads without asking anybody',
-    by: { test: 'sim/seams', name: 'a machine that slept' },
+    by: { test: 'sim/seams', name: 'a machine that slept serves nothing' },
   },
   'read-before-applied': {
     like: 'Leases and ReadIndex: a read older than another (tikv#16069)',
