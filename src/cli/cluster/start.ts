@@ -70,7 +70,8 @@ async function runCluster(cluster: LocalCluster, sample: boolean, lifetime: Life
   try {
     const found = cluster.existed ? 'the data is there' : 'a new cluster';
     await say(`Tidemark ${VERSION}: ${cluster.nodes} nodes and a sidecar, data in ${cluster.data} (${found}). Starting ...`);
-    await startAll([...children.values()], signal);
+    await unlessInterrupted(signal, startAll([...children.values()]));
+    await unlessInterrupted(signal, served(cluster));
     await say(describe(children));
     if (sample) await useSample(cluster, terminal, signal);
     if (!signal.aborted) await say(whatNext(cluster));
@@ -100,18 +101,28 @@ function childOf(member: Member, cluster: LocalCluster, terminal: Terminal): Chi
   });
 }
 
-/** Rejects with the first failure, or when the signal is aborted. */
-async function startAll(children: readonly Child[], signal: AbortSignal): Promise<void> {
+function unlessInterrupted(signal: AbortSignal, work: Promise<void>): Promise<void> {
+  return Promise.race([work, aborted(signal).then(() => Promise.reject(new Exit(EXIT.INTERRUPTED)))]);
+}
+
+/** Rejects with the first failure. */
+async function startAll(children: readonly Child[]): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, fail) => {
     timer = setTimeout(() => fail(new Error(`not ready within ${READY_MS / 1000} s`)), READY_MS);
   });
-  const interrupted = aborted(signal).then(() => Promise.reject(new Exit(EXIT.INTERRUPTED)));
   try {
-    await Promise.race([Promise.all(children.map((child) => child.start())), late, interrupted]);
+    await Promise.race([Promise.all(children.map((child) => child.start())), late]);
   } finally {
     clearTimeout(timer);
   }
+}
+
+/** Resolves when the sidecar reaches a leader of every bucket: processes that are up have yet to meet and to elect. */
+function served({ sidecar }: LocalCluster): Promise<void> {
+  return withDatabase({ endpoint: [sidecar.grpc], timeout: READY_MS }, async (db) => {
+    for await (const entry of db.scan({ limit: 1 })) void entry;
+  });
 }
 
 /** The sidecar first, so that no request runs into nodes that are going. */
