@@ -1,7 +1,6 @@
 import type { Batch, Store } from '../env/env.js';
 import { assert } from '../lib/assert.js';
 import type { Bytes } from '../lib/bytes.js';
-import { keyAfter } from '../lib/ordered.js';
 import type { BucketId } from '../placement/map.js';
 import type { Entry, HardState, LogIndex, LogReader, Term } from '../raft/types.js';
 import {
@@ -26,6 +25,7 @@ import {
   type LogStart,
 } from './log-format.js';
 import { LogSegments, type RecordUse } from './log-segments.js';
+import { eachEntry } from './pages.js';
 
 /**
  * The logs of all buckets of a node, in one store. What one synced batch adds to them goes to disk as one record, or a few,
@@ -79,30 +79,19 @@ export class LogStorage implements RecordUse {
   /** Reads all records once. Rejects with DATA_LOSS / LOG_CORRUPT if one is bad, or entries are missing. */
   static async open(store: Store): Promise<LogStorage> {
     const storage = new LogStorage(store);
-    await storage.#scan(START_RANGE, (key, value) => {
+    await eachEntry(store, START_RANGE, (key, value) => {
       const bucket = bucketOfKey(key);
       const start = decodeStart(value, bucket);
       storage.#starts.set(bucket, start);
       storage.#nextSequence = Math.max(storage.#nextSequence, start.since);
     });
-    await storage.#scan(RECORD_RANGE, (key, value) => {
+    await eachEntry(store, RECORD_RANGE, (key, value) => {
       const sequence = sequenceOfKey(key);
       storage.#nextSequence = Math.max(storage.#nextSequence, sequence + 1);
       storage.#add(sequence, unseal(value, nameOf(sequence)));
     });
     for (const log of storage.#logs.values()) log.segments.verify();
     return storage;
-  }
-
-  async #scan(range: { readonly gte: Bytes; readonly lt: Bytes }, visit: (key: Bytes, value: Bytes) => void): Promise<void> {
-    let { gte } = range;
-    for (;;) {
-      const page = await this.#store.page({ gte, lt: range.lt, limit: 1000 });
-      for (const [key, value] of page.entries) visit(key, value);
-      const last = page.entries.at(-1)?.[0];
-      if (!page.more || last === undefined) return;
-      gte = keyAfter(last);
-    }
   }
 
   /** The log of a bucket; an empty one if nothing was ever written. */

@@ -1,6 +1,6 @@
 import { EMPTY, type Bytes } from '../lib/bytes.js';
-import { keyAfter } from '../lib/ordered.js';
 import { decodeRecord, pointerKey, type Slot } from '../mvcc/records.js';
+import { eachEntry } from './pages.js';
 import { sessionsRange } from './state.js';
 import type { StateStore } from './state-store.js';
 import { VersionScan } from './version-scan.js';
@@ -37,14 +37,8 @@ export function unmark(store: StateStore, slot: Slot): void {
 /** The slots that carry the mark. */
 export async function unnamedSlots(store: StateStore): Promise<Slot[]> {
   const slots: Slot[] = [];
-  let gte = unnamedKey(0);
-  for (;;) {
-    const page = await store.page({ gte, lt: Buffer.from([UNNAMED_TAG + 1]), limit: 1000 });
-    for (const [key] of page.entries) slots.push(key.readUInt32BE(1));
-    const last = page.entries.at(-1)?.[0];
-    if (!page.more || last === undefined) return slots;
-    gte = keyAfter(last);
-  }
+  await eachEntry(store, { gte: unnamedKey(0), lt: Buffer.from([UNNAMED_TAG + 1]) }, (key) => slots.push(key.readUInt32BE(1)));
+  return slots;
 }
 
 /** Deletes everything of a slot that carries the mark, piece by piece; resolves when nothing of it is on disk. */

@@ -3,6 +3,19 @@ import type { Bytes } from '../lib/bytes.js';
 import { keyAfter } from '../lib/ordered.js';
 import { sectionBefore, sectionBehind, sectionOf, slotOfVersionKey, versionBounds, type Slot } from '../mvcc/records.js';
 import { TIMESTAMP_MAX, type Timestamp } from '../mvcc/timestamp.js';
+import type { PageReader } from './pages.js';
+
+export interface VersionScanOptions {
+  /** Lowest and highest timestamp, both included; everything unless said. */
+  readonly from?: Timestamp;
+  readonly to?: Timestamp;
+  /** Newest first. */
+  readonly reverse?: boolean;
+}
+
+/** What a probe may read for nothing. */
+const PROBE_ENTRIES = 32;
+const PROBE_BYTES = 64 * 1024;
 
 /**
  * The version records of one slot in a range of time, page by page, in version order or backward.
@@ -21,24 +34,8 @@ import { TIMESTAMP_MAX, type Timestamp } from '../mvcc/timestamp.js';
  * Cost: each call is one page of the store. There are at most two per section of the slot, one per period in which others only
  * wrote, and one per full page.
  */
-export interface VersionReader {
-  page(options: PageOptions): Promise<Page>;
-}
-
-export interface VersionScanOptions {
-  /** Lowest and highest timestamp, both included; everything unless said. */
-  readonly from?: Timestamp;
-  readonly to?: Timestamp;
-  /** Newest first. */
-  readonly reverse?: boolean;
-}
-
-/** What a probe may read for nothing. */
-const PROBE_ENTRIES = 32;
-const PROBE_BYTES = 64 * 1024;
-
 export class VersionScan {
-  readonly #reader: VersionReader;
+  readonly #reader: PageReader;
   readonly #slot: Slot;
   readonly #reverse: boolean;
   /** What is left of the range. */
@@ -48,7 +45,7 @@ export class VersionScan {
   #section: { readonly gte: Bytes; readonly lt: Bytes } | undefined;
   #more = true;
 
-  constructor(reader: VersionReader, slot: Slot, options: VersionScanOptions = {}) {
+  constructor(reader: PageReader, slot: Slot, options: VersionScanOptions = {}) {
     const { from = 0, to = TIMESTAMP_MAX, reverse = false } = options;
     const { gte, lt } = versionBounds(slot, from, to);
     this.#reader = reader;

@@ -6,6 +6,7 @@ import { keyAfter } from '../lib/ordered.js';
 import { TidemarkError } from '../lib/errors.js';
 import type { BucketLog, LogStorage } from '../bucket/log-storage.js';
 import { Replica, type ReplicaHost } from '../bucket/replica.js';
+import { eachEntry } from '../bucket/pages.js';
 import { SessionLoader } from '../bucket/session-pieces.js';
 import { Sessions, sessionLimitsOf, type SessionLimits } from '../bucket/sessions.js';
 import { sweepSlot, unnamedSlots } from '../bucket/slots.js';
@@ -121,14 +122,8 @@ export class Hosting {
 
   async #readMetas(): Promise<[BucketId, Meta][]> {
     const metas: [BucketId, Meta][] = [];
-    let { gte } = META_RANGE;
-    for (;;) {
-      const page = await this.#options.state.page({ gte, lt: META_RANGE.lt, limit: 1000 });
-      for (const [key, value] of page.entries) metas.push([key.readUInt32BE(1), decodeMeta(value)]);
-      const last = page.entries.at(-1)?.[0];
-      if (!page.more || last === undefined) return metas;
-      gte = keyAfter(last);
-    }
+    await eachEntry(this.#options.state, META_RANGE, (key, value) => metas.push([key.readUInt32BE(1), decodeMeta(value)]));
+    return metas;
   }
 
   async #openReplica(
@@ -159,19 +154,12 @@ export class Hosting {
     const { state } = this.#options;
     const indexes = new Map(metas.map(([, { slot, sessionsIndex }]) => [slot, sessionsIndex]));
     const loaders = new Map(metas.map(([, { slot }]) => [slot, new SessionLoader(new Sessions(this.sessionLimits))]));
-    let { gte } = sessionsRange(0);
-    const { lt } = sessionsRange(SLOT_MAX);
-    for (;;) {
-      const page = await state.page({ gte, lt, limit: 1000, bytesMax: SESSIONS_BYTES_AT_ONCE });
-      for (const [key, piece] of page.entries) {
-        const { slot, index } = placeOfSessionsKey(key);
-        if (index === indexes.get(slot)) loaders.get(slot)?.add(piece);
-        else state.del(key);
-      }
-      const last = page.entries.at(-1)?.[0];
-      if (!page.more || last === undefined) break;
-      gte = keyAfter(last);
-    }
+    const range = { gte: sessionsRange(0).gte, lt: sessionsRange(SLOT_MAX).lt, bytesMax: SESSIONS_BYTES_AT_ONCE };
+    await eachEntry(state, range, (key, piece) => {
+      const { slot, index } = placeOfSessionsKey(key);
+      if (index === indexes.get(slot)) loaders.get(slot)?.add(piece);
+      else state.del(key);
+    });
     for (const [bucket, { slot, sessionsIndex }] of metas) {
       const loader = loaders.get(slot);
       if (loader?.complete === true || sessionsIndex === 0) continue;

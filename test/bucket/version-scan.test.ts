@@ -1,7 +1,8 @@
 import { expect } from 'chai';
 import fc from 'fast-check';
 import { StateStore } from '../../src/bucket/state-store.js';
-import { VersionScan, type VersionReader, type VersionScanOptions } from '../../src/bucket/version-scan.js';
+import type { PageReader } from '../../src/bucket/pages.js';
+import { VersionScan, type VersionScanOptions } from '../../src/bucket/version-scan.js';
 import type { PageOptions } from '../../src/env/env.js';
 import { compareVersions, PERIOD, versionKey, versionOfKey, slotOfVersionKey, type Slot, type VersionId } from '../../src/mvcc/records.js';
 import { TIMESTAMP_MAX } from '../../src/mvcc/timestamp.js';
@@ -19,7 +20,7 @@ class World {
   readonly state: StateStore;
   /** Asked of the state store so far. */
   readonly pages: PageOptions[] = [];
-  readonly reader: VersionReader = {
+  readonly reader: PageReader = {
     page: (options) => {
       this.pages.push(options);
       return this.state.page(options);
