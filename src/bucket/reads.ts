@@ -16,8 +16,8 @@ import type { BucketState } from './state.js';
  * - linearizable: this replica leads with a valid lease, or a ReadIndex round that began after the read came has been
  *   confirmed and its index is applied. Reads of one turn share one round.
  * - asOf T: nothing new can commit at or below T (the leader promises it, under a floor that a quorum acknowledged; another
- *   replica has it from the closed timestamp), and everything at or below T is applied.
- * - bounded: asOf the closed timestamp, if that is recent enough.
+ *   replica has it from its resolved timestamp), and everything at or below T is applied.
+ * - bounded: asOf the resolved timestamp, if that is recent enough.
  * - local: no gate.
  */
 export interface View {
@@ -35,6 +35,8 @@ export interface ReadHost {
   readonly hybrid: HybridClock;
   /** The highest timestamp that this replica has assigned, promised or applied. */
   readonly clock: Timestamp;
+  /** Everything at or below is applied here, and nothing more will appear at or below; 0 if nothing is known. */
+  resolved(): Timestamp;
   /** A snapshot is taking the place of the state. */
   readonly installing: boolean;
   /** Leads with a lease that is valid in this turn. */
@@ -86,7 +88,7 @@ export class Reads {
       case 'bounded':
         return this.#openBounded(consistency.maxStalenessMs, atLeast, deadlineMs);
       case 'local':
-        return this.#view('local', TIMESTAMP_MAX, Math.max(this.#closed(), this.#replica.state.maxTimestamp));
+        return this.#view('local', TIMESTAMP_MAX, this.#replica.resolved());
     }
   }
 
@@ -99,7 +101,7 @@ export class Reads {
   canOpen(consistency: Consistency): boolean {
     if (this.#replica.installing) return false;
     if (this.#replica.raft.canServe() || consistency.kind === 'local') return true;
-    return consistency.kind === 'asOf' ? this.#closed() >= consistency.timestamp : consistency.kind === 'bounded';
+    return consistency.kind === 'asOf' ? this.#replica.resolved() >= consistency.timestamp : consistency.kind === 'bounded';
   }
 
   /** A timestamp at or above all that this bucket has acknowledged; only from a confirmed leader. */
@@ -171,7 +173,7 @@ export class Reads {
 
   async #openAsOf(timestamp: Timestamp, deadlineMs: number): Promise<View> {
     const { hybrid, raft, state } = this.#replica;
-    if (this.#closed() >= timestamp) {
+    if (this.#replica.resolved() >= timestamp) {
       hybrid.hear(timestamp);
     } else {
       if (!mutant('as-of-not-kept')) hybrid.merge(timestamp, 'as_of');
@@ -208,32 +210,26 @@ export class Reads {
 
   async #openBounded(maxStalenessMs: number, atLeast: Timestamp, deadlineMs: number): Promise<View> {
     if (this.#replica.hasLease()) return this.#latestView('bounded');
-    const closed = this.#closed();
+    const resolved = this.#replica.resolved();
     const since = mutant('bounded-ignores-session') ? 0 : atLeast;
     const oldest = Math.max(1, since, earlier(this.#replica.hybrid.physicalNow(), maxStalenessMs));
-    if (closed >= oldest) {
-      return this.#view('bounded', closed, closed);
-    }
+    if (resolved >= oldest) return this.#view('bounded', resolved, resolved);
     if (this.#replica.raft.canServe()) {
       const view = await this.#openLinearizable(deadlineMs);
       return { ...view, served: { ...view.served, consistency: 'bounded' } };
     }
-    const seen = closed === 0 ? 'no moment yet' : `up to ${formatTimestamp(closed)} only`;
+    const seen = resolved === 0 ? 'no moment yet' : `up to ${formatTimestamp(resolved)} only`;
     throw new TidemarkError(
       'UNAVAILABLE',
       'STALE',
       `this replica of bucket ${this.#replica.bucket} is complete ${seen}, not within ${maxStalenessMs} ms of now`,
-      { retriable: true, details: { closed: String(closed) } },
+      { retriable: true, details: { resolved: String(resolved) } },
     );
   }
 
-  /** Everything at or below is applied here, and nothing more will commit at or below; 0 if nothing is known. */
-  #closed(): Timestamp {
-    return this.#replica.raft.closed().timestamp;
-  }
-
   #latestView(consistency: Consistency['kind']): View {
-    return this.#view(consistency, TIMESTAMP_MAX, Math.max(this.#closed(), this.#replica.state.maxTimestamp));
+    const { raft, state } = this.#replica;
+    return this.#view(consistency, TIMESTAMP_MAX, Math.max(raft.closed().timestamp, state.maxTimestamp));
   }
 
   #view(consistency: Consistency['kind'], timestamp: Timestamp, asOf: Timestamp): View {

@@ -4,7 +4,7 @@ import { assert } from '../lib/assert.js';
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
-import { later, type HybridClock } from '../mvcc/timestamp.js';
+import { later, type HybridClock, type Timestamp } from '../mvcc/timestamp.js';
 import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
 import { Raft } from '../raft/raft.js';
 import type { ConfigChange } from '../raft/config.js';
@@ -96,6 +96,7 @@ export class Replica {
   #installing = false;
   #dueMs = -Infinity;
   #learned: { readonly leader: ReplicaId; readonly term: Term } = { leader: 0, term: 0 };
+  #lowestIntent: () => Timestamp | undefined = () => undefined;
   /** Committed entries that wait because the state store's overlay is full or a snapshot is being installed. */
   readonly #backlog: Entry[] = [];
 
@@ -205,6 +206,21 @@ export class Replica {
   /** The highest timestamp that this replica has assigned, promised or applied. */
   get clock(): number {
     return Math.max(this.#clock, this.state.maxTimestamp);
+  }
+
+  /**
+   * Everything at or below this timestamp is applied here, and nothing more will ever appear at or below it (design rule 11). On
+   * every replica, whoever leads; 0 if nothing is known yet. It never goes back in the life of a replica. Commit timestamps grow
+   * in the order of the log, so what is applied says as much as what was closed; but a transaction that is prepared may still
+   * commit at its prepare timestamp or later, so the resolved timestamp stays below the lowest intent.
+   */
+  resolved(): Timestamp {
+    return Math.min(Math.max(this.raft.closed().timestamp, this.state.maxTimestamp), (this.#lowestIntent() ?? Infinity) - 1);
+  }
+
+  /** `lowest` says the lowest timestamp of an unresolved intent in the applied state; undefined if there is none. */
+  holdBelowIntents(lowest: () => Timestamp | undefined): void {
+    this.#lowestIntent = lowest;
   }
 
   #nextTimestamp(): number {

@@ -65,7 +65,7 @@ async function openAll(
   }
 }
 
-/** One timestamp for all: what everybody has closed, if that is recent enough; else leaders may promise a later one. */
+/** One timestamp for all: what everybody has resolved, if that is recent enough; else leaders may promise a later one. */
 async function openBounded(
   maxStalenessMs: number,
   replicas: readonly Replica[],
@@ -76,15 +76,15 @@ async function openBounded(
   if (hybrid === undefined) return 0;
   const now = hybrid.physicalNow();
   const oldest = Math.max(1, atLeast, earlier(now, maxStalenessMs));
-  const closedOf = (some: readonly Replica[]): Timestamp => Math.min(...some.map(({ raft }) => raft.closed().timestamp));
-  const closed = closedOf(replicas);
-  if (closed >= oldest) return closed;
+  const resolvedOf = (some: readonly Replica[]): Timestamp => Math.min(...some.map((replica) => replica.resolved()));
+  const resolved = resolvedOf(replicas);
+  if (resolved >= oldest) return resolved;
   const followers = replicas.filter(({ raft }) => !raft.canServe());
-  const timestamp = Math.min(Math.max(now, atLeast), closedOf(followers));
+  const timestamp = Math.min(Math.max(now, atLeast), resolvedOf(followers));
   if (timestamp < oldest) {
-    const seen = closed === 0 ? 'no moment yet' : `up to ${formatTimestamp(closed)} only`;
+    const seen = resolved === 0 ? 'no moment yet' : `up to ${formatTimestamp(resolved)} only`;
     const message = `this node's replicas are complete ${seen}, not within ${maxStalenessMs} ms of now`;
-    throw new TidemarkError('UNAVAILABLE', 'STALE', message, { retriable: true, details: { closed: String(closed) } });
+    throw new TidemarkError('UNAVAILABLE', 'STALE', message, { retriable: true, details: { resolved: String(resolved) } });
   }
   await Promise.all(replicas.map(({ reads }) => reads.open({ kind: 'asOf', timestamp }, deadlineMs)));
   return timestamp;

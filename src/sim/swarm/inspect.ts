@@ -125,8 +125,9 @@ export class Inspector {
     this.#commits.set(name, raft.commitIndex);
   }
 
-  #noteClosed({ bucket, raft, state }: Replica): void {
-    const { timestamp } = raft.closed();
+  #noteClosed(replica: Replica): void {
+    const { bucket, state } = replica;
+    const timestamp = replica.resolved();
     const latest = state.maxTimestamp;
     if (timestamp <= latest) return;
     const spans = this.#closed.get(bucket) ?? new Map<Timestamp, Timestamp>();
