@@ -44,7 +44,7 @@ export interface RequestOptions {
 }
 
 export interface WriteOptions extends RequestOptions {
-  /** For callers that retry over their own restarts: the same id never applies twice. */
+  /** For callers that retry over their own restarts: the same id (of `newRequestId`) never applies twice. */
   readonly id?: RequestId | undefined;
 }
 
@@ -135,6 +135,14 @@ export class Database implements AsyncDisposable {
   /** The cluster's present time, approximately: good for choosing a moment in the past. */
   now(): Timestamp {
     return this.#router.now();
+  }
+
+  /**
+   * An id of its own for one command, to be kept until its outcome is known. Its session may serve for more: each further command
+   * takes the next `sequence`, and as `lowest` the lowest one that is still without an answer.
+   */
+  newRequestId(): RequestId {
+    return this.#router.newRequestId();
   }
 
   async put(key: Data, value: Data, options: WriteOptions = {}): Promise<Written> {

@@ -258,7 +258,7 @@ export class Node {
       handle: executor,
       placement: () => this.#placement,
       leaders: () => [...this.#leadersTold.values()],
-      now: () => this.hybrid.now(),
+      wallNow: () => this.hybrid.physicalNow(),
       fatal: onFatal,
     });
     this.router = new Router({

@@ -5,7 +5,7 @@ import { later } from '../mvcc/timestamp.js';
 import type { Alarm, Alarms } from './alarms.js';
 import { TidemarkError, messageOf } from '../lib/errors.js';
 import type { Answer, LeaderHint, NodeHandle, Operation, OperationContext } from './operations.js';
-import { Pipeline, type PipelineEnv, type PipelineListener } from './pipeline.js';
+import { Pipeline, type PipelineEnv, type PipelineListener, type ToldClock } from './pipeline.js';
 import type { PlacementCache } from './placement-cache.js';
 import { PROTOCOL_VERSION, type Role, type Welcome } from './wire.js';
 
@@ -30,8 +30,8 @@ export class Connections implements PipelineListener {
   readonly #pipelines = new Map<string, Pipeline>();
   readonly #byNode = new Map<NodeId, Pipeline>();
   readonly #self: LocalHandle | undefined;
-  /** A clock of the cluster, and the monotonic time at which it was told. */
-  #clock: { readonly now: Timestamp; readonly atMs: number } | undefined;
+  /** What the latest node that said anything told of its clock. */
+  #lastClock: ToldClock | undefined;
 
   constructor(options: ConnectionsOptions) {
     this.#options = options;
@@ -69,10 +69,17 @@ export class Connections implements PipelineListener {
     return this.#byNode.get(node)?.address ?? this.#options.cache.node(node)?.address ?? 'an unknown address';
   }
 
-  /** The cluster's present time by what a node last said; undefined if none has. */
+  /**
+   * The cluster's present time: the median of the clocks of the nodes that are connected, so that a few wrong ones say nothing;
+   * else by what a node said last; undefined if none ever has.
+   */
   clusterNow(): Timestamp | undefined {
-    if (this.#clock === undefined) return undefined;
-    return later(this.#clock.now, this.#options.env.clock.monotonicMs() - this.#clock.atMs);
+    const nowMs = this.#options.env.clock.monotonicMs();
+    const clocks: ToldClock[] = [];
+    for (const { clock } of this.#pipelines.values()) if (clock !== undefined) clocks.push(clock);
+    if (clocks.length === 0 && this.#lastClock !== undefined) clocks.push(this.#lastClock);
+    const times = clocks.map(({ now, atMs }) => later(now, nowMs - atMs)).sort((a, b) => a - b);
+    return times[(times.length - 1) >> 1];
   }
 
   /** Why the seeds cannot be reached, for a message. */
@@ -103,7 +110,7 @@ export class Connections implements PipelineListener {
       if (known === pipeline && node !== welcome.node) this.#byNode.delete(node);
     }
     this.#byNode.set(welcome.node, pipeline);
-    this.#clock = { now: welcome.now, atMs: this.#options.env.clock.monotonicMs() };
+    this.#lastClock = { now: welcome.now, atMs: this.#options.env.clock.monotonicMs() };
   }
 
   placement(pipeline: Pipeline, placement: Placement): void {

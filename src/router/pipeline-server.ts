@@ -5,6 +5,7 @@ import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError, isTidemarkError } from '../lib/errors.js';
 import type { Timestamp } from '../bucket/requests.js';
 import { checkEpoch } from '../placement/epoch.js';
+import { later } from '../mvcc/timestamp.js';
 import type { NodeId, Placement } from '../placement/map.js';
 import { checkOperation } from './checks.js';
 import type { Answer, LeaderHint, NodeHandle, Operation, OperationContext, OperationKind } from './operations.js';
@@ -14,8 +15,8 @@ import { encodeAnswer, encodeError, encodeLeaders, encodePlacement, encodeWelcom
 
 /**
  * The serving end of pipeline streams, in a node and in a sidecar: takes frames apart, has a NodeHandle execute what is in
- * them, and sends the answers of one turn of the event loop as one frame. It also tells every caller the placement, and who
- * leads, as they change.
+ * them, and sends the answers of one turn of the event loop as one frame. It also tells every caller the placement, who leads,
+ * and its clock, as they change.
  *
  * A request made by an old map is executed like any other if its bucket is here: the bucket decides, not the epoch. The first
  * reply to such a request, and the first that says NOT_HOSTED, has the placement behind it in the same frame: the asker knows
@@ -36,13 +37,18 @@ export interface PipelineServerOptions {
   readonly placement: () => Placement | undefined;
   /** Who leads now, for new callers; without it they know what the placement says. */
   readonly leaders?: (() => readonly LeaderHint[]) | undefined;
-  /** The clock told to new callers. */
-  readonly now: () => Timestamp;
+  /**
+   * The clock told to new callers, who reckon with it from then on, and to all when it is not any more what they reckon: a wall
+   * clock, since one that has only heard of a later time stands still until then.
+   */
+  readonly wallNow: () => Timestamp;
   /** Called with what is thrown and is no TidemarkError: a bug, after which the process should not go on. */
   readonly fatal: (error: unknown) => void;
 }
 
 const FRAME_BYTES = 256 * 1024;
+/** Of limits.maxClockOffsetMs: by so much a clock may differ from what its callers reckon. */
+const CLOCK_NEWS_PART = 1 / 10;
 /** In multiples of limits.streamBufferBytesMax: what the reads under way may be expected to answer; what may lie unread. */
 const WINDOW_BUFFERS = 4;
 const HELD_BUFFERS = 16;
@@ -90,7 +96,7 @@ export class PipelineServer {
     const served = new ServedStream(this.#options, this.#pool, stream, () => this.#streams.delete(served));
     this.#streams.add(served);
     served.push((out) => {
-      encodeWelcome(out, { clusterId: placement.clusterId, node: this.#options.node, now: this.#options.now() });
+      served.encodeClock(out, placement);
       encodePlacement(out, placement);
       const hints = this.#options.leaders?.() ?? [];
       if (hints.length > 0) encodeLeaders(out, hints);
@@ -181,6 +187,7 @@ class ServedStream implements StreamHandlers {
   #over = false;
   /** The epoch of the last placement that went with a reply. One for each is enough: streams keep their order. */
   #epochReplied = 0;
+  #told = { now: 0, atMs: 0 };
 
   constructor(options: PipelineServerOptions, pool: Pool, stream: FrameStream, ended: () => void) {
     this.#options = options;
@@ -380,8 +387,26 @@ class ServedStream implements StreamHandlers {
     this.#flushing = true;
     this.#options.env.timers.turnEnd(() => {
       this.#flushing = false;
-      if (!this.#over && !this.#congested && this.#out.length > 0) this.#send(this.#out.take());
+      if (this.#over || this.#congested || this.#out.length === 0) return;
+      this.#correctClock();
+      this.#send(this.#out.take());
     });
+  }
+
+  encodeClock(out: BinaryWriter, { clusterId }: Placement): void {
+    const { env, node, wallNow } = this.#options;
+    const now = wallNow();
+    this.#told = { now, atMs: env.clock.monotonicMs() };
+    encodeWelcome(out, { clusterId, node, now });
+  }
+
+  /** Once a turn, beside what is sent anyway: the caller goes on with what it was told, though the clock was set meanwhile. */
+  #correctClock(): void {
+    const { env, limits, placement, wallNow } = this.#options;
+    const expected = later(this.#told.now, env.clock.monotonicMs() - this.#told.atMs);
+    const [low, high] = [expected, wallNow()].sort((a, b) => a - b) as [Timestamp, Timestamp];
+    const known = placement();
+    if (known !== undefined && high > later(low, limits.maxClockOffsetMs * CLOCK_NEWS_PART)) this.encodeClock(this.#out, known);
   }
 
   #send(frame: Bytes): void {

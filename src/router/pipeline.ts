@@ -3,6 +3,7 @@ import type { Limits } from '../env/limits.js';
 import { BinaryWriter } from '../lib/binary.js';
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError, isTidemarkError, messageOf } from '../lib/errors.js';
+import type { Timestamp } from '../bucket/requests.js';
 import type { Placement } from '../placement/map.js';
 import type { Alarm, Alarms } from './alarms.js';
 import type { Answer, LeaderHint, NodeHandle, Operation, OperationContext } from './operations.js';
@@ -39,6 +40,12 @@ export interface PipelineListener {
   leaders(pipeline: Pipeline, hints: readonly LeaderHint[]): void;
 }
 
+/** What a node said of its clock, and the monotonic time here at which it did. */
+export interface ToldClock {
+  readonly now: Timestamp;
+  readonly atMs: number;
+}
+
 /** Frames are cut when they reach this size. */
 const FRAME_BYTES = 256 * 1024;
 const CONNECT_TIMEOUT_MS = 3000;
@@ -59,6 +66,7 @@ interface Pending {
 interface Connection {
   stream: FrameStream | undefined;
   welcome: Welcome | undefined;
+  clock: ToldClock | undefined;
   congested: boolean;
   over: boolean;
 }
@@ -91,6 +99,11 @@ export class Pipeline implements NodeHandle {
     return this.#connection?.welcome;
   }
 
+  /** What the node said last of its clock; undefined while not connected. */
+  get clock(): ToldClock | undefined {
+    return this.#connection?.clock;
+  }
+
   /** False while asking here is likely in vain: between attempts to connect, or after a time-out in silence. */
   get healthy(): boolean {
     return !this.#closed && this.#retry === undefined && !this.#silent;
@@ -105,7 +118,7 @@ export class Pipeline implements NodeHandle {
   connect(): void {
     if (this.#closed || this.#connection !== undefined || this.#retry !== undefined) return;
     const { env, alarms, hello } = this.#options;
-    const connection: Connection = { stream: undefined, welcome: undefined, congested: false, over: false };
+    const connection: Connection = { stream: undefined, welcome: undefined, clock: undefined, congested: false, over: false };
     this.#connection = connection;
     connection.stream = env.network.connect(this.address, 'pipeline', encodeHello(hello()), {
       frame: (frame) => this.#receive(connection, frame),
@@ -247,6 +260,7 @@ export class Pipeline implements NodeHandle {
       case 'welcome':
         listener.welcome(this, push.welcome);
         connection.welcome = push.welcome;
+        connection.clock = { now: push.welcome.now, atMs: this.#heardAtMs };
         this.#failures = 0;
         this.#flushLater();
         return;

@@ -202,9 +202,13 @@ export class Router implements NodeHandle {
 
   /** The cluster's present time, as well as it is known here; no proof of anything. */
   now(): Timestamp {
-    const { now, env } = this.#options;
-    const wall = Math.max(0, later(0, Math.max(0, env.clock.wallMs() - EPOCH_MS)));
-    return now?.() ?? Math.max(this.#connections.clusterNow() ?? wall, this.#seen);
+    return this.#options.now?.() ?? Math.max(this.wallNow(), this.#seen);
+  }
+
+  /** The same by clocks alone: it goes on by itself. What was seen may be ahead of all clocks, and stands still until then. */
+  wallNow(): Timestamp {
+    const wall = later(0, Math.max(0, this.#options.env.clock.wallMs() - EPOCH_MS));
+    return this.#connections.clusterNow() ?? wall;
   }
 
   /** Told by the node in this process: the placement, unless it is older than what is known ... */
@@ -291,6 +295,11 @@ export class Router implements NodeHandle {
     if (horizon === undefined) return false;
     this.#sessions.renewAfter(session, checkTimestamp(Number(horizon), 'horizon'));
     return true;
+  }
+
+  /** An id for a caller that retries by itself: see WriteOptions. */
+  newRequestId(): RequestId {
+    return this.#sessions.alone();
   }
 
   // --- queries

@@ -40,12 +40,21 @@ export class Sessions {
   begin(): Ticket {
     const nowMs = this.#clock.monotonicMs();
     if (this.#session === undefined || this.#session.isWornOut(nowMs, this.#limits)) {
-      const earlyMs = Math.min(BORN_EARLY_MS_MAX, this.#limits.sessionRetentionMs * BORN_EARLY_PART);
-      const born = Math.max(this.#bornAfter + 1, Math.min(this.#bornBefore, earlier(this.#now(), earlyMs)));
-      this.#bornBefore = TIMESTAMP_MAX;
-      this.#session = new Session(this.#random, born, nowMs);
+      this.#session = new Session(this.#random, this.#birth(), nowMs);
     }
     return this.#session.begin();
+  }
+
+  /** The first id of a session that somebody else keeps, and ends as it likes. */
+  alone(): RequestId {
+    return new Session(this.#random, this.#birth(), 0).begin().id;
+  }
+
+  #birth(): Timestamp {
+    const earlyMs = Math.min(BORN_EARLY_MS_MAX, this.#limits.sessionRetentionMs * BORN_EARLY_PART);
+    const born = Math.max(this.#bornAfter + 1, Math.min(this.#bornBefore, earlier(this.#now(), earlyMs)));
+    this.#bornBefore = TIMESTAMP_MAX;
+    return born;
   }
 
   /** A bucket has forgotten sessions born up to `horizon`, and takes this one for one of them: the next is younger. */

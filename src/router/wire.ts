@@ -6,8 +6,9 @@ import type { OperationKind } from './operations.js';
 
 /**
  * What stands in the frames of a pipeline stream. A stream opens with a Hello; the server answers with a Welcome and, whenever
- * they change, the placement and the leaders. In between, each side sends frames that hold many items: requests and
- * cancellations one way, replies the other. Requests carry a number; replies come in any order under the same number.
+ * they change, the placement, the leaders, and its clock, by another Welcome. In between, each side sends frames that hold many
+ * items: requests and cancellations one way, replies the other. Requests carry a number; replies come in any order under the
+ * same number.
  *
  * An item is one byte for its type and then its fields in a fixed order (lib/binary.ts). Durations travel as milliseconds that
  * remain, never as times: the clocks of two processes have nothing in common. A frame with a single item that cannot be read
@@ -29,7 +30,7 @@ export interface Hello {
 export interface Welcome {
   readonly clusterId: string;
   readonly node: NodeId;
-  /** The server's clock, for callers whose own clock proves nothing. */
+  /** The server's wall clock, for callers whose own clock proves nothing. When it is set, another Welcome says so. */
   readonly now: Timestamp;
 }
 

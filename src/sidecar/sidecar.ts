@@ -72,7 +72,7 @@ export class Sidecar {
       node: SIDECAR_NODE,
       handle: this.router,
       placement: () => this.#virtual,
-      now: () => this.router.now(),
+      wallNow: () => this.router.wallNow(),
       fatal: onFatal,
     });
     this.router.watch(() => this.#adopt());

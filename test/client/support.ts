@@ -128,7 +128,7 @@ export class MemoryCluster {
         node: id,
         handle: new StoreNode(id, store),
         placement: () => cluster.#placement,
-        now: () => store.clock.now(),
+        wallNow: () => store.clock.physicalNow(),
         fatal,
       });
       const accept = pipelines.accept.bind(pipelines);

@@ -75,9 +75,28 @@ describe('pipeline server', () => {
     open();
     await cluster.time.pass(1);
     expect(stream.pushes).to.deep.equal([
-      { kind: 'welcome', welcome: { clusterId: CLUSTER, node: 1, now: 1000 } },
+      { kind: 'welcome', welcome: { clusterId: CLUSTER, node: 1, now: 1000 + 1000 * 4096 } },
       { kind: 'placement', placement: node.placement },
     ]);
+  });
+
+  it('tells its clock again, beside what it sends anyway, when that was set, and not because time passes', async () => {
+    node.lead();
+    const handlers = open();
+    const kinds = async (first: number): Promise<string[]> => {
+      await cluster.time.pass(1);
+      stream.frames.length = 0;
+      ask(handlers, [GET], first);
+      await cluster.time.pass(1);
+      return stream.pushes.map(({ kind }) => kind);
+    };
+    await cluster.time.pass(60_000);
+    expect(await kinds(1)).to.deep.equal(['answer']);
+    node.wallAhead += 5000 * 4096;
+    expect(await kinds(2)).to.deep.equal(['answer', 'welcome']);
+    expect(await kinds(3)).to.deep.equal(['answer']);
+    node.wallAhead -= 5000 * 4096;
+    expect(await kinds(4)).to.deep.equal(['answer', 'welcome']);
   });
 
   it('tells new callers who leads now', async () => {
@@ -89,7 +108,7 @@ describe('pipeline server', () => {
       handle: node,
       placement: () => node.placement,
       leaders: () => leaders,
-      now: () => 1000,
+      wallNow: () => 1000,
       fatal: () => {},
     });
     pipelines.accept(encodeHello({ protocol: 1, clusterId: '', role: 'client' }), stream);

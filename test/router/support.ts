@@ -2,6 +2,7 @@ import type { Counter, Gauge, Histogram, Logger, Metrics, Network, Random, Serve
 import { DEFAULT_LIMITS, type Limits } from '../../src/env/limits.js';
 import type { Clock } from '../../src/env/time.js';
 import { TidemarkError, isTidemarkError } from '../../src/lib/errors.js';
+import { later } from '../../src/mvcc/timestamp.js';
 import type { NodeInfo, Placement } from '../../src/placement/map.js';
 import type { Answer, LeaderHint, NodeHandle, Operation, OperationContext } from '../../src/router/operations.js';
 import { PipelineServer } from '../../src/router/pipeline-server.js';
@@ -135,6 +136,8 @@ export class FakeNode implements NodeHandle {
   behave: Behaviour = () => {
     throw refuse('NOT_LEADER');
   };
+  /** Its wall clock less the cluster's time. */
+  wallAhead = 1000;
   pipelines: PipelineServer | undefined;
   server: Server | undefined;
 
@@ -224,7 +227,7 @@ export class FakeCluster {
       node: node.id,
       handle: node,
       placement: () => node.placement,
-      now: () => 1000,
+      wallNow: () => later(node.wallAhead, this.time.nowMs),
       fatal: (error) => void this.bugs.push(error),
     });
     const { pipelines } = node;

@@ -1,6 +1,9 @@
 import { expect } from 'chai';
+import type { RequestId } from '../../src/bucket/requests.js';
+import { EPOCH_MS } from '../../src/mvcc/timestamp.js';
 import { bucketOf } from '../../src/placement/map.js';
 import type { Router } from '../../src/router/router.js';
+import { WALL_START_MS } from '../../src/sim/clock.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
 import { bytes, failure, leaderOf, replicasOf, startCluster, untilLed } from './support.js';
 
@@ -60,6 +63,64 @@ describe('clocks that are not what they should be', () => {
     await untilLed(cluster);
     await useAll();
     expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('are not believed for ever: a client that a wrong clock has welcomed last knows the time when that is set right', async () => {
+    const buckets = 4;
+    const cluster = await startCluster({ seed: 'welcomed', nodes: 5, buckets });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const aheadMs = (): number => Math.round(client.now() / 4096 - (WALL_START_MS - EPOCH_MS + cluster.loop.nowMs));
+    // The node that welcomes everybody last does so with a clock that is a minute ahead.
+    cluster.clock(1).jumpWall(60_000);
+    cluster.crash(1);
+    await cluster.restart(1);
+    await cluster.loop.runFor(3000);
+    expect(client.isConnected(1)).to.equal(true);
+    expect(aheadMs(), 'while four of five clocks are right').to.be.within(-1000, 1000);
+    cluster.clock(1).jumpWall(-60_000);
+    for (const key of KEYS) await cluster.settle(client.get(bytes(key)));
+    expect(aheadMs()).to.be.within(-1000, 1000);
+    // Nobody refuses what is born now.
+    for (const [n, key] of KEYS.entries()) {
+      const id = { session: 1000 + n, born: client.now(), sequence: 1, lowest: 1 };
+      await cluster.settle(client.put(bytes(key), bytes('x'), { id, timeoutMs: 1000 }));
+    }
+  });
+
+  it('are told as they are, and not as what was heard from one that is far ahead', async () => {
+    const cluster = await startCluster({ seed: 'heard', nodes: 3, buckets: 4 });
+    await untilLed(cluster);
+    cluster.clock(1).jumpWall(60_000);
+    const ahead = KEYS.find((key) => leaderOf(cluster, key, 4) === 1) ?? '';
+    await cluster.settle(cluster.node(1).router.put(bytes(ahead), bytes('x')));
+    // By now every node has given its timestamps behind that entry. Who comes now would count on from there.
+    await cluster.loop.runFor(500);
+    cluster.clock(1).jumpWall(-60_000);
+    const client = cluster.client('c1');
+    const aheadMs = (): number => Math.round(client.now() / 4096 - (WALL_START_MS - EPOCH_MS + cluster.loop.nowMs));
+    await cluster.settle(client.ready());
+    await cluster.loop.runFor(500);
+    expect(aheadMs()).to.be.within(-1000, 1000);
+    await cluster.loop.runFor(90_000);
+    expect(aheadMs()).to.be.within(-1000, 1000);
+  });
+
+  it('refuse no session of a caller that lets the client name it, though what it has seen is a minute ahead', async () => {
+    const cluster = await startCluster({ seed: 'born-ahead', nodes: 5, replicas: 3, buckets: 10 });
+    await untilLed(cluster);
+    cluster.clock(1).jumpWall(60_000);
+    await cluster.loop.runFor(400);
+    const client = cluster.client('c1');
+    await cluster.settle(client.ready());
+    const nodesOf = (key: string): number[] => replicasOf(cluster, bucketOf(bytes(key), 10)).map(({ node }) => node);
+    const ahead = KEYS.find((key) => leaderOf(cluster, key, 10) === 1) ?? '';
+    const behind = KEYS.find((key) => !nodesOf(ahead).includes(leaderOf(cluster, key, 10))) ?? '';
+    expect([ahead, behind]).to.not.include('');
+    await cluster.settle(client.get(bytes(ahead)));
+    const put = (id: RequestId) => cluster.settle(client.put(bytes(behind), bytes('x'), { id, timeoutMs: 1000 }));
+    await put(client.newRequestId());
+    expect(client.newRequestId().session).to.not.equal(client.newRequestId().session);
   });
 
   for (const ahead of [1, 2, 3]) {
