@@ -95,6 +95,10 @@ export class SimCluster {
     return [...this.#machines.keys()];
   }
 
+  get buckets(): number {
+    return this.#options.buckets;
+  }
+
   /** Starts every node. */
   async start(): Promise<void> {
     await this.settle(Promise.all(this.ids.map((id) => this.boot(id))), START_TIMEOUT_MS);
@@ -169,11 +173,22 @@ export class SimCluster {
     return this.#machine(id).life === undefined;
   }
 
+  /** Where the nodes listen. */
+  get endpoints(): readonly string[] {
+    return this.#infos.map(({ address }) => address);
+  }
+
   /** A smart client on a machine of its own. */
   client(name: string, clock: SimClock = this.loop.clock()): Router {
+    const env = this.machine(name, clock).env;
+    return new Router({ env, limits: this.limits, role: 'client', seeds: this.endpoints });
+  }
+
+  /** A machine beside the cluster, with a process on it that knows the network but nobody yet. */
+  machine(name: string, clock: SimClock): { readonly process: SimProcess; readonly env: Env } {
     const process = this.loop.process(name, clock);
-    const env = this.#env(name, process, new SimDisk({ timers: process.timers, random: this.loop.random, place: name }), 0);
-    return new Router({ env, limits: this.limits, role: 'client', seeds: this.#infos.map(({ address }) => address) });
+    const disk = new SimDisk({ timers: process.timers, random: this.loop.random, place: name });
+    return { process, env: this.#env(name, process, disk, 0) };
   }
 
   /** Lets the world run until a promise of the code under test is settled, and answers as it does. */

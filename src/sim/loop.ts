@@ -5,6 +5,15 @@ import { EventQueue, type SimEvent } from './event-queue.js';
 import { SimProcess, type Scheduler } from './process.js';
 import { SimRandom } from './random.js';
 
+/** The real one, whatever a program that is simulated finds under that name. */
+const nextRound = setImmediate;
+
+/** Told when the loop begins and ends to run code of its world: in between nothing else of this process runs. */
+export interface Surroundings {
+  enter(): void;
+  leave(): void;
+}
+
 /**
  * The simulated event loop: one queue of events in virtual time for all processes of a simulated world.
  *
@@ -31,6 +40,7 @@ export class SimLoop implements Scheduler {
   readonly timers: Timers;
   readonly #queue = new EventQueue();
   readonly #turnEnds: (() => void)[] = [];
+  surroundings: Surroundings | undefined;
   #nowMs = 0;
   #order = 0;
   #eventsRun = 0;
@@ -136,7 +146,11 @@ export class SimLoop implements Scheduler {
         if (queued === 0) refill();
       };
       const refill = (): void => {
-        for (; queued < STEPS_QUEUED; queued += 1) setImmediate(step);
+        const { surroundings } = this;
+        // What a step leaves to promises runs before the next of these.
+        if (surroundings !== undefined) nextRound(() => ended || surroundings.enter());
+        for (; queued < STEPS_QUEUED; queued += 1) nextRound(step);
+        if (surroundings !== undefined) nextRound(() => ended || surroundings.leave());
       };
       refill();
     });

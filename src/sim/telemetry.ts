@@ -3,6 +3,8 @@ import type { Fields, Logger, Metrics } from '../env/env.js';
 /** What a simulated world's processes log, in order, with virtual time: the trace of a run. */
 export class SimLog {
   readonly lines: string[] = [];
+  /** Told of every line, also of those that are no longer kept. */
+  onLine: ((line: string) => void) | undefined;
   readonly #nowMs: () => number;
   readonly #linesMax: number;
 
@@ -14,7 +16,9 @@ export class SimLog {
   logger(fields: Fields): Logger {
     const write = (level: string, message: string, more: Fields = {}): void => {
       if (this.lines.length >= this.#linesMax) this.lines.splice(0, this.#linesMax / 2);
-      this.lines.push(`${this.#nowMs().toFixed(3)} ${level} ${message} ${JSON.stringify({ ...fields, ...more })}`);
+      const line = `${this.#nowMs().toFixed(3)} ${level} ${message} ${JSON.stringify({ ...fields, ...more })}`;
+      this.lines.push(line);
+      this.onLine?.(line);
     };
     return {
       debug: (message, more) => write('debug', message, more),

@@ -1,0 +1,103 @@
+import type { Timing } from '../../bucket/replica.js';
+import type { Limits } from '../../env/limits.js';
+import type { DiskFaults } from '../disk.js';
+import type { Latency } from '../network.js';
+import { drawPlan, FAULTS, type Fault, type SwarmPlan } from '../swarm/plan.js';
+import type { SimRandom } from '../random.js';
+
+export type Seed = string | number;
+
+/** What may happen by chance: nothing, a mix that the seed draws, some of the faults evenly, or each with its weight. */
+export type Faults = 'none' | 'swarm' | readonly Fault[] | { readonly [Name in Fault]?: number };
+
+export interface ClusterOptions {
+  /** 1 to 7; default 3. */
+  readonly nodes?: number;
+  /** Default 4. */
+  readonly buckets?: number;
+  /** Of each bucket; default 3, or as many as there are nodes. */
+  readonly replicas?: number;
+  /** Default `none`: then nothing breaks but what the test breaks. */
+  readonly faults?: Faults;
+  /** For so long random faults happen, and then are healed; default: until `world.heal()` or the end. */
+  readonly forMs?: number;
+  /** Mean time from one random fault to the next; default 1000, and with `swarm` what the seed draws. */
+  readonly faultEveryMs?: number;
+  /** How long they last: up to twice this; default 1000, and with `swarm` what the seed draws. */
+  readonly faultMs?: number;
+  /** How long each message takes; default 0.1 to 1 ms, and with `swarm` what the seed draws. */
+  readonly latency?: Latency;
+  /** Of every node; default a sync in about 1 ms, and with `swarm` what the seed draws. */
+  readonly disk?: DiskFaults;
+  /** Nodes' wall clocks are up to so far from true time; default 150. */
+  readonly clockSkewMs?: number;
+  readonly timing?: Partial<Timing>;
+  readonly limits?: Partial<Limits>;
+  /** Simulated time after which a test that has not ended fails; default ten minutes. */
+  readonly timeoutMs?: number;
+}
+
+const NODES_MAX = 7;
+const BUCKETS_MAX = 256;
+const CALM = { latency: { minMs: 0.1, maxMs: 1 }, disk: {}, faultEveryMs: 1000, faultMs: 1000 };
+
+/** The plan of one run: what the test asks for, and for the rest the defaults or what the seed draws. */
+export function planOf(options: ClusterOptions, random: SimRandom): SwarmPlan {
+  const { nodes = 3, buckets = 4, faults = 'none' } = options;
+  const { replicas = Math.min(3, nodes), clockSkewMs = 150 } = options;
+  whole('nodes', nodes, NODES_MAX);
+  whole('buckets', buckets, BUCKETS_MAX);
+  whole('replicas', replicas, nodes);
+  const drawn = drawPlan(random);
+  const base = faults === 'swarm' ? drawn : { ...drawn, ...CALM };
+  const { faultEveryMs = base.faultEveryMs, faultMs = base.faultMs, latency = base.latency, disk = base.disk } = options;
+  return {
+    ...base,
+    nodes,
+    buckets,
+    replicas,
+    faults: mixOf(faults, drawn),
+    faultEveryMs: positive('faultEveryMs', faultEveryMs),
+    faultMs: positive('faultMs', faultMs),
+    latency,
+    disk,
+    clockSkewMs,
+    timing: options.timing ?? {},
+    limits: options.limits ?? {},
+  };
+}
+
+function mixOf(faults: Faults, drawn: SwarmPlan): SwarmPlan['faults'] {
+  if (faults === 'none') return [];
+  if (faults === 'swarm') return drawn.faults;
+  const mix = Array.isArray(faults) ? (faults as readonly Fault[]).map((name) => [name, 1] as const) : Object.entries(faults);
+  for (const [name, weight] of mix) {
+    if (!FAULTS.some((fault) => fault === name)) {
+      throw new RangeError(`faults: there is no '${name}'; expected 'none', 'swarm', or some of ${FAULTS.join(', ')}`);
+    }
+    if (!(weight >= 0)) throw new RangeError(`faults.${name}: expected a weight of 0 or more, not ${weight}`);
+  }
+  return mix as SwarmPlan['faults'];
+}
+
+function whole(name: string, value: number, max: number): void {
+  if (Number.isSafeInteger(value) && value >= 1 && value <= max) return;
+  throw new RangeError(`${name}: expected a whole number from 1 to ${max}, not ${value}`);
+}
+
+function positive(name: string, value: number): number {
+  if (value > 0) return value;
+  throw new RangeError(`${name}: expected a number above 0, not ${value}`);
+}
+
+/** `1..50`, `7`, or seeds by themselves. */
+export function seedsOf(seeds: string | readonly Seed[], name: string): readonly Seed[] {
+  if (typeof seeds !== 'string') {
+    if (seeds.length > 0) return seeds;
+    throw new RangeError(`${name}: expected at least one seed`);
+  }
+  const match = /^(\d{1,12})(?:\.\.(\d{1,12}))?$/.exec(seeds);
+  const [first, last] = [Number(match?.[1]), Number(match?.[2] ?? match?.[1])];
+  if (match === null || last < first) throw new RangeError(`${name}: expected seeds like 1..50, or one like 7, not '${seeds}'`);
+  return Array.from({ length: last - first + 1 }, (_, at) => first + at);
+}
