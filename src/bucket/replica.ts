@@ -249,6 +249,7 @@ export class Replica {
         {
           state: this.state,
           limits: this.#host.limits,
+          canServe: () => this.raft.canServe() && !this.#installing,
           nextTimestamp: () => this.#nextTimestamp(),
           append: (data) => this.#append(data),
         },

@@ -9,11 +9,23 @@ export type Mutation =
   | { readonly kind: 'delete'; readonly key: Bytes };
 
 /** A key's version is the timestamp of its latest record; 0 for a key that does not exist. */
-export type Condition =
+export type KeyCondition =
   | { readonly kind: 'exists'; readonly key: Bytes }
   | { readonly kind: 'absent'; readonly key: Bytes }
   | { readonly kind: 'version'; readonly key: Bytes; readonly version: Timestamp }
   | { readonly kind: 'value'; readonly key: Bytes; readonly value: Bytes };
+
+/**
+ * No key of the range was put or deleted after `since`, nor one that was not there before: whoever read the range as of
+ * `since` would read the same now.
+ */
+export interface RangeCondition {
+  readonly kind: 'unchanged';
+  readonly range: KeyRange;
+  readonly since: Timestamp;
+}
+
+export type Condition = KeyCondition | RangeCondition;
 
 /**
  * Names one command for ever, so that a retry never applies twice. `session` is random, below 2^53; `born` is when the
@@ -40,7 +52,7 @@ export interface WriteResult {
   readonly timestamp: Timestamp;
   /** The position in `conditions` of the first one that did not hold; -1 if applied. */
   readonly failedCondition: number;
-  /** The present version of that condition's key, 0 if it does not exist. */
+  /** The present version of that condition's key, 0 if it does not exist; of a range, when some key of it was changed. */
   readonly failedVersion: Timestamp;
 }
 

@@ -43,14 +43,11 @@ export function checkWrite({ conditions, mutations }: WriteParts, limits: Limits
     throw invalid('WRITE_TOO_LARGE', message, { limit: String(limits.writeMutationsMax) });
   }
   let bytes = 0;
-  for (const [index, condition] of conditions.entries()) {
-    checkKey(condition.key, limits, `conditions[${index}].key`);
-    bytes += condition.key.length;
-    if (condition.kind === 'version') checkTimestamp(condition.version, `conditions[${index}].version`);
-    if (condition.kind === 'value') {
-      checkValue(condition.value, limits, `conditions[${index}].value`);
-      bytes += condition.value.length;
-    }
+  for (const [index, condition] of conditions.entries()) bytes += checkCondition(condition, limits, `conditions[${index}]`);
+  const ranges = conditions.filter(({ kind }) => kind === 'unchanged').length;
+  if (ranges > limits.writeRangesMax) {
+    const message = `a write has conditions on ${ranges} ranges; at most ${limits.writeRangesMax} are allowed`;
+    throw invalid('WRITE_TOO_LARGE', message, { limit: String(limits.writeRangesMax) });
   }
   for (const [index, mutation] of mutations.entries()) {
     checkKey(mutation.key, limits, `mutations[${index}].key`);
@@ -68,6 +65,21 @@ export function checkWrite({ conditions, mutations }: WriteParts, limits: Limits
   return bytes;
 }
 
+/** Returns its bytes. */
+function checkCondition(condition: Condition, limits: Limits, field: string): number {
+  if (condition.kind === 'unchanged') {
+    const { range, since } = condition;
+    checkRange(range, limits, `${field}.unchanged.`);
+    checkTimestamp(since, `${field}.unchanged.since`);
+    return range.start.length + range.end.length;
+  }
+  checkKey(condition.key, limits, `${field}.key`);
+  if (condition.kind === 'version') checkTimestamp(condition.version, `${field}.version`);
+  if (condition.kind !== 'value') return condition.key.length;
+  checkValue(condition.value, limits, `${field}.value`);
+  return condition.key.length + condition.value.length;
+}
+
 function checkDistinct(mutations: readonly Mutation[]): void {
   const seen = new Set<string>();
   for (const [index, { key }] of mutations.entries()) {
@@ -81,17 +93,19 @@ function checkDistinct(mutations: readonly Mutation[]): void {
 }
 
 /** Bounds are not keys: they may be empty, and `!` is a place in the order like any other. */
-export function checkRange(range: KeyRange, limits: Limits): void {
-  for (const [field, bound] of [['start', range.start], ['end', range.end]] as const) {
+export function checkRange(range: KeyRange, limits: Limits, prefix = ''): void {
+  for (const [name, bound] of [['start', range.start], ['end', range.end]] as const) {
     // One byte more than a key, so that the successor of the longest key is a bound.
     if (bound.length > limits.keyBytesMax + 1) {
+      const field = prefix + name;
       const message = `${field} has ${bound.length} bytes; at most ${limits.keyBytesMax + 1} are allowed`;
       throw invalid('KEY_TOO_LARGE', message, { field, limit: String(limits.keyBytesMax + 1) });
     }
   }
   if (range.end.length > 0 && range.start.compare(range.end) > 0) {
-    const message = `the range is inverted: start '${printable(range.start)}' is above end '${printable(range.end)}'`;
-    throw invalid('RANGE_INVERTED', message, { field: 'end' });
+    const where = prefix === '' ? 'the range' : `${prefix.slice(0, -1)}`;
+    const message = `${where} is inverted: start '${printable(range.start)}' is above end '${printable(range.end)}'`;
+    throw invalid('RANGE_INVERTED', message, { field: `${prefix}end` });
   }
 }
 

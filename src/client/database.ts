@@ -78,7 +78,15 @@ export interface HistoryOptions extends RequestOptions {
 export type ConditionOf<K> =
   | { readonly kind: 'exists' | 'absent'; readonly key: K }
   | { readonly kind: 'version'; readonly key: K; readonly version: Timestamp }
-  | { readonly kind: 'value'; readonly key: K; readonly value: K };
+  | { readonly kind: 'value'; readonly key: K; readonly value: K }
+  | (RangeOf<K> & { readonly kind: 'unchanged'; readonly since: Timestamp });
+
+/** Keys that begin with `prefix`, or from `start` on and below `end`; neither: all keys. */
+export interface RangeOf<K> {
+  readonly prefix?: K | undefined;
+  readonly start?: K | undefined;
+  readonly end?: K | undefined;
+}
 
 export type MutationOf<K> =
   | { readonly kind: 'put'; readonly key: K; readonly value: K }
@@ -98,7 +106,10 @@ export interface Written {
 export interface WriteOutcome extends Written {
   /** False: a condition did not hold, and nothing was written. */
   readonly applied: boolean;
-  /** The first condition that did not hold, and the present version of its key (0: it does not exist). */
+  /**
+   * The first condition that did not hold, and the present version of its key (0: it does not exist); of a range, the timestamp
+   * of a change in it.
+   */
   readonly failed?: { readonly condition: number; readonly version: Timestamp };
 }
 
@@ -244,7 +255,7 @@ export class Database implements AsyncDisposable {
   }
 }
 
-function rangeOf({ prefix, start, end }: ScanOptions): KeyRange {
+export function rangeOf({ prefix, start, end }: RangeOf<Data>): KeyRange {
   if (prefix === undefined) return { start: boundOf(start), end: boundOf(end) };
   if (start !== undefined || end !== undefined) throw contradiction('prefix', 'start or end');
   const first = bytesOf(prefix);
@@ -256,6 +267,7 @@ function boundOf(bound: Data | undefined): Bytes {
 }
 
 function conditionOf(condition: ConditionOf<Data>): Condition {
+  if (condition.kind === 'unchanged') return { kind: 'unchanged', range: rangeOf(condition), since: condition.since };
   const key = bytesOf(condition.key);
   switch (condition.kind) {
     case 'version':

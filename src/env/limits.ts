@@ -8,6 +8,9 @@ export interface Limits {
   /** Keys and values of one Write together. */
   readonly writeBytesMax: number;
   readonly writeMutationsMax: number;
+  /** Conditions on ranges in one Write, and how many keys and changes a bucket looks at to decide all of them. */
+  readonly writeRangesMax: number;
+  readonly rangeEntriesMax: number;
   readonly messageBytesMax: number;
   /** How far ahead of this node's wall clock a timestamp may be before it is refused. */
   readonly maxClockOffsetMs: number;
@@ -26,6 +29,8 @@ export interface Limits {
   /** Proposed and not yet applied entries and bytes of one bucket. */
   readonly proposalsPerBucketMax: number;
   readonly proposalBytesPerBucketMax: number;
+  /** Conditions on ranges of one bucket that are being looked at: each is compared with every key that is written meanwhile. */
+  readonly rangesPerBucketMax: number;
   /** Applied writes that wait for their state batch; above it the node stops to apply. */
   readonly overlayBytesMax: number;
   /** Latest values kept in memory for reads. */
@@ -79,6 +84,8 @@ export const DEFAULT_LIMITS: Limits = {
   valueBytesMax: MIB,
   writeBytesMax: 8 * MIB,
   writeMutationsMax: 1024,
+  writeRangesMax: 64,
+  rangeEntriesMax: 20_000,
   messageBytesMax: 16 * MIB,
   maxClockOffsetMs: 1000,
 
@@ -89,6 +96,7 @@ export const DEFAULT_LIMITS: Limits = {
   answerBytesMax: 128 * MIB,
   proposalsPerBucketMax: 1024,
   proposalBytesPerBucketMax: 16 * MIB,
+  rangesPerBucketMax: 128,
   overlayBytesMax: 64 * MIB,
   readCacheBytesMax: 16 * MIB,
   appendBytesMax: MIB,

@@ -61,6 +61,10 @@ export const MUTANTS = [
   // Commands
   'answer-before-commit',
   'conditions-miss-in-flight',
+  'range-misses-in-flight',
+  'range-misses-overtaking',
+  'range-misses-deletes',
+  'range-below-horizon',
   'effects-over-terms',
   'retry-runs-again',
   'retry-in-flight-runs-again',

@@ -9,6 +9,7 @@ import { checkWrite } from '../bucket/validate.js';
 import type { HybridClock } from '../mvcc/timestamp.js';
 import type { BucketId, NodeId } from '../placement/map.js';
 import type { Answer, NodeHandle, Operation, OperationContext, OperationKind } from '../router/operations.js';
+import { rangesOf } from '../bucket/range-conditions.js';
 import { Admission } from './admission.js';
 import { scanPage } from './scan.js';
 
@@ -63,6 +64,8 @@ export class Executor implements NodeHandle {
     checkWrite(request, limits);
     // A session's later writes come after what it has seen, whichever buckets that was in.
     if (seen !== undefined && !mutant('write-ignores-session')) hybrid.merge(seen, 'the highest timestamp seen');
+    // Who read a range as of a timestamp writes after it.
+    for (const { since } of rangesOf(request.conditions)) hybrid.merge(since, 'conditions.unchanged.since');
     // A session is forgotten by the time of its birth: one of the far future would never be.
     hybrid.check(request.id.born, 'id.born');
     const result = await this.#replica(bucket).write(request);

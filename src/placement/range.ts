@@ -7,8 +7,13 @@ import { bucketOf, partitionKeyOf, type BucketId } from './map.js';
  * key of the range has the same partition key: the range holds a single key, or lies under one complete `{partition}`.
  */
 export function bucketsOfRange(start: Bytes, end: Bytes, buckets: number): BucketId[] {
-  const only = isOneKey(start, end) || isOnePartition(start, end);
-  return only ? [bucketOf(start, buckets)] : Array.from({ length: buckets }, (_, bucket) => bucket);
+  if (liesInOnePartition(start, end)) return [bucketOf(start, buckets)];
+  return Array.from({ length: buckets }, (_, bucket) => bucket);
+}
+
+/** Every key of the range has the same partition key. */
+export function liesInOnePartition(start: Bytes, end: Bytes): boolean {
+  return isOneKey(start, end) || isOnePartition(start, end);
 }
 
 function isOneKey(start: Bytes, end: Bytes): boolean {

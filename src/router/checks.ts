@@ -2,7 +2,8 @@ import type { Limits } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
 import { printable, type Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
-import type { Mutation } from '../bucket/requests.js';
+import { rangesOf } from '../bucket/range-conditions.js';
+import type { Condition, KeyCondition, Mutation } from '../bucket/requests.js';
 import {
   checkConsistency,
   checkKey,
@@ -13,6 +14,7 @@ import {
   type WriteParts,
 } from '../bucket/validate.js';
 import { bucketOf, type BucketId } from '../placement/map.js';
+import { bucketsOfRange } from '../placement/range.js';
 import type { Operation } from './operations.js';
 
 /** Everything that bucket/validate.ts asks of an operation that came over the wire, and that its keys belong to its buckets. */
@@ -21,7 +23,7 @@ export function checkOperation(operation: Operation, limits: Limits, buckets: nu
     case 'write': {
       const { id, conditions, mutations } = operation.request;
       checkWrite(operation.request, limits);
-      for (const { key } of conditions) checkBucket(key, operation.bucket, buckets);
+      for (const condition of conditions) checkConditionBucket(condition, operation.bucket, buckets);
       for (const { key } of mutations) checkBucket(key, operation.bucket, buckets);
       checkRequestId(id);
       return;
@@ -57,6 +59,13 @@ function checkBucket(key: Bytes, bucket: BucketId, buckets: number): void {
   throw invalid('WRONG_BUCKET', `key '${printable(key)}' belongs to bucket ${own} of ${buckets}, not to ${bucket}`);
 }
 
+function checkConditionBucket(condition: Condition, bucket: BucketId, buckets: number): void {
+  if (condition.kind !== 'unchanged') return checkBucket(condition.key, bucket, buckets);
+  const { start, end } = condition.range;
+  if (bucketsOfRange(start, end, buckets).includes(bucket)) return;
+  throw invalid('WRONG_BUCKET', `the range from '${printable(start)}' to '${printable(end)}' has no keys in bucket ${bucket}`);
+}
+
 function checkBuckets(list: readonly BucketId[], buckets: number): void {
   if (list.length === 0) throw invalid('NO_BUCKETS', 'the request names no bucket');
   let last = -1;
@@ -72,19 +81,35 @@ function checkBuckets(list: readonly BucketId[], buckets: number): void {
 export function bucketOfWrite({ conditions, mutations }: WriteParts, buckets: number): BucketId {
   let bucket: BucketId | undefined;
   let first: Bytes | undefined;
-  for (const { key } of [...mutations, ...conditions]) {
+  for (const { key } of [...mutations, ...conditions.filter(isOnKey)]) {
     const own = bucketOf(key, buckets);
     bucket ??= own;
     first ??= key;
-    if (own === bucket) continue;
-    const message =
-      `the keys '${printable(first)}' and '${printable(key)}' are in different buckets (${bucket} and ${own}); transactions ` +
-      'across buckets are not available yet. Keys with the same part in braces, like {user1}/name and {user1}/mail, ' +
-      'stay together';
-    throw new TidemarkError('UNIMPLEMENTED', 'CROSS_BUCKET_WRITE', message);
+    if (own !== bucket) {
+      throw crossBucket(`the keys '${printable(first)}' and '${printable(key)}' are in different buckets (${bucket} and ${own})`);
+    }
   }
-  assert(bucket !== undefined, 'a checked write has keys');
+  for (const { range } of rangesOf(conditions)) {
+    const [own, ...more] = bucketsOfRange(range.start, range.end, buckets);
+    bucket ??= own;
+    if (own !== bucket || more.length > 0) {
+      const where = more.length > 0 ? `is spread over all ${buckets} buckets` : `is in another bucket (${own}, not ${bucket})`;
+      throw crossBucket(`the range from '${printable(range.start)}' to '${printable(range.end)}' ${where}`);
+    }
+  }
+  assert(bucket !== undefined, 'a checked write has keys or ranges');
   return bucket;
+}
+
+function isOnKey(condition: Condition): condition is KeyCondition {
+  return condition.kind !== 'unchanged';
+}
+
+function crossBucket(why: string): TidemarkError {
+  const message =
+    `${why}; transactions across buckets are not available yet. Keys with the same part in braces, like {user1}/name and ` +
+    '{user1}/mail, stay together, and so does a range within them';
+  return new TidemarkError('UNIMPLEMENTED', 'CROSS_BUCKET_WRITE', message);
 }
 
 /** The bytes that a write keeps in memory. */

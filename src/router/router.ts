@@ -260,6 +260,9 @@ export class Router implements NodeHandle {
       const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
       const bucket = bucketOfWrite({ conditions, mutations }, placement.buckets);
       if (options.id !== undefined) this.#checkNotAhead(options.id.born, 'id.born');
+      for (const [at, condition] of conditions.entries()) {
+        if (condition.kind === 'unchanged') this.#checkNotAhead(condition.since, `conditions[${at}].unchanged.since`);
+      }
       const execute = (id: RequestId): Promise<Answer<'write'>> =>
         this.#dispatcher.execute(
           { kind: 'write', bucket, request: { id, conditions, mutations } },

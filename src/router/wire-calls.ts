@@ -17,7 +17,7 @@ export interface Request {
 
 export type Call = { readonly kind: 'request'; readonly request: Request } | { readonly kind: 'cancel'; readonly number: number };
 
-const CONDITIONS: readonly Condition['kind'][] = ['exists', 'absent', 'version', 'value'];
+const CONDITIONS: readonly Condition['kind'][] = ['exists', 'absent', 'version', 'value', 'unchanged'];
 
 /** Longest time a caller may say that it waits: a day. */
 const REMAINING_MS_MAX = 86_400_000;
@@ -128,6 +128,12 @@ function decodeOperation(input: BinaryReader, kind: OperationKind): Operation {
 
 function encodeCondition(out: BinaryWriter, condition: Condition): void {
   out.byte(CONDITIONS.indexOf(condition.kind));
+  if (condition.kind === 'unchanged') {
+    out.bytes(condition.range.start);
+    out.bytes(condition.range.end);
+    out.uint(condition.since);
+    return;
+  }
   out.bytes(condition.key);
   if (condition.kind === 'version') out.uint(condition.version);
   if (condition.kind === 'value') out.bytes(condition.value);
@@ -135,6 +141,7 @@ function encodeCondition(out: BinaryWriter, condition: Condition): void {
 
 function decodeCondition(input: BinaryReader): Condition {
   const kind = pick(CONDITIONS, input, 'the kind of a condition');
+  if (kind === 'unchanged') return { kind, range: { start: input.bytes(), end: input.bytes() }, since: input.uint() };
   const key = input.bytes();
   if (kind === 'version') return { kind, key, version: input.uint() };
   if (kind === 'value') return { kind, key, value: input.bytes() };

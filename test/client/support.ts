@@ -5,7 +5,7 @@ import { DEFAULT_LIMITS } from '../../src/env/limits.js';
 import type { Server } from '../../src/env/network.js';
 import { toMapKey } from '../../src/lib/bytes.js';
 import { HybridClock } from '../../src/mvcc/timestamp.js';
-import type { Condition, Record, Version } from '../../src/bucket/requests.js';
+import type { Condition, KeyRange, RangeCondition, Record, Version } from '../../src/bucket/requests.js';
 import { bucketOf, type Placement } from '../../src/placement/map.js';
 import type { Answer, NodeHandle, Operation, OperationContext } from '../../src/router/operations.js';
 import { PipelineServer } from '../../src/router/pipeline-server.js';
@@ -23,6 +23,13 @@ class Store {
     return version === undefined || version.deleted ? undefined : { key, value: version.value, version: version.version };
   }
 
+  /** The last change in a range since a timestamp; 0 if there is none. */
+  changedIn({ range, since }: RangeCondition): number {
+    const keys = [...this.keys.values()].filter(({ key }) => inRange(key, range));
+    const last = Math.max(0, ...keys.map(({ versions }) => versions[0]?.version ?? 0));
+    return last > since ? last : 0;
+  }
+
   add(key: Buffer, version: Version): void {
     const known = this.keys.get(toMapKey(key));
     if (known === undefined) this.keys.set(toMapKey(key), { key, versions: [version] });
@@ -30,6 +37,7 @@ class Store {
   }
 
   holds(condition: Condition): boolean {
+    if (condition.kind === 'unchanged') return this.changedIn(condition) === 0;
     const record = this.at(condition.key, Infinity);
     switch (condition.kind) {
       case 'exists':
@@ -42,6 +50,10 @@ class Store {
         return record?.value.equals(condition.value) === true;
     }
   }
+}
+
+function inRange(key: Buffer, { start, end }: KeyRange): boolean {
+  return key.compare(start) >= 0 && (end.length === 0 || key.compare(end) < 0);
 }
 
 /** A node that leads the buckets with its parity, over a store that it shares with the other. */
@@ -68,7 +80,8 @@ class StoreNode implements NodeHandle {
         const failedCondition = conditions.findIndex((condition) => !store.holds(condition));
         const failed = conditions[failedCondition];
         if (failed !== undefined) {
-          const failedVersion = store.at(failed.key, Infinity)?.version ?? 0;
+          const failedVersion =
+            failed.kind === 'unchanged' ? store.changedIn(failed) : (store.at(failed.key, Infinity)?.version ?? 0);
           return { result: { applied: false, timestamp: now, failedCondition, failedVersion }, served };
         }
         for (const mutation of mutations) {
@@ -96,7 +109,7 @@ class StoreNode implements NodeHandle {
         const timestamp = consistency.kind === 'asOf' ? consistency.timestamp : now;
         const records = [...store.keys.values()]
           .filter(({ key }) => buckets.includes(bucketOf(key, BUCKETS)))
-          .filter(({ key }) => key.compare(range.start) >= 0 && (range.end.length === 0 || key.compare(range.end) < 0))
+          .filter(({ key }) => inRange(key, range))
           .flatMap(({ key }) => store.at(key, timestamp) ?? [])
           .map((record) => (keysOnly ? { ...record, value: Buffer.alloc(0) } : record))
           .sort((a, b) => a.key.compare(b.key) * (reverse ? -1 : 1));

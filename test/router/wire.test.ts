@@ -33,6 +33,7 @@ const condition: fc.Arbitrary<Condition> = fc.oneof(
   fc.record({ kind: fc.constant('absent' as const), key: data }),
   fc.record({ kind: fc.constant('version' as const), key: data, version: uint }),
   fc.record({ kind: fc.constant('value' as const), key: data, value: data }),
+  fc.record({ kind: fc.constant('unchanged' as const), range: fc.record({ start: data, end: data }), since: uint }),
 );
 
 const mutation: fc.Arbitrary<Mutation> = fc.oneof(
@@ -212,7 +213,10 @@ describe('wire: frames of a pipeline stream', () => {
         bucket: 200,
         request: {
           id: { session: 9, born: 8, sequence: 7, lowest: 6 },
-          conditions: [{ kind: 'version', key: Buffer.from('k'), version: 5 }],
+          conditions: [
+            { kind: 'version', key: Buffer.from('k'), version: 5 },
+            { kind: 'unchanged', range: { start: Buffer.from('a'), end: Buffer.from('b') }, since: 4 },
+          ],
           mutations: [
             { kind: 'put', key: Buffer.from('k'), value: Buffer.from('v') },
             { kind: 'delete', key: Buffer.from('l') },
@@ -222,7 +226,7 @@ describe('wire: frames of a pipeline stream', () => {
     });
     encodeCancel(out, 3);
     const request = '000102ac02008080808080808008c80109080706';
-    expect(out.take().toString('hex')).to.equal(`${request}0102016b050201016b01760001` + '6c1003');
+    expect(out.take().toString('hex')).to.equal(`${request}0202016b050401610162040201016b01760001` + '6c1003');
     encodeAnswer(out, 1, 'get', {
       result: { record: { key: Buffer.from('k'), value: Buffer.from('v'), version: 5 } },
       served: { node: 2, timestamp: 128, consistency: 'asOf', hops: 1 },

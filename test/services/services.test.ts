@@ -117,6 +117,19 @@ describe('the public services of a node', function () {
     expect(checked.applied).to.equal(true);
   });
 
+  it('tell whether a range that was read is as it was', async () => {
+    await put('{r}1', 'x');
+    const [page] = await stream('Scan', { prefix: b('{r}') });
+    const since = (page as { header: Header }).header.timestamp;
+    const unchanged = { prefix: b('{r}'), since };
+    const first = await write({ conditions: [{ unchanged }], mutations: [{ put: { key: b('{r}2'), value: b('y') } }] });
+    expect([first.applied, first.failed]).to.deep.equal([true, null]);
+    const again = await write({ conditions: [{ unchanged }], mutations: [{ delete: { key: b('{r}2') } }] });
+    expect([again.applied, again.failed]).to.deep.equal([false, { condition: 0, version: first.timestamp }]);
+    const bounds = { start: b('{r}3'), end: b('{r}4'), since };
+    expect((await write({ conditions: [{ unchanged: bounds }] })).applied).to.equal(true);
+  });
+
   it('apply a command that is repeated under its id once', async () => {
     const id = { session: 77, born: (await put('id', 'zero')).version, sequence: 1, lowest: 1 };
     const first = await put('id', 'one', { id });
@@ -187,6 +200,32 @@ describe('the public services of a node', function () {
       [get('bad', { consistency: 9 }), 'INVALID_ARGUMENT', 'CONSISTENCY_UNKNOWN', ['read.consistency is 9']],
       [write({}), 'INVALID_ARGUMENT', 'EMPTY_WRITE', ['at least one']],
       [write({ conditions: [{ key }] }), 'INVALID_ARGUMENT', 'CONDITION_MISSING', ['conditions[0]']],
+      [write({ conditions: [{ key, unchanged: {} }] }), 'INVALID_ARGUMENT', 'CONDITION_CONFLICT', ['conditions[0]']],
+      [
+        write({ conditions: [{ unchanged: { prefix: key, start: key } }] }),
+        'INVALID_ARGUMENT',
+        'RANGE_CONFLICT',
+        ['conditions[0].unchanged.prefix'],
+      ],
+      [
+        write({ conditions: [{ unchanged: { start: b('{r}b'), end: b('{r}a') } }] }),
+        'INVALID_ARGUMENT',
+        'RANGE_INVERTED',
+        ['conditions[0].unchanged is inverted', `'{r}b'`],
+      ],
+      [
+        write({ conditions: [{ unchanged: { prefix: b('{r}'), since: 2 ** 52 } }] }),
+        'INVALID_ARGUMENT',
+        'CLOCK_TOO_FAR_AHEAD',
+        ['conditions[0].unchanged.since'],
+      ],
+      [
+        write({ conditions: Array.from({ length: 65 }, () => ({ unchanged: { prefix: b('{r}'), since: 1 } })) }),
+        'INVALID_ARGUMENT',
+        'WRITE_TOO_LARGE',
+        ['65 ranges', '64'],
+      ],
+      [write({ conditions: [{ unchanged: { since: 1 } }] }), 'UNIMPLEMENTED', 'CROSS_BUCKET_WRITE', ['all 8 buckets']],
       [write({ mutations: [{ delete: { key } }, {}] }), 'INVALID_ARGUMENT', 'MUTATION_MISSING', ['mutations[1]']],
       [
         write({ mutations: [{ delete: { key } }, { put: { key } }] }),

@@ -315,6 +315,26 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'conditions do not see proposals in flight',
     by: { swarm: 'any' },
   },
+  'range-misses-in-flight': {
+    like: 'Transactions: write skew through a phantom',
+    what: 'a condition on a range does not see proposals in flight',
+    by: { test: 'sim/ranges', name: 'is still in flight' },
+  },
+  'range-misses-overtaking': {
+    like: 'Transactions: write skew through a phantom',
+    what: 'a condition on a range does not see what is proposed while it is looked at',
+    by: { test: 'sim/ranges', name: 'sees what overtakes it' },
+  },
+  'range-misses-deletes': {
+    like: 'Transactions: write skew through a phantom',
+    what: 'a condition on a range does not see deletes',
+    by: { test: 'sim/ranges', name: 'counts a delete as a change' },
+  },
+  'range-below-horizon': {
+    like: 'Garbage collection: threshold checked before the snapshot is pinned (cockroach#78980)',
+    what: 'a condition on a range trusts history that may be gone',
+    by: { test: 'sim/ranges', name: 'fails below the horizon' },
+  },
   'effects-over-terms': {
     like: 'Raft core: cache not truncated with the log (cockroach#63473)',
     what: 'a leader that lost its office keeps its proposals',

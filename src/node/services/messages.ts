@@ -62,10 +62,11 @@ export interface VersionReply {
 
 export interface Condition {
   readonly key: Bytes;
-  readonly test?: 'exists' | 'version' | 'value';
+  readonly test?: 'exists' | 'version' | 'value' | 'unchanged';
   readonly exists?: boolean;
   readonly version?: number;
   readonly value?: Bytes;
+  readonly unchanged?: { readonly start: Bytes; readonly end: Bytes; readonly prefix: Bytes; readonly since: number };
 }
 
 export interface Mutation {

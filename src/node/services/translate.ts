@@ -78,11 +78,22 @@ export function conditionOf(condition: wire.Condition, index: number): Condition
       return { kind: 'version', key, version: condition.version ?? 0 };
     case 'value':
       return { kind: 'value', key, value: condition.value ?? EMPTY };
+    case 'unchanged':
+      return unchangedOf(condition, `conditions[${index}]`);
     default: {
       const field = `conditions[${index}]`;
-      throw invalid('CONDITION_MISSING', `${field} tests nothing: set one of exists, version, value`, { field });
+      throw invalid('CONDITION_MISSING', `${field} tests nothing: set one of exists, version, value, unchanged`, { field });
     }
   }
+}
+
+function unchangedOf({ key, unchanged }: wire.Condition, field: string): Condition {
+  if (key.length > 0) {
+    const message = `${field} has a key beside unchanged, which is about a range; one key is a range of its own`;
+    throw invalid('CONDITION_CONFLICT', message, { field: `${field}.key` });
+  }
+  const { start = EMPTY, end = EMPTY, prefix = EMPTY, since = 0 } = unchanged ?? {};
+  return { kind: 'unchanged', range: rangeOf({ start, end, prefix }, `${field}.unchanged.`), since };
 }
 
 export function mutationOf(mutation: wire.Mutation, index: number): Mutation {
@@ -98,10 +109,11 @@ export function mutationOf(mutation: wire.Mutation, index: number): Mutation {
   }
 }
 
-export function rangeOf({ start, end, prefix }: wire.ScanRequest): KeyRange {
+export function rangeOf({ start, end, prefix }: Pick<wire.ScanRequest, 'start' | 'end' | 'prefix'>, path = ''): KeyRange {
   if (prefix.length === 0) return { start, end };
   if (start.length === 0 && end.length === 0) return { start: prefix, end: prefixEnd(prefix) };
-  throw invalid('RANGE_CONFLICT', 'prefix is set beside start or end; a range is given by one or the other', { field: 'prefix' });
+  const field = `${path}prefix`;
+  throw invalid('RANGE_CONFLICT', `${field} is set beside start or end; a range is given by one or the other`, { field });
 }
 
 /** A count on the wire; 0 stands for no limit. */

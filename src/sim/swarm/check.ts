@@ -1,4 +1,4 @@
-import type { Condition, Timestamp } from '../../bucket/requests.js';
+import type { KeyCondition, RangeCondition, Timestamp, WriteResult } from '../../bucket/requests.js';
 import { compose } from '../../mvcc/timestamp.js';
 import { bucketOf } from '../../placement/map.js';
 import { WALL_START_MS } from '../clock.js';
@@ -183,6 +183,11 @@ class Checker {
     const refusedBy = result === undefined || result.applied ? -1 : result.failedCondition;
     for (const [position, condition] of command.conditions.entries()) {
       if (refusedBy >= 0 && position > refusedBy) break;
+      if (condition.kind === 'unchanged') {
+        const refusal = position === refusedBy ? result : undefined;
+        this.#checkUnchanged(`${name}: condition ${position}`, condition, timestamp, refusal);
+        continue;
+      }
       const key = condition.key.toString();
       const before = this.#asOf(key, timestamp - 1);
       const held = holds(condition, before);
@@ -192,6 +197,21 @@ class Checker {
       if (position === refusedBy && (before?.version ?? 0) !== result?.failedVersion) {
         this.#fail(`${name} was refused for version ${result?.failedVersion}; there was ${brief(before)}`);
       }
+    }
+  }
+
+  /** Between its timestamp and the command's nothing in the range was changed; where it refused the command, something was. */
+  #checkUnchanged(name: string, condition: RangeCondition, timestamp: Timestamp, refusal: WriteResult | undefined): void {
+    const { range, since } = condition;
+    const [start, end] = [range.start.toString(), range.end.toString()];
+    const changes = [...this.#versions]
+      .filter(([key]) => key >= start && (end === '' || key < end))
+      .flatMap(([key, versions]) => versions.map(({ version }) => ({ key, version })))
+      .filter(({ version }) => version > since && version < timestamp);
+    if (refusal === undefined) {
+      for (const { key, version } of changes) this.#fail(`${name} says unchanged since ${since}; ${key} was at ${version}`);
+    } else if (!changes.some(({ version }) => version === refusal.failedVersion)) {
+      this.#fail(`${name} was refused for a change at ${refusal.failedVersion} since ${since}, which never was`);
     }
   }
 
@@ -320,7 +340,8 @@ class Checker {
     this.#marksOf(this.#clientMarks, client).add(mark);
     for (const key of keysOf(command)) this.#marksOf(this.#bucketMarks, this.#bucketOf(key)).add(mark);
     // What a command has written, or found where a condition failed.
-    const refused = result.applied ? undefined : command.conditions[result.failedCondition]?.key.toString();
+    const condition = result.applied ? undefined : command.conditions[result.failedCondition];
+    const refused = condition === undefined || condition.kind === 'unchanged' ? undefined : condition.key.toString();
     const shown = result.applied ? command.changes.map(({ key }) => key) : refused === undefined ? [] : [refused];
     for (const key of shown) {
       this.#markKey(key, client, { ...mark, timestamp: this.#latestUpTo(key, result.timestamp)?.version ?? 0 });
@@ -396,10 +417,12 @@ function mayHaveApplied(command: Command): boolean {
 }
 
 function keysOf({ changes, conditions }: Command): string[] {
-  return [...changes.map(({ key }) => key), ...conditions.map(({ key }) => key.toString())];
+  // A range stands for its first key, which shares its bucket.
+  const asked = conditions.map((condition) => (condition.kind === 'unchanged' ? condition.range.start : condition.key));
+  return [...changes.map(({ key }) => key), ...asked.map(String)];
 }
 
-function holds(condition: Condition, before: VersionSeen | undefined): boolean {
+function holds(condition: KeyCondition, before: VersionSeen | undefined): boolean {
   switch (condition.kind) {
     case 'exists':
       return before !== undefined;

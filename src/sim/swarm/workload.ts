@@ -1,6 +1,7 @@
 import type { Condition, Consistency, KeyRange, Mutation, RequestId, Served, Timestamp } from '../../bucket/requests.js';
 import { EMPTY } from '../../lib/bytes.js';
 import { isTidemarkError, messageOf, TidemarkError } from '../../lib/errors.js';
+import { prefixEnd } from '../../lib/ordered.js';
 import { compose, earlier } from '../../mvcc/timestamp.js';
 import type { Router } from '../../router/router.js';
 import { WALL_START_MS } from '../clock.js';
@@ -171,6 +172,14 @@ export class Workload {
     }
   }
 
+  /** That nothing below a prefix has changed since some moment that a reply named, mostly one of the last. */
+  #unchanged(prefix: string): Condition {
+    const proved = this.#random.chance(0.8) ? this.#proved.slice(-6) : this.#proved;
+    const start = Buffer.from(prefix);
+    const since = proved.length === 0 ? 0 : this.#random.pick(proved);
+    return { kind: 'unchanged', range: { start, end: prefixEnd(start) }, since };
+  }
+
   /** Several keys of one bucket, and conditions on others of them. */
   async #group(client: number): Promise<void> {
     const prefix = `{g${this.#random.below(2)}}`;
@@ -179,6 +188,7 @@ export class Workload {
       .filter(() => this.#random.chance(0.7))
       .map((key): Change => ({ key, value: this.#random.chance(0.2) ? undefined : this.#value() }));
     const conditions = members.filter(() => this.#random.chance(0.3)).map((key) => this.#condition(key));
+    if (this.#random.chance(0.4)) conditions.push(this.#unchanged(prefix));
     if (changes.length + conditions.length > 0) await this.#command(client, conditions, changes);
   }
 

@@ -1,0 +1,196 @@
+import { expect } from 'chai';
+import type { Condition, Mutation, RequestId, Timestamp, WriteResult } from '../../src/bucket/requests.js';
+import type { Replica } from '../../src/bucket/replica.js';
+import type { Limits } from '../../src/env/limits.js';
+import { prefixEnd } from '../../src/lib/ordered.js';
+import type { Router } from '../../src/router/router.js';
+import type { SimCluster } from '../../src/sim/cluster.js';
+import { SimRandom } from '../../src/sim/random.js';
+import { bytes, failure, leaderOf, replicasOf, startCluster, untilEqual, untilLed } from './support.js';
+
+interface World {
+  readonly cluster: SimCluster;
+  readonly client: Router;
+  /** The leader of the only bucket. */
+  readonly leader: Replica;
+}
+
+async function start(seed: string, limits: Partial<Limits> = {}): Promise<World> {
+  const cluster = await startCluster({ seed, nodes: 3, buckets: 1, limits });
+  await untilLed(cluster);
+  const client = cluster.client('c1');
+  await cluster.settle(client.ready());
+  const node = leaderOf(cluster, 'k', 1);
+  const leader = replicasOf(cluster, 0).find((each) => each.node === node)?.replica;
+  if (leader === undefined) throw new Error('nobody leads');
+  return { cluster, client, leader };
+}
+
+function unchanged(prefix: string, since: Timestamp): Condition {
+  return { kind: 'unchanged', range: { start: bytes(prefix), end: prefixEnd(bytes(prefix)) }, since };
+}
+
+function put(key: string, value = 'v'): Mutation {
+  return { kind: 'put', key: bytes(key), value: bytes(value) };
+}
+
+let sequence = 0;
+
+function nextId({ client }: World): RequestId {
+  sequence += 1;
+  return { session: 77, born: client.now(), sequence, lowest: 1 };
+}
+
+function write(world: World, conditions: readonly Condition[], mutations: readonly Mutation[]): Promise<WriteResult> {
+  return world.leader.write({ id: nextId(world), conditions, mutations });
+}
+
+/** One put after another; answers with the timestamp of the last. */
+async function fill(world: World, keys: readonly string[]): Promise<Timestamp> {
+  let last = 0;
+  for (const key of keys) last = (await world.cluster.settle(world.client.write([], [put(key)]))).timestamp;
+  return last;
+}
+
+const numbered = (prefix: string, count: number): string[] => Array.from({ length: count }, (_, n) => `${prefix}${100 + n}`);
+
+describe('the condition that a range is unchanged', () => {
+  it('holds while nothing in it is written, and sees puts, new keys and deletes', async () => {
+    const world = await start('unchanged');
+    const { cluster, client } = world;
+    const since = await fill(world, ['a/1', 'a/2', 'b/1']);
+    const guarded = (): Promise<WriteResult> => cluster.settle(client.write([unchanged('a/', since)], [put('c')]));
+    expect(await guarded()).to.include({ applied: true });
+    await fill(world, ['b/2', 'a', 'a0']);
+    expect(await guarded()).to.include({ applied: true });
+    const added = await fill(world, ['a/15']);
+    expect(await guarded()).to.include({ applied: false, failedCondition: 0, failedVersion: added });
+    const again = await cluster.settle(client.write([unchanged('a/', added), unchanged('b/', since)], [put('c')]));
+    expect(again).to.include({ applied: false, failedCondition: 1 });
+  });
+
+  it('counts a delete as a change, also of a key that was never there', async () => {
+    const world = await start('deletes');
+    const { cluster, client } = world;
+    for (const [key, filler] of [['a/1', 'b/1'], ['a/none', '{x}']] as const) {
+      const since = await fill(world, ['a/1', filler]);
+      const { timestamp } = await cluster.settle(client.delete(bytes(key)));
+      for (const condition of [unchanged('a/', since), { kind: 'unchanged', range: rangeOf(key), since } as const]) {
+        const result = await cluster.settle(client.write([condition], [put('c')]));
+        expect(result).to.include({ applied: false, failedVersion: timestamp });
+      }
+    }
+  });
+
+  it('sees what was proposed before it and is still in flight', async () => {
+    const world = await start('in-flight');
+    const since = await fill(world, ['a/1']);
+    const [first, second] = [write(world, [], [put('a/2')]), write(world, [unchanged('a/', since)], [put('c')])];
+    const { timestamp } = await world.cluster.settle(first);
+    expect(await world.cluster.settle(second)).to.include({ applied: false, failedVersion: timestamp });
+  });
+
+  it('sees what overtakes it while its range is looked at', async () => {
+    const world = await start('overtaken');
+    const since = await fill(world, ['a/1']);
+    // Something was written since, so that pages have to be read.
+    await fill(world, ['b/1']);
+    const slow = write(world, [unchanged('a/', since)], [put('c')]);
+    const fast = write(world, [], [put('a/2')]);
+    const { timestamp } = await world.cluster.settle(fast);
+    expect(await world.cluster.settle(slow)).to.include({ applied: false, failedVersion: timestamp });
+    const free = write(world, [unchanged('a/', timestamp)], [put('c')]);
+    const beside = write(world, [], [put('b/2')]);
+    await world.cluster.settle(beside);
+    expect(await world.cluster.settle(free)).to.include({ applied: true });
+  });
+
+  it('is decided once, whoever repeats it', async () => {
+    const world = await start('repeated');
+    const { cluster, client, leader } = world;
+    const since = await fill(world, ['a/1']);
+    await fill(world, ['b/1']);
+    const request = { id: nextId(world), conditions: [unchanged('a/', since)], mutations: [put('a/2')] };
+    const [one, two] = [leader.write(request), leader.write(request)];
+    const { timestamp } = await cluster.settle(one);
+    expect(await cluster.settle(two)).to.include({ applied: true, timestamp });
+    const later = await cluster.settle(client.write(request.conditions, request.mutations, { id: request.id }));
+    expect(later).to.include({ applied: true, timestamp });
+  });
+
+  it('fails below the horizon, and when that rises while the range is looked at', async () => {
+    const world = await start('horizon');
+    const since = await fill(world, ['a/1']);
+    const later = await fill(world, ['b/1']);
+    let horizon = 0;
+    Object.defineProperty(world.leader.state, 'horizon', { get: () => horizon });
+    const slow = failure(write(world, [unchanged('a/', since)], [put('c')]));
+    horizon = later;
+    for (const attempt of [slow, failure(write(world, [unchanged('a/', since)], [put('c')]))]) {
+      const error = await world.cluster.settle(attempt);
+      expect(error).to.include({ code: 'OUT_OF_RANGE', reason: 'BEFORE_HORIZON', outcome: 'none' });
+      expect(error.details).to.deep.equal({ earliestReadable: String(later) });
+    }
+    expect(await world.cluster.settle(write(world, [unchanged('a/', later)], [put('c')]))).to.include({ applied: true });
+  });
+
+  it('looks at no more than it may: few keys since long ago, or many keys since a moment, are few enough', async () => {
+    const world = await start('bounded', { rangeEntriesMax: 40 });
+    const { cluster, client } = world;
+    const early = await fill(world, ['{few}/1']);
+    const middle = await fill(world, numbered('many/', 60));
+    await fill(world, numbered('more/', 60));
+    const late = await fill(world, ['{few}/2']);
+    await fill(world, ['other']);
+    const ask = (condition: Condition): Promise<WriteResult> => cluster.settle(client.write([condition], [put('c')]));
+    expect(await ask(unchanged('{few}/1', early))).to.include({ applied: true });
+    expect(await ask(unchanged('many/', late))).to.include({ applied: true });
+    expect(await ask(unchanged('', late))).to.include({ applied: false });
+    const error = await failure(ask(unchanged('many/', middle)));
+    expect(error).to.include({ code: 'RESOURCE_EXHAUSTED', reason: 'RANGE_TOO_LARGE', outcome: 'none' });
+    expect(error.message).to.include('more than 40 keys or changes');
+  });
+
+  it('passes to the next leader when its own is lost', async () => {
+    const world = await start('leader-lost');
+    const { cluster, client, leader } = world;
+    const since = await fill(world, ['a/1']);
+    await fill(world, ['b/1']);
+    const node = leaderOf(cluster, 'k', 1);
+    const direct = write(world, [unchanged('a/', since)], [put('c')]);
+    leader.close();
+    expect(await failure(cluster.settle(direct))).to.include({ code: 'UNAVAILABLE', outcome: 'none' });
+    cluster.crash(node);
+    const result = await cluster.settle(client.write([unchanged('a/', since)], [put('c')], { timeoutMs: 20_000 }));
+    expect(result).to.include({ applied: true });
+  });
+
+  it('agrees with what is there, for any keys, bounds and moments', async () => {
+    const world = await start('random', { rangeEntriesMax: 100_000 });
+    const { cluster, client } = world;
+    const random = new SimRandom('ranges');
+    const keys = ['{p}a', '{p}b', '{p}c', 'a', 'b', 'c', 'd'];
+    const changes: { readonly key: string; readonly timestamp: Timestamp }[] = [];
+    const bound = (): string => random.pick(['', 'a', 'b', 'c\0', '{p}', '{p}b', '{p~', '{q']);
+    for (let round = 0; round < 300; round += 1) {
+      const key = random.pick(keys);
+      const mutation: Mutation = random.chance(0.3) ? { kind: 'delete', key: bytes(key) } : put(key, String(round));
+      const since = changes.length === 0 ? 1 : random.pick(changes.slice(-20)).timestamp;
+      const [start, end] = [bound(), bound()].sort() as [string, string];
+      const range = start === '' ? { start: bytes(''), end: bytes(end) } : { start: bytes(start), end: bytes(random.chance(0.2) ? '' : end) };
+      const isIn = (name: string): boolean => name >= range.start.toString() && (range.end.length === 0 || name < range.end.toString());
+      const before = changes.filter((change) => isIn(change.key) && change.timestamp > since);
+      const result = await cluster.settle(client.write([{ kind: 'unchanged', range, since }], [mutation]));
+      expect(result.applied, `${start} to ${end} since ${since}`).to.equal(before.length === 0);
+      if (result.applied) changes.push({ key, timestamp: result.timestamp });
+      else expect(before.map(({ timestamp }) => timestamp)).to.include(result.failedVersion);
+    }
+    await untilEqual(cluster);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+});
+
+/** One key and no other. */
+function rangeOf(key: string): { start: Buffer; end: Buffer } {
+  return { start: bytes(key), end: bytes(`${key}\0`) };
+}
