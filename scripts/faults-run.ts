@@ -20,6 +20,7 @@ and was told is written down as it happens, and at the end a checker decides whe
   scripts/faults --workload register --seed 7          only these clients, another mix
 
   --minutes N      how long to go on with faults (default 1; fractions are fine)
+  --rounds N       until each nemesis had N turns, however long that takes
   --nemesis LIST   names from below, separated by commas (default: all that are possible here)
   --workload LIST  names from below (default: all)
   --seed TEXT      decides order, victims and operations (default: by chance; printed). The machine adds its own timing, so a
@@ -51,7 +52,8 @@ async function main(): Promise<number> {
   const { values } = parseArgs({
     options: {
       help: { type: 'boolean', short: 'h' },
-      minutes: { type: 'string', default: '1' },
+      minutes: { type: 'string' },
+      rounds: { type: 'string' },
       nemesis: { type: 'string' },
       workload: { type: 'string' },
       seed: { type: 'string' },
@@ -72,10 +74,12 @@ async function main(): Promise<number> {
   mkdirSync(out, { recursive: true });
   const seed = values.seed ?? String(Math.floor(Math.random() * 1e9));
   const faketime = findFaketime();
+  const rounds = values.rounds === undefined ? undefined : positive(values.rounds, '--rounds');
   const hold = values.hold === undefined ? undefined : positive(values.hold, '--hold');
   const options = {
     seed,
-    minutes: positive(values.minutes, '--minutes'),
+    minutes: values.minutes === undefined ? (rounds === undefined ? 1 : Infinity) : positive(values.minutes, '--minutes'),
+    rounds: rounds ?? Infinity,
     holdMs: hold === undefined ? undefined : hold * 1000,
     nemeses: chosen(values.nemesis, '--nemesis', NEMESES),
     workloads: [...chosen(values.workload, '--workload', new Map(Object.keys(WORKLOADS).map((name) => [name, name])))],

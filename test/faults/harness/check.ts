@@ -6,7 +6,7 @@ import { LinearizabilityChecker } from '../../../src/check/register.js';
 import type { Result } from '../../../src/check/result.js';
 import { SetChecker } from '../../../src/check/set.js';
 import { run, type Work } from '../../../src/check/work.js';
-import { ListChecker } from './lists.js';
+import { ReadListChecker } from './lists.js';
 
 /** Which checker judges the history of which workload. */
 interface Checker {
@@ -18,7 +18,7 @@ const CHECKERS: Readonly<Record<string, () => Checker>> = {
   register: () => new LinearizabilityChecker(),
   set: () => new SetChecker(),
   counter: () => new CounterChecker(),
-  append: () => new ListChecker(),
+  append: () => new ReadListChecker(),
 };
 
 /** A checker that is not done by then says `unknown`, which fails the run. */

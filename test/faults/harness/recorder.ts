@@ -1,14 +1,17 @@
 import { closeSync, openSync, writeSync } from 'node:fs';
+import type { EventType, Json } from '../../../src/check/history.js';
 import { isTidemarkError } from '../../../src/client/index.js';
+import { sharedNowMs } from './clock.js';
 
 /**
- * The history of one workload, written as it happens: one JSON line for the begin of each operation and one for its end, in the
- * order in which they happened. All clients are in this process, so that order and time have one source.
+ * One client process's part of the history of a workload, written as it happens: one JSON line for the begin of each operation
+ * and one for its end, with the time on the clock that all processes share. An operation's begin is written before anything
+ * of it is sent, its end after its answer has come, so that in the merged history (histories.ts) what ends before another
+ * begins truly came first.
  */
-export type Json = null | boolean | number | string | readonly Json[] | { readonly [name: string]: Json };
 
 /** `ok`: it took effect. `fail`: it certainly did not and never will. `info`: nobody knows. */
-export type Outcome = 'ok' | 'fail' | 'info';
+export type Outcome = Exclude<EventType, 'invoke'>;
 
 export interface Sample {
   readonly group: number;
@@ -32,42 +35,55 @@ export interface Answered {
   readonly [extra: string]: Json | undefined;
 }
 
-let processes = 0;
+/** Numbers for callers, from 0 on; each client process has its own part of them. */
+export class Numbers {
+  readonly #step: number;
+  #next: number;
+
+  /** `index` of so many who draw numbers. */
+  constructor(index: number, step: number) {
+    this.#next = index;
+    this.#step = step;
+  }
+
+  next(): number {
+    const number = this.#next;
+    this.#next += this.#step;
+    return number;
+  }
+}
 
 /** Somebody who does one thing at a time. After an unknown outcome it is somebody new, since the old one may still be at it. */
 export class Caller {
   readonly group: number;
+  readonly #numbers: Numbers;
   process: number;
 
-  constructor(group: number) {
+  constructor(group: number, numbers: Numbers) {
     this.group = group;
-    this.process = processes;
-    processes += 1;
+    this.#numbers = numbers;
+    this.process = numbers.next();
   }
 
   renew(): void {
-    this.process = processes;
-    processes += 1;
+    this.process = this.#numbers.next();
   }
 }
 
 const FLUSH_BYTES = 64 * 1024;
 
 export class Recorder {
-  readonly path: string;
-  readonly samples: Sample[] = [];
-  /** Group -> when the latest operation began that is known to have had its effect. */
-  readonly lastOkMs = new Map<number, number>();
   readonly #file: number;
   readonly #originMs: number;
+  readonly #sampled: (sample: Sample) => void;
   #index = 0;
   #text = '';
 
-  /** Times count from `originMs` of the monotonic clock. */
-  constructor(path: string, originMs: number) {
-    this.path = path;
+  /** Times count from `originMs` of the shared clock. */
+  constructor(path: string, originMs: number, sampled: (sample: Sample) => void) {
     this.#file = openSync(path, 'w');
     this.#originMs = originMs;
+    this.#sampled = sampled;
   }
 
   /** Resolves with the answer, or undefined if there was none. Rejects if it was no honest one. */
@@ -77,8 +93,7 @@ export class Recorder {
     const beginMs = this.#line({ process, type: 'invoke', ...operation });
     const end = (outcome: Outcome, fields: { readonly [extra: string]: Json | undefined }): void => {
       const endMs = this.#line({ process, type: outcome, ...operation, ...fields });
-      this.samples.push({ group, beginMs, endMs, outcome });
-      if (outcome === 'ok') this.lastOkMs.set(group, Math.max(beginMs, this.lastOkMs.get(group) ?? 0));
+      this.#sampled({ group, beginMs, endMs, outcome });
     };
     try {
       const { type = 'ok', ...answer } = await act();
@@ -93,17 +108,13 @@ export class Recorder {
     }
   }
 
-  nemesis(value: string): void {
-    this.#line({ process: 'nemesis', type: 'info', f: 'nemesis', value });
-  }
-
   close(): void {
     this.#flush();
     closeSync(this.#file);
   }
 
   #line(event: Readonly<Record<string, Json | undefined>>): number {
-    const timeMs = performance.now() - this.#originMs;
+    const timeMs = sharedNowMs() - this.#originMs;
     this.#text += `${JSON.stringify({ index: this.#index, timeNs: Math.round(timeMs * 1e6), ...event })}\n`;
     this.#index += 1;
     if (this.#text.length >= FLUSH_BYTES) this.#flush();

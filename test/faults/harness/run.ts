@@ -1,22 +1,24 @@
-import { cpSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Result } from '../../../src/check/result.js';
-import type { Database } from '../../../src/client/index.js';
 import { SimRandom } from '../../../src/sim/random.js';
 import { TestCluster } from '../cluster.js';
 import { tagOf } from '../load.js';
 import { checkHistory } from './check.js';
+import { ClientProcesses } from './clients.js';
+import { sharedNowMs } from './clock.js';
 import { NodeClocks } from './clocks.js';
 import { NodeDisks } from './disks.js';
 import { Fleet } from './fleet.js';
+import { mergeHistories, type FaultNote } from './histories.js';
+import type { GroupPlan } from './load.js';
 import { missingPart, type Nemesis } from './nemeses.js';
 import { NodeNetwork } from './network.js';
 import { plot } from './plot.js';
-import { Caller, Recorder } from './recorder.js';
+import type { Sample } from './recorder.js';
 import { table } from './table.js';
 import { longestSilence, rowsOf, type FaultWindow, type Row } from './windows.js';
-import { WORKLOADS, type Workload } from './workloads.js';
 
 /**
  * One run: starts five nodes, lets clients work on them, does one fault after the other, heals each and waits until everybody is
@@ -24,7 +26,10 @@ import { WORKLOADS, type Workload } from './workloads.js';
  */
 export interface RunOptions {
   readonly seed: string;
+  /** No fault begins after so many minutes ... */
   readonly minutes: number;
+  /** ... or when each nemesis had so many turns. */
+  readonly rounds: number;
   /** How long each fault lasts; drawn if missing. */
   readonly holdMs?: number | undefined;
   readonly nemeses: readonly Nemesis[];
@@ -52,50 +57,39 @@ export interface Report {
 
 const NODES = 5;
 const BUCKETS = 8;
-const CALLERS_PER_GROUP = 3;
-const CLIENTS = 4;
-/** A caller's rest after an operation, on average. */
-const REST_MS = 70;
+const CLIENT_PROCESSES = 2;
 const HOLD_MS: readonly [number, number] = [3000, 10_000];
 const QUIET_MS: readonly [number, number] = [1000, 3000];
+/** Of the time for which a fault lasts, if that was given: short faults come after short rests. */
+const QUIET_PART = 0.3;
 const RECOVERY_MS_MAX = 90_000;
 const DRAIN_MS_MAX = 30_000;
-
-interface GroupOfCallers {
-  readonly id: number;
-  readonly name: string;
-  readonly recorder: Recorder;
-  readonly workload: Workload;
-  readonly callers: readonly Caller[];
-}
 
 export class Run {
   readonly #options: RunOptions;
   readonly #random: SimRandom;
   readonly #fleet: Fleet;
-  readonly #recorders = new Map<string, Recorder>();
-  readonly #groups: GroupOfCallers[] = [];
+  readonly #groups: readonly GroupPlan[];
+  readonly #clients: ClientProcesses;
+  readonly #originMs: number;
   readonly #windows: FaultWindow[] = [];
+  readonly #notes: FaultNote[] = [];
   readonly #surprises: string[];
-  readonly #originMs = performance.now();
   readonly #loadOver = new AbortController();
 
-  private constructor(options: RunOptions, fleet: Fleet) {
+  private constructor(options: RunOptions, fleet: Fleet, groups: readonly GroupPlan[], clients: ClientProcesses, originMs: number) {
     this.#options = options;
     this.#fleet = fleet;
+    this.#groups = groups;
+    this.#clients = clients;
+    this.#originMs = originMs;
     this.#surprises = fleet.surprises;
     this.#random = new SimRandom(options.seed);
-    const { workloads, out } = options;
-    for (const name of workloads) this.#recorders.set(name, new Recorder(join(out, `${name}.jsonl`), this.#originMs));
-    for (let id = 0; id < BUCKETS; id += 1) {
-      const name = workloads[id % workloads.length] ?? '';
-      const recorder = this.#recorders.get(name);
-      const create = WORKLOADS[name];
-      if (recorder === undefined || create === undefined) throw new RangeError(`no workload '${name}'`);
-      const workload = create({ tag: tagOf(id, BUCKETS), recorder, random: this.#random.fork(`group ${id}`) });
-      const callers = Array.from({ length: CALLERS_PER_GROUP }, () => new Caller(id));
-      this.#groups.push({ id, name, recorder, workload, callers });
-    }
+    // A caller that was told what no caller should be told ends everything.
+    void clients.failed.then((why) => {
+      this.#surprises.push(why);
+      this.#loadOver.abort();
+    });
   }
 
   static async execute(options: RunOptions): Promise<Report> {
@@ -107,11 +101,24 @@ export class Run {
     const disks = options.isolated ? await NodeDisks.create(cluster.folder, dataDirs) : undefined;
     const clocks = options.faketime === undefined ? undefined : new NodeClocks(options.faketime, cluster.folder, ids);
     const fleet = new Fleet({ cluster, network, disks, clocks });
+    const chosen = { ...options, nemeses: possible(options, fleet) };
+    let clients: ClientProcesses | undefined;
     try {
       await fleet.start(...ids);
       await cluster.settled();
-      return await new Run({ ...options, nemeses: possible(options, fleet) }, fleet).#execute();
+      const { seed, workloads, out } = options;
+      const groups = Array.from({ length: BUCKETS }, (_, id): GroupPlan => {
+        return { id, workload: workloads[id % workloads.length] ?? '', tag: tagOf(id, BUCKETS) };
+      });
+      const folder = join(out, PARTS);
+      mkdirSync(folder);
+      const endpoints = ids.map((id) => cluster.address(id));
+      const originMs = sharedNowMs();
+      const common = { processes: CLIENT_PROCESSES, seed, endpoints, clusterId: cluster.id, groups, originMs, folder };
+      clients = await ClientProcesses.start(CLIENT_PROCESSES, (index) => ({ ...common, index }));
+      return await new Run(chosen, fleet, groups, clients, originMs).#execute();
     } finally {
+      clients?.kill();
       await fleet.kill(...ids);
       cpSync(join(cluster.folder, 'logs'), join(options.out, 'logs'), { recursive: true });
       await disks?.close();
@@ -121,71 +128,43 @@ export class Run {
 
   async #execute(): Promise<Report> {
     const { cluster } = this.#fleet;
-    const clients = await Promise.all(Array.from({ length: CLIENTS }, () => cluster.connect()));
-    const work = Promise.all(this.#groups.flatMap((group) => group.callers.map((caller, n) => this.#call(group, caller, clients, n))));
-    // A caller that was told what no caller should be told ends everything.
-    const failed = work.then(
-      () => undefined,
-      (error: unknown) => {
-        this.#loadOver.abort();
-        throw error;
-      },
-    );
-    failed.catch(() => undefined);
     await this.#faults();
     this.#loadOver.abort();
-    await Promise.race([failed, sleep(DRAIN_MS_MAX, undefined, { ref: false }).then(() => fail('callers did not come to an end'))]);
     const seconds = this.#nowMs / 1000;
-    if (this.#surprises.length === 0 && !this.#options.signal.aborted) {
-      await cluster.converged();
-      const [reader] = clients;
-      if (reader !== undefined) await this.#readAll(reader);
+    if (this.#surprises.length === 0) {
+      const objects = await this.#clients.stop(DRAIN_MS_MAX);
+      if (!this.#options.signal.aborted) {
+        await cluster.converged();
+        const untilMs = sharedNowMs() + RECOVERY_MS_MAX;
+        this.#surprises.push(...(await this.#clients.readAll(objects, untilMs, RECOVERY_MS_MAX + DRAIN_MS_MAX)));
+      }
     }
+    await this.#clients.end();
     return this.#report(seconds);
   }
 
   get #nowMs(): number {
-    return performance.now() - this.#originMs;
+    return sharedNowMs() - this.#originMs;
   }
 
-  // --- load
-
-  async #call({ id, workload }: GroupOfCallers, caller: Caller, clients: readonly Database[], n: number): Promise<void> {
-    const random = this.#random.fork(`caller ${id} ${n}`);
-    while (!this.#loadOver.signal.aborted) {
-      await workload.step(caller, random.pick(clients));
-      await sleep(random.between(0, 2 * REST_MS));
-    }
-  }
-
-  /** Every object, until there is an answer: what was healed must serve. */
-  async #readAll(reader: Database): Promise<void> {
-    const untilMs = performance.now() + RECOVERY_MS_MAX;
-    const readGroup = async ({ id, name, workload }: GroupOfCallers): Promise<void> => {
-      const caller = new Caller(id);
-      for (const object of workload.objects) {
-        while (!(await workload.read(caller, reader, object))) {
-          if (performance.now() > untilMs) {
-            this.#surprises.push(`${name} on bucket ${id}: ${object} could not be read when all was over`);
-            return;
-          }
-          await sleep(POLL_MS);
-        }
-      }
-    };
-    await Promise.all(this.#groups.map(readGroup));
+  /** Of the groups of one workload, or of all. */
+  #samplesOf(workload?: string): Sample[] {
+    if (workload === undefined) return this.#clients.samples;
+    const ids = new Set(this.#groups.filter((group) => group.workload === workload).map(({ id }) => id));
+    return this.#clients.samples.filter(({ group }) => ids.has(group));
   }
 
   // --- faults
 
   async #faults(): Promise<void> {
-    const { minutes, nemeses, signal } = this.#options;
+    const { minutes, rounds, holdMs = Infinity, nemeses, signal } = this.#options;
     const random = this.#random.fork('faults');
     const endMs = minutes * 60_000;
+    const faults = rounds * nemeses.length;
     let bag: Nemesis[] = [];
     await this.#recovered(0);
-    while (this.#nowMs < endMs && !this.#isOver) {
-      await this.#pass(random.between(...QUIET_MS));
+    while (this.#nowMs < endMs && this.#windows.length < faults && !this.#isOver) {
+      await this.#pass(Math.min(random.between(...QUIET_MS), holdMs * QUIET_PART));
       // Each comes once before any comes again.
       if (bag.length === 0) bag = [...nemeses].map((each) => ({ each, luck: random.float() })).sort((a, b) => a.luck - b.luck).map(({ each }) => each);
       const nemesis = bag.pop();
@@ -213,22 +192,22 @@ export class Run {
     await this.#recovered(healMs);
     const window = { nemesis: nemesis.name, what: fault.what, beginMs, healMs, endMs: this.#nowMs };
     this.#windows.push(window);
-    const silenceMs = Math.max(...[...this.#recorders.values()].map(({ samples }) => longestSilence(samples, [window])));
+    const silenceMs = longestSilence(this.#samplesOf(), [window]);
     const times = `${seconds(beginMs)}-${seconds(healMs)} s, served again ${Math.round(window.endMs - healMs)} ms later`;
     say(`${nemesis.name}: ${window.what}; ${times}; longest silence ${Math.round(silenceMs)} ms`);
   }
 
   #note(what: string): void {
-    for (const recorder of this.#recorders.values()) recorder.nemesis(what);
+    this.#notes.push({ timeMs: this.#nowMs, what });
   }
 
   /** Until every group was served an operation that it began after that moment. */
   async #recovered(sinceMs: number): Promise<void> {
-    const late = (): GroupOfCallers[] => this.#groups.filter(({ id, recorder }) => (recorder.lastOkMs.get(id) ?? -1) < sinceMs);
+    const late = (): GroupPlan[] => this.#groups.filter(({ id }) => (this.#clients.lastOkMs.get(id) ?? -1) < sinceMs);
     const untilMs = performance.now() + RECOVERY_MS_MAX;
     while (late().length > 0 && !this.#isOver) {
       if (performance.now() > untilMs) {
-        const names = late().map(({ id, name }) => `${name} on bucket ${id}`).join(', ');
+        const names = late().map(({ id, workload }) => `${workload} on bucket ${id}`).join(', ');
         this.#surprises.push(`${RECOVERY_MS_MAX / 1000} s after everything was healed there was no service for ${names}`);
       }
       await sleep(POLL_MS);
@@ -244,16 +223,18 @@ export class Run {
   // --- the end
 
   async #report(duration: number): Promise<Report> {
-    const { seed, out, say } = this.#options;
+    const { seed, out, say, workloads } = this.#options;
     const verdicts = new Map<string, Result>();
     const rows: Row[] = [];
-    for (const [name, recorder] of this.#recorders) {
-      recorder.close();
-      rows.push(...rowsOf(name, recorder.samples, this.#windows));
-      say(`checking ${recorder.path}`);
-      verdicts.set(name, await checkHistory(name, recorder.path));
+    const samples = new Map(workloads.map((name) => [name, this.#samplesOf(name)]));
+    for (const [name, own] of samples) {
+      const parts = Array.from({ length: CLIENT_PROCESSES }, (_, index) => join(out, PARTS, `${name}-${index}.jsonl`));
+      const path = join(out, `${name}.jsonl`);
+      await mergeHistories(parts, this.#notes, path);
+      rows.push(...rowsOf(name, own, this.#windows));
+      say(`checking ${path}`);
+      verdicts.set(name, await checkHistory(name, path));
     }
-    const samples = new Map([...this.#recorders].map(([name, recorder]) => [name, recorder.samples]));
     writeFileSync(join(out, 'latency.svg'), plot(`seed ${seed}`, samples, this.#windows));
     writeFileSync(join(out, 'table.md'), `${table(rows)}\n`);
     const report = { seed, seconds: duration, windows: this.#windows, rows, verdicts, surprises: this.#surprises };
@@ -263,6 +244,8 @@ export class Run {
 }
 
 const POLL_MS = 20;
+/** The folder of what each client process wrote. */
+const PARTS = 'parts';
 
 /** Says loudly what cannot be done here. */
 function possible({ nemeses, say }: RunOptions, fleet: Fleet): Nemesis[] {
@@ -277,8 +260,4 @@ function possible({ nemeses, say }: RunOptions, fleet: Fleet): Nemesis[] {
 
 function seconds(ms: number): string {
   return (ms / 1000).toFixed(1);
-}
-
-function fail(message: string): never {
-  throw new Error(message);
 }

@@ -1,3 +1,4 @@
+import type { Json } from '../../../src/check/history.js';
 import {
   isTidemarkError,
   type ConditionOf,
@@ -10,12 +11,12 @@ import {
   type WriteOutcome,
 } from '../../../src/client/index.js';
 import type { SimRandom } from '../../../src/sim/random.js';
-import type { Answered, Caller, Json, Recorder } from './recorder.js';
+import type { Answered, Caller, Numbers, Recorder } from './recorder.js';
 
 /**
- * What the clients of a run do. A group is some clients that work on the same objects, all in one bucket: when it hears nothing
- * for a while, that bucket was unavailable. Objects are left for fresh ones after a while, so that no history of one grows
- * without bounds, and unknown outcomes do not pile up on it.
+ * What the clients of a run do. A group is some clients, spread over several processes, that work on the same objects, all in one
+ * bucket: when it hears nothing for a while, that bucket was unavailable. Objects are left for fresh ones after a while, so
+ * that no history of one grows without bounds, and unknown outcomes do not pile up on it.
  *
  * Each workload is one object model of the checkers: see check.ts.
  */
@@ -24,6 +25,10 @@ export interface Group {
   readonly tag: string;
   readonly recorder: Recorder;
   readonly random: SimRandom;
+  /** The time of the run, the same in all processes. */
+  readonly nowMs: () => number;
+  /** Values that no other process draws. */
+  readonly values: Numbers;
 }
 
 export interface Workload {
@@ -46,31 +51,35 @@ export const WORKLOADS: Readonly<Record<string, (group: Group) => Workload>> = {
 const TIMEOUT_MS = 3000;
 const timely = { timeoutMs: TIMEOUT_MS };
 
-/** Names of objects in use; each is given up after so many operations. */
+/**
+ * Names of objects in use. Each is given up for the next after so much time, one after the other, in all processes at the same
+ * moment.
+ */
 class Objects {
-  readonly all: string[] = [];
+  readonly #used = new Set<string>();
   readonly #group: Group;
-  readonly #uses: number;
-  readonly #active: { name: string; left: number }[] = [];
+  readonly #kind: string;
+  readonly #active: number;
+  readonly #lifeMs: number;
 
-  constructor(group: Group, kind: string, { active, uses }: { readonly active: number; readonly uses: number }) {
+  constructor(group: Group, kind: string, { active, lifeMs }: { readonly active: number; readonly lifeMs: number }) {
     this.#group = group;
-    this.#uses = uses;
-    for (let slot = 0; slot < active; slot += 1) this.#active.push({ name: '', left: 0 });
     this.#kind = kind;
+    this.#active = active;
+    this.#lifeMs = lifeMs;
   }
 
-  readonly #kind: string;
+  get all(): readonly string[] {
+    return [...this.#used];
+  }
 
   pick(): string {
-    const object = this.#group.random.pick(this.#active);
-    if (object.left === 0) {
-      object.name = `{${this.#group.tag}}${this.#kind}${this.all.length}`;
-      object.left = this.#uses;
-      this.all.push(object.name);
-    }
-    object.left -= 1;
-    return object.name;
+    const { tag, random, nowMs } = this.#group;
+    const slot = random.below(this.#active);
+    const life = Math.floor(nowMs() / this.#lifeMs + slot / this.#active);
+    const name = `{${tag}}${this.#kind}${slot}-${life}`;
+    this.#used.add(name);
+    return name;
   }
 }
 
@@ -80,11 +89,10 @@ class RegisterWorkload implements Workload {
   readonly #keys: Objects;
   /** Key -> the value that somebody saw last. */
   readonly #seen = new Map<string, number>();
-  #last = 0;
 
   constructor(group: Group) {
     this.#group = group;
-    this.#keys = new Objects(group, 'r', { active: 2, uses: 150 });
+    this.#keys = new Objects(group, 'r', { active: 2, lifeMs: 8000 });
   }
 
   get objects(): readonly string[] {
@@ -96,8 +104,7 @@ class RegisterWorkload implements Workload {
     const key = this.#keys.pick();
     const kind = random.float();
     if (kind < 0.4) return void (await this.read(caller, database, key));
-    this.#last += 1;
-    const value = this.#last;
+    const value = this.#group.values.next();
     const expected = this.#seen.get(key);
     if (kind < 0.65 || expected === undefined) {
       await recorder.record(caller, { f: 'write', key, value }, async () => {
@@ -133,11 +140,10 @@ class RegisterWorkload implements Workload {
 class SetWorkload implements Workload {
   readonly #group: Group;
   readonly #sets: Objects;
-  #last = 0;
 
   constructor(group: Group) {
     this.#group = group;
-    this.#sets = new Objects(group, 's', { active: 1, uses: 250 });
+    this.#sets = new Objects(group, 's', { active: 1, lifeMs: 10_000 });
   }
 
   get objects(): readonly string[] {
@@ -148,8 +154,7 @@ class SetWorkload implements Workload {
     const { recorder, random } = this.#group;
     const key = this.#sets.pick();
     if (random.chance(0.1)) return void (await this.read(caller, database, key));
-    this.#last += 1;
-    const value = this.#last;
+    const value = this.#group.values.next();
     await recorder.record(caller, { f: 'add', key, value }, async () => {
       await database.put(`${key}/${value}`, '', timely);
       return {};
@@ -177,11 +182,10 @@ class SetWorkload implements Workload {
 class CounterWorkload implements Workload {
   readonly #group: Group;
   readonly #counters: Objects;
-  #sessions = 0;
 
   constructor(group: Group) {
     this.#group = group;
-    this.#counters = new Objects(group, 'c', { active: 1, uses: 1000 });
+    this.#counters = new Objects(group, 'c', { active: 1, lifeMs: 25_000 });
   }
 
   get objects(): readonly string[] {
@@ -197,7 +201,7 @@ class CounterWorkload implements Workload {
   }
 
   async #increment(database: Database, key: string): Promise<Answered> {
-    const id = this.#session(database);
+    const id = this.#newId(database);
     for (let sequence = 1; sequence <= ROUNDS_MAX; sequence += 1) {
       const entry = await database.get(key, timely);
       const conditions = [unchanged(entry)];
@@ -225,9 +229,10 @@ class CounterWorkload implements Workload {
     throw unknown ?? new RangeError('no attempt was made');
   }
 
-  #session(database: Database): { readonly session: number; readonly born: number } {
-    this.#sessions += 1;
-    return { session: this.#group.random.below(2 ** 52) + 1, born: database.now() };
+  /** As the client library gives it, or one that the caller makes up, born now. */
+  #newId(database: Database): RequestId {
+    const id = database.newRequestId();
+    return this.#group.random.chance(0.5) ? id : { ...id, born: database.now() };
   }
 
   async read(caller: Caller, database: Database, key: string): Promise<boolean> {
@@ -248,11 +253,10 @@ const ATTEMPTS_MAX = 4;
 class AppendWorkload implements Workload {
   readonly #group: Group;
   readonly #lists: Objects;
-  #last = 0;
 
   constructor(group: Group) {
     this.#group = group;
-    this.#lists = new Objects(group, 'l', { active: 3, uses: 60 });
+    this.#lists = new Objects(group, 'l', { active: 3, lifeMs: 6000 });
   }
 
   get objects(): readonly string[] {
@@ -260,16 +264,13 @@ class AppendWorkload implements Workload {
   }
 
   async step(caller: Caller, database: Database): Promise<void> {
-    const { random } = this.#group;
+    const { random, values } = this.#group;
     const count = 1 + random.below(4);
     const micros: Micro[] = [];
     for (let n = 0; n < count; n += 1) {
       const key = this.#lists.pick();
       if (random.chance(0.5)) micros.push(['r', key, null]);
-      else {
-        this.#last += 1;
-        micros.push(['append', key, this.#last]);
-      }
+      else micros.push(['append', key, values.next()]);
     }
     await this.#transact(caller, database, micros);
   }
@@ -299,7 +300,6 @@ class AppendWorkload implements Workload {
       return applied ? { value } : { type: 'fail' };
     });
     return answer?.type === 'ok';
-    return answer !== undefined;
   }
 }
 
