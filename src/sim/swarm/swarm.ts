@@ -194,7 +194,9 @@ class SwarmRun {
     const { log, loop } = this.#cluster;
     const hash = createHash('sha256');
     for (const line of log.lines) hash.update(line);
-    hash.update(JSON.stringify([this.#recorder.commands, this.#recorder.reads, loop.eventsRun, this.#problems]));
+    // One by one: all of them may be longer than a string can be.
+    for (const entry of [...this.#recorder.commands, ...this.#recorder.reads]) hash.update(JSON.stringify(entry));
+    hash.update(JSON.stringify([loop.eventsRun, this.#problems]));
     const counts: Record<string, number> = { commands: this.#recorder.commands.length, reads: this.#recorder.reads.length };
     for (const { attempts } of this.#recorder.commands) {
       for (const { outcome } of attempts) counts[outcome] = (counts[outcome] ?? 0) + 1;
