@@ -11,19 +11,19 @@ const NODE_ID_MAX = 65_535;
 const REPLICAS_MAX = 7;
 
 /** Refuses fields that it does not know and tells those that it does. */
-function fields<Shape extends z.core.$ZodLooseShape>(shape: Shape) {
+export function fields<Shape extends z.core.$ZodLooseShape>(shape: Shape) {
   const known = Object.keys(shape).join(', ');
   return z.strictObject(shape, {
     error: (issue) => (issue.code === 'unrecognized_keys' ? `one of ${known}` : `a mapping with some of ${known}`),
   });
 }
 
-function whole(min: number, max: number) {
+export function whole(min: number, max: number) {
   const error = `a whole number from ${min} to ${max}`;
   return z.int({ error }).min(min, { error }).max(max, { error });
 }
 
-function oneOf<const Values extends readonly [string, ...string[]]>(...values: Values) {
+export function oneOf<const Values extends readonly [string, ...string[]]>(...values: Values) {
   return z.enum(values, { error: `one of ${values.join(', ')}` });
 }
 

@@ -6,7 +6,7 @@ import { addClusterStart } from './cluster/start.js';
 import { addData } from './data.js';
 import { describeError, EXIT, EXIT_CODES_HELP, exitCodeOf, Exit, type ExitCode } from './exit.js';
 import { addServers } from './serve.js';
-import { addSim } from './sim.js';
+import { addSim } from './sim/command.js';
 import type { Terminal } from './terminal.js';
 import { addTransfer } from './transfer.js';
 import { VERSION } from './version.js';

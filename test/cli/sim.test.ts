@@ -4,9 +4,11 @@ import { join } from 'node:path';
 import { expect } from 'chai';
 import { smallerPlans, shrinkPlan } from '../../src/sim/swarm/shrink.js';
 import { planOfSeed } from '../../src/sim/swarm/swarm.js';
+import { parsePlan } from '../../src/cli/sim/plan-schema.js';
 import { tidemark } from './support.js';
 
 const SHORT = JSON.stringify({ durationMs: 1000, nodes: 1, replicas: 1, buckets: 1, faults: [], workers: 1, clients: 1 });
+const SMALL = { nodes: 3, replicas: 3, buckets: 1, clients: 2, workers: 2, thinkMs: 5, keys: ['a', 'b'], limits: {} };
 
 describe('tidemark sim', () => {
   it('runs seeds, each twice, and says how fast', async () => {
@@ -33,7 +35,8 @@ describe('tidemark sim', () => {
     const bug = ['--mutant', 'answer-before-commit', '--plan', JSON.stringify({ durationMs: 2000, faults: [['crashAll', 1]] })];
     const { code, err } = await tidemark(['sim', '--seeds', '1..30', ...bug, '--shrink', '--shrink-for', '2s']);
     expect(code).to.equal(1);
-    expect(err).to.match(/^tidemark \d+\.\d+\.\d+: seed \d+ fails:\n {2}- /m);
+    expect(err).to.match(/^tidemark \d+\.\d+\.\d+(, commit [0-9a-f]{12}(-dirty)?)?: seed \d+ fails:\n {2}- /m);
+    expect(err).to.match(/^the last it logged:\n {3,}\d+\.\d{3} ms {2}(n\d|-) /m);
     const replays = [...err.matchAll(/^replay: tidemark sim --seed (\d+) --mutant answer-before-commit --plan '(.+)'$/gm)];
     expect(replays.length, 'commands to see it again').to.equal(2);
     for (const [, seed = '', plan = ''] of replays) {
@@ -42,9 +45,61 @@ describe('tidemark sim', () => {
     }
   });
 
+  it('runs seeds in several processes, tells of them in order, and finds what one process finds', async function () {
+    this.timeout(60_000);
+    const seeds = ['sim', '--seeds', '1..6', '--json', '--plan', SHORT];
+    const one = await tidemark(seeds);
+    const two = await tidemark([...seeds, '--jobs', '2']);
+    expect(two.code).to.equal(0);
+    expect(two.out).to.equal(one.out);
+    expect(two.out.trim().split('\n').map((line) => (JSON.parse(line) as { seed: number }).seed)).to.deep.equal([1, 2, 3, 4, 5, 6]);
+    expect(two.err).to.match(/^Simulating: 100%, 6 of 6 seeds/m);
+  });
+
+  it('stops at the first seed that fails, in several processes too, or goes on if it is told to', async function () {
+    this.timeout(120_000);
+    const bug = ['--mutant', 'answer-before-commit', '--plan', JSON.stringify({ ...SMALL, durationMs: 1500, faults: [['crashAll', 1]], faultEveryMs: 300 })];
+    const all = await tidemark(['sim', '--seeds', '1..4', ...bug, '--jobs', '2', '--keep-going']);
+    expect(all.code).to.equal(1);
+    const [, failed = ''] = /^4 seeds, .*; \d+ failed: ([\d, ]+)$/m.exec(all.out) ?? [];
+    const numbers = failed.split(', ').map(Number);
+    expect(numbers.length).to.be.above(0);
+    expect([...all.err.matchAll(/: seed (\d+) fails:/g)].map(([, seed]) => Number(seed))).to.deep.equal(numbers);
+    const first = await tidemark(['sim', '--seeds', '1..4', ...bug, '--jobs', '3']);
+    expect(first.code).to.equal(1);
+    expect(first.out).to.match(new RegExp(`^${numbers[0]} seeds, .*; 1 failed: ${numbers[0]}\n$`));
+  });
+
+  it('refuses a plan that it does not understand, field by field', async () => {
+    const refused = async (plan: unknown): Promise<string> => {
+      const { code, err } = await tidemark(['sim', '--seed', '1', '--plan', typeof plan === 'string' ? plan : JSON.stringify(plan)]);
+      expect(code, err).to.equal(2);
+      return err;
+    };
+    expect(await refused('{')).to.include('--plan: plan: expected a JSON object with fields of a plan');
+    expect(await refused([])).to.include('plan: expected a mapping with some of nodes, buckets, ');
+    expect(await refused({ nodes: 9 })).to.include('--plan: plan.nodes: expected a whole number from 1 to 7, got 9');
+    expect(await refused({ node: 3 })).to.include('plan.node: is not known; expected one of nodes, buckets, ');
+    expect(await refused({ nodes: 1, replicas: 3 })).to.include('plan.replicas: expected at most the number of nodes, 1, got 3');
+    expect(await refused({ faults: [['crush', 1]] })).to.match(/plan\.faults\[0\]\[0\]: expected one of .*crash.*, got "crush"/);
+    expect(await refused({ faults: ['crash'] })).to.match(/plan\.faults\[0\]: expected a name and a weight, such as \[".*", 1\], got "crash"/);
+    expect(await refused({ latency: { minMs: 1 } })).to.include('plan.latency.maxMs: expected a number from 0 to 3600000, and is missing');
+    expect(await refused({ disk: { tornChance: 2 }, keys: [] })).to.match(
+      /plan\.disk\.tornChance: expected a number from 0 to 1, got 2\n {2}plan\.keys: expected at least one key, got \[\]/,
+    );
+    expect(await refused({ limits: { pageEntriesMax: 0.5 } })).to.include('plan.limits.pageEntriesMax: expected a whole number');
+  });
+
+  it('takes every plan that a seed draws', () => {
+    for (let seed = 1; seed <= 200; seed += 1) {
+      const plan = planOfSeed(seed);
+      expect(parsePlan(JSON.stringify(plan)), `seed ${seed}`).to.deep.equal(plan);
+    }
+  });
+
   it('refuses what it does not know', async () => {
     expect(await tidemark(['sim', '--seeds', '9..1'])).to.include({ code: 2 });
-    expect(await tidemark(['sim', '--plan', '[]'])).to.include({ code: 2 });
+    expect(await tidemark(['sim', '--jobs', '0'])).to.include({ code: 2 });
     expect((await tidemark(['sim', '--mutant', 'no-such'])).err).to.include('there is no such bug');
   });
 });

@@ -5,6 +5,7 @@ import type { NodeId } from '../../placement/map.js';
 import type { Router } from '../../router/router.js';
 import { SimCluster } from '../cluster.js';
 import { SimRandom } from '../random.js';
+import { readable } from '../readable.js';
 import { check } from './check.js';
 import { Inspector } from './inspect.js';
 import { Nemesis } from './nemesis.js';
@@ -220,6 +221,8 @@ function isDiskFailure(error: unknown): boolean {
   return reason === 'DISK_FAILED' || reason === 'DISK_FULL';
 }
 
+const LINES_SHOWN = 20;
+
 /** What somebody who looks for the cause needs. */
 export function explain({ seed, plan, problems, log }: SwarmResult, replay = `tidemark sim --seed ${seed}`): string {
   const shown = problems.slice(0, 10).map((problem) => `  - ${problem}`);
@@ -231,6 +234,6 @@ export function explain({ seed, plan, problems, log }: SwarmResult, replay = `ti
     `plan ${describePlan(plan)}`,
     `replay: ${replay}`,
     'the last it logged:',
-    ...log.slice(-15).map((line) => `  ${line}`),
+    ...log.slice(-LINES_SHOWN).map((line) => `  ${readable(line)}`),
   ].join('\n');
 }

@@ -1,0 +1,184 @@
+import { writeFile } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
+import { InvalidArgumentError, Option, type Command } from 'commander';
+import type { Mutant } from '../../lib/mutants.js';
+import type { SwarmPlan } from '../../sim/swarm/plan.js';
+import type { SwarmResult } from '../../sim/swarm/swarm.js';
+import { duration, integer } from '../arguments.js';
+import { EXIT, Exit, UsageError } from '../exit.js';
+import { beginLifetime } from '../lifetime.js';
+import { showProgress, type Progress } from '../progress.js';
+import { jsonLine, write, type Terminal } from '../terminal.js';
+import type { Jobs } from './pool.js';
+
+/** `tidemark sim`: seeds of the swarm of simulated clusters, in order, until one fails. */
+interface SimArguments {
+  readonly seeds?: SeedRange;
+  readonly seed?: SeedRange;
+  readonly jobs: number;
+  readonly keepGoing: boolean;
+  readonly mutant?: string;
+  readonly plan?: string;
+  readonly twice: boolean;
+  readonly shrink: boolean;
+  readonly shrinkFor: number;
+  readonly trace?: string;
+  readonly json: boolean;
+}
+
+interface SeedRange {
+  readonly first: number;
+  readonly last: number;
+}
+
+interface Totals {
+  seeds: number;
+  simulatedMs: number;
+  readonly failed: string[];
+}
+
+const JOBS_MAX = 256;
+
+/** Loaded only here: the process of a node never has the simulator in it. */
+async function loadSimulator() {
+  const [swarm, plans, shrinking, schema, pool, commit] = await Promise.all([
+    import('../../sim/swarm/swarm.js'),
+    import('../../sim/swarm/plan.js'),
+    import('../../sim/swarm/shrink.js'),
+    import('./plan-schema.js'),
+    import('./pool.js'),
+    import('./commit.js'),
+  ]);
+  return { ...swarm, ...plans, ...shrinking, ...schema, ...pool, ...commit };
+}
+
+type Simulator = Awaited<ReturnType<typeof loadSimulator>>;
+
+export function addSim(program: Command, terminal: Terminal): void {
+  program
+    .command('sim')
+    .description('run simulated clusters under random faults; the same seed is the same run')
+    .addOption(new Option('--seeds <first..last>', 'these seeds, in order').argParser(seedRange).conflicts('seed'))
+    .addOption(new Option('--seed <n>', 'this seed alone').argParser(seedRange))
+    .addOption(
+      new Option('--jobs <n>', `processes that run seeds at a time (this machine has room for ${availableParallelism()})`)
+        .default(1)
+        .argParser(integer(1, JOBS_MAX)),
+    )
+    .option('--keep-going', 'run the other seeds though one has failed', false)
+    .option('--plan <json>', 'fields of the plan instead of those that the seed draws')
+    .option('--mutant <name>', 'plant a bug: somebody must notice')
+    .option('--twice', 'run each seed twice and compare the traces', false)
+    .option('--shrink', 'look for a smaller plan that fails as well as that of the first seed that does', false)
+    .addOption(new Option('--shrink-for <duration>', 'at most so long').default(120_000, '2m').argParser(duration))
+    .option('--trace <file>', 'write the log of the first run that fails there, or of the last one')
+    .option('--json', 'print JSON, a line for each seed', false)
+    .action((options: SimArguments) => simulate(options, terminal));
+}
+
+function seedRange(text: string): SeedRange {
+  const match = /^(\d{1,12})(?:\.\.(\d{1,12}))?$/.exec(text);
+  const first = Number(match?.[1]);
+  const last = Number(match?.[2] ?? match?.[1]);
+  if (match === null || last < first) throw new InvalidArgumentError('Expected a seed like 7, or seeds like 1..200.');
+  return { first, last };
+}
+
+async function simulate(options: SimArguments, terminal: Terminal): Promise<void> {
+  const simulator = await loadSimulator();
+  const mutant = mutantOf(options.mutant, simulator.MUTANT_NAMES);
+  const plan = planOf(options.plan, simulator);
+  const { first, last } = options.seeds ?? options.seed ?? { first: 1, last: 200 };
+  const { twice, trace } = options;
+  const jobs: Jobs = {
+    count: last - first + 1,
+    at: (index) => ({ seed: first + index, plan, mutant, twice, keepLog: trace !== undefined }),
+  };
+  const lifetime = beginLifetime();
+  const progress = showProgress(terminal, { title: 'Simulating', total: jobs.count, unit: 'seeds' });
+  const totals: Totals = { seeds: 0, simulatedMs: 0, failed: [] };
+  const beganMs = performance.now();
+  let failed: SwarmResult | undefined;
+  let shown: SwarmResult | undefined;
+  try {
+    for await (const result of simulator.runJobs(jobs, options.jobs)) {
+      count(totals, result, progress);
+      shown = failed ?? result;
+      if (options.json) await write(terminal.stdout, jsonLine(fieldsOf(result)));
+      if (result.problems.length > 0) {
+        totals.failed.push(result.seed);
+        failed ??= result;
+        const text = simulator.explain(result, replayOf(result, options, plan));
+        await write(terminal.stderr, `tidemark ${await simulator.codeVersion()}: ${text}\n`);
+        if (!options.keepGoing) break;
+      }
+      if (lifetime.signal.aborted) break;
+    }
+    progress.end();
+    if (trace !== undefined && shown !== undefined) await writeFile(trace, `${shown.log.join('\n')}\n`);
+    if (!options.json) await write(terminal.stdout, summary(totals, performance.now() - beganMs));
+    if (failed === undefined) return;
+    if (options.shrink) await shrink(simulator, failed, options, mutant, terminal, lifetime.signal);
+    throw new Exit(EXIT.ERROR);
+  } finally {
+    lifetime.end();
+  }
+}
+
+function planOf(text: string | undefined, { parsePlan }: Simulator): Partial<SwarmPlan> | undefined {
+  if (text === undefined) return undefined;
+  const plan = parsePlan(text);
+  if (Array.isArray(plan)) throw new UsageError(`--plan: ${plan.join('\n  ')}`);
+  return plan as Partial<SwarmPlan>;
+}
+
+function mutantOf(name: string | undefined, names: readonly Mutant[]): Mutant | undefined {
+  const mutant = names.find((each) => each === name);
+  if (name !== undefined && mutant === undefined) {
+    throw new UsageError(`--mutant ${name}: there is no such bug; there are ${names.join(', ')}`);
+  }
+  return mutant;
+}
+
+function count(totals: Totals, { simulatedMs }: SwarmResult, progress: Progress): void {
+  totals.seeds += 1;
+  totals.simulatedMs += simulatedMs;
+  progress.update(totals.seeds);
+}
+
+function fieldsOf({ seed, trace, simulatedMs, events, problems, counts }: SwarmResult): object {
+  return { seed: Number(seed), trace, simulatedMs: Math.round(simulatedMs), events, problems, counts };
+}
+
+function summary({ seeds, simulatedMs, failed }: Totals, tookMs: number): string {
+  const perMinute = Math.round((seeds * 60_000) / Math.max(1, tookMs));
+  const speed = Math.round(simulatedMs / Math.max(1, tookMs));
+  const seconds = Math.round(simulatedMs / 1000);
+  const bad = failed.length === 0 ? '' : `; ${failed.length} failed: ${failed.join(', ')}`;
+  return `${seeds} seeds, ${seconds} simulated seconds: ${perMinute} seeds a minute, ${speed} times as fast as time${bad}\n`;
+}
+
+function replayOf({ seed }: SwarmResult, { mutant, twice }: SimArguments, plan?: Partial<SwarmPlan>): string {
+  const bug = mutant === undefined ? '' : ` --mutant ${mutant}`;
+  const instead = plan === undefined ? '' : ` --plan '${JSON.stringify(plan).replaceAll("'", "'\\''")}'`;
+  return `tidemark sim --seed ${seed}${twice ? ' --twice' : ''}${bug}${instead}`;
+}
+
+async function shrink(
+  { runSwarm, shrinkPlan, describePlan }: Simulator,
+  failed: SwarmResult,
+  options: SimArguments,
+  mutant: Mutant | undefined,
+  terminal: Terminal,
+  signal: AbortSignal,
+): Promise<void> {
+  const untilMs = performance.now() + options.shrinkFor;
+  let tries = 0;
+  const fails = async (plan: SwarmPlan): Promise<boolean> => {
+    tries += 1;
+    return (await runSwarm(failed.seed, { plan, mutant })).problems.length > 0;
+  };
+  const plan = await shrinkPlan(failed.plan, fails, () => !signal.aborted && performance.now() < untilMs);
+  const text = `smallest of ${tries} plans: ${describePlan(plan)}\nreplay: ${replayOf(failed, options, plan)}\n`;
+  await write(terminal.stderr, text);
+}

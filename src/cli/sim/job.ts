@@ -1,0 +1,25 @@
+import type { Mutant } from '../../lib/mutants.js';
+import type { SwarmPlan } from '../../sim/swarm/plan.js';
+import { planOfSeed, runSwarm, type SwarmResult } from '../../sim/swarm/swarm.js';
+
+/** One seed to run, as it is handed to a worker. */
+export interface Job {
+  readonly seed: number;
+  /** Instead of what the seed draws. */
+  readonly plan: Partial<SwarmPlan> | undefined;
+  readonly mutant: Mutant | undefined;
+  readonly twice: boolean;
+  /** The log is wanted also if nothing fails. */
+  readonly keepLog: boolean;
+}
+
+export async function runJob({ seed, plan, mutant, twice, keepLog }: Job): Promise<SwarmResult> {
+  const run = (): Promise<SwarmResult> => runSwarm(seed, { plan: { ...planOfSeed(seed), ...plan }, mutant });
+  let result = await run();
+  if (twice) {
+    const { trace } = await run();
+    const problem = `a second run has another trace: ${result.trace}, ${trace}`;
+    if (trace !== result.trace) result = { ...result, problems: [...result.problems, problem] };
+  }
+  return keepLog || result.problems.length > 0 ? result : { ...result, log: [] };
+}
