@@ -4,11 +4,27 @@ import { mutant } from '../lib/mutants.js';
 import type { Limits } from '../env/limits.js';
 import { NO_VERSION, type Pointer, type VersionId } from '../mvcc/records.js';
 import { readRecord } from '../mvcc/reader.js';
-import { formatTimestamp } from '../mvcc/timestamp.js';
+import { formatTimestamp, type Timestamp } from '../mvcc/timestamp.js';
 import type { LogIndex, Term } from '../raft/types.js';
-import { encodeEffects, type Effect, type Effects } from './effects.js';
-import { RangeChecks, type WatchedRanges } from './range-conditions.js';
-import type { Condition, KeyCondition, RequestId, WriteRequest, WriteResult } from './requests.js';
+import { isOlder, Locks, type Claim, type Holder } from '../txn/locks.js';
+import { transactionKey, type LockRange, type Prepared, type TransactionId, type TransactionKey } from '../txn/transaction.js';
+import { encodeEffects, type Effect, type Effects, type WriteEffects } from './effects.js';
+import { Blocked, LockQueue } from './lock-queue.js';
+import { NO_RANGES, RangeChecks, type WatchedRanges } from './range-conditions.js';
+import type {
+  Condition,
+  DecideRequest,
+  DecideResult,
+  KeyCondition,
+  Mutation,
+  PlacedCondition,
+  PrepareRequest,
+  PrepareResult,
+  RequestId,
+  ResolveRequest,
+  WriteRequest,
+  WriteResult,
+} from './requests.js';
 import type { BucketState } from './state.js';
 
 /**
@@ -20,12 +36,14 @@ import type { BucketState } from './state.js';
  *
  * Conditions on ranges may take several turns to look at (range-conditions.ts). A command that has some waits for that; it is
  * known by its id from the start, is evaluated in the turn in which all has been looked at, and others may overtake it.
+ *
+ * Locks of transactions are taken when they are proposed and let go when their resolution is applied. What meets one waits in
+ * the queue, or, if it holds locks elsewhere and is younger, is refused (txn/locks.ts).
  */
 interface Proposal {
   readonly effects: Effects;
   readonly bytes: number;
-  readonly promise: Promise<WriteResult>;
-  readonly resolve: (result: WriteResult) => void;
+  readonly done: () => void;
   readonly reject: (error: unknown) => void;
 }
 
@@ -37,7 +55,12 @@ export interface ProposalHost {
   canServe(): boolean;
   /** A commit timestamp above everything that this bucket has committed, proposed or promised. */
   nextTimestamp(): number;
+  /** The clock that those timestamps are above. */
+  clock(): Timestamp;
+  /** From now on they are above this one, which is committed elsewhere. */
+  raise(timestamp: Timestamp): void;
   append(data: Bytes): LogIndex;
+  notLeader(): TidemarkError;
 }
 
 interface PendingVersion extends Pointer {
@@ -48,114 +71,145 @@ export class Proposals {
   readonly #host: ProposalHost;
   readonly #term: Term;
   readonly #byIndex = new Map<LogIndex, Proposal>();
-  readonly #byId = new Map<string, Proposal>();
+  /** Commands under way, those that wait for locks included. */
+  readonly #byId = new Map<string, Promise<WriteResult>>();
+  readonly #preparing = new Map<TransactionKey, Promise<PrepareResult>>();
+  /** Resolutions that are proposed. */
+  readonly #resolving = new Map<TransactionKey, Promise<void>>();
   readonly #overlay = new Map<string, PendingVersion>();
+  readonly #locks = new Locks();
+  readonly #queue: LockQueue;
   readonly #ranges: RangeChecks;
-  /** Commands whose ranges are being looked at, by their ids. */
-  readonly #examined = new Map<string, Pick<Proposal, 'promise' | 'reject'>>();
+  /** Commands whose ranges are being looked at. */
+  #examining = 0;
+  #abandoned = false;
+  /** Of transactions that are proposed and not applied: how many, and records of decisions. */
+  #preparesInFlight = 0;
+  #recordsInFlight = 0;
   #bytes = 0;
 
   constructor(host: ProposalHost, term: Term) {
     this.#host = host;
     this.#term = term;
+    this.#queue = new LockQueue(host.limits.lockWaitersPerBucketMax);
     this.#ranges = new RangeChecks(host.state, host.limits);
+    for (const prepared of host.state.participant.prepared()) {
+      this.#locks.take(prepared, claimOfPrepared(prepared));
+    }
   }
 
   get term(): Term {
     return this.#term;
   }
 
+  // --- plain commands
+
   /** Evaluates and proposes a command; resolves when it is applied. */
-  write(request: WriteRequest): Promise<WriteResult> {
-    const { state, limits } = this.#host;
-    const known = state.sessions.lookup(request.id);
-    if (known.kind === 'done') return Promise.resolve(known.result);
-    if (known.kind === 'unknown') return Promise.reject(forgotten(request.id, state));
-    const name = idKey(request.id);
-    const running = mutant('retry-in-flight-runs-again') ? undefined : (this.#byId.get(name) ?? this.#examined.get(name));
-    if (running !== undefined) return running.promise;
-    const count = this.#byIndex.size + this.#examined.size;
-    if (count >= limits.proposalsPerBucketMax || this.#bytes >= limits.proposalBytesPerBucketMax) {
-      return Promise.reject(
-        new TidemarkError(
-          'RESOURCE_EXHAUSTED',
-          'BUCKET_OVERLOADED',
-          `bucket ${state.bucket} has ${count} commands (${this.#bytes} bytes) in flight; try again later`,
-          { retriable: true },
-        ),
-      );
-    }
-    const ranges = this.#ranges.watch(request.conditions, this.#overlay);
-    if (ranges.examined !== undefined) return this.#proposeExamined(request, ranges, ranges.examined);
-    try {
-      return this.#propose(request, ranges);
-    } finally {
-      ranges.end();
-    }
-  }
-
-  /** Proposes when the ranges have been looked at, some turns later. */
-  #proposeExamined(request: WriteRequest, ranges: WatchedRanges, examined: Promise<void>): Promise<WriteResult> {
-    const { promise, resolve, reject } = withResolvers<WriteResult>();
-    const name = idKey(request.id);
-    const entry = { promise, reject };
-    this.#examined.set(name, entry);
-    const propose = async (): Promise<WriteResult> => {
-      const { state } = this.#host;
-      await examined;
-      if (this.#examined.get(name) !== entry || !this.#host.canServe()) {
-        throw leadershipLost(state, 'leadership changed while ranges were looked at', 'none');
+  write(request: WriteRequest, deadlineMs: number): Promise<WriteResult> {
+    const { state } = this.#host;
+    const { id, mutations } = request;
+    const name = idKey(id);
+    const running = mutant('retry-in-flight-runs-again') ? undefined : this.#byId.get(name);
+    if (running !== undefined) return running;
+    const conditions = request.conditions.map((condition, position) => ({ position, condition }));
+    const result = this.#whenFree(conditions, deadlineMs, (ranges) => {
+      const known = state.sessions.lookup(id);
+      if (known.kind === 'done') return Promise.resolve(known.result);
+      if (known.kind === 'unknown') throw forgotten(id, state);
+      if (!this.#locks.isEmpty && !mutant('writes-ignore-locks')) {
+        const [holder] = this.#locks.conflicts(claimOf(conditions, mutations));
+        if (holder !== undefined) return new Blocked(holder);
       }
-      if (state.sessions.lookup(request.id).kind === 'unknown') throw forgotten(request.id, state);
-      this.#examined.delete(name);
-      return this.#propose(request, ranges);
-    };
-    const done = (): void => {
-      ranges.end();
-      if (this.#examined.get(name) === entry) this.#examined.delete(name);
-    };
-    propose().finally(done).then(resolve, reject);
-    return promise;
+      this.#checkLoad();
+      const effects = this.#evaluate(id, conditions, mutations, ranges);
+      return this.#append(effects, effects.result);
+    });
+    return track(this.#byId, name, result);
   }
 
-  #propose(request: WriteRequest, ranges: WatchedRanges): Promise<WriteResult> {
-    const effects = this.#evaluate(request, ranges);
+  /** Does the step in a turn in which all ranges of the conditions have been looked at and nothing that it meets is locked. */
+  #whenFree<T>(
+    conditions: readonly PlacedCondition[],
+    deadlineMs: number,
+    step: (ranges: WatchedRanges) => Promise<T> | Blocked,
+  ): Promise<T> {
+    let ranges: WatchedRanges;
+    try {
+      ranges = this.#ranges.watch(conditions.map(({ condition }) => condition), this.#overlay);
+      if (ranges.examined !== undefined) this.#checkLoad();
+    } catch (error) {
+      return Promise.reject(error instanceof Error ? error : new Error(String(error)));
+    }
+    const run = (): Promise<T> => this.#queue.run(deadlineMs, () => step(ranges));
+    const result = ranges.examined === undefined ? run() : this.#whenExamined(ranges.examined, run);
+    const ended = (): void => ranges.end();
+    if (conditions.length > 0) result.then(ended, ended);
+    return result;
+  }
+
+  async #whenExamined<T>(examined: Promise<void>, run: () => Promise<T>): Promise<T> {
+    this.#examining += 1;
+    try {
+      await examined;
+    } finally {
+      this.#examining -= 1;
+    }
+    if (this.#abandoned || !this.#host.canServe()) {
+      throw leadershipLost(this.#host.state, 'leadership changed while ranges were looked at', 'none');
+    }
+    return run();
+  }
+
+  #checkLoad(): void {
+    const { state, limits } = this.#host;
+    const count = this.#byIndex.size + this.#examining;
+    if (count < limits.proposalsPerBucketMax && this.#bytes < limits.proposalBytesPerBucketMax) return;
+    throw new TidemarkError(
+      'RESOURCE_EXHAUSTED',
+      'BUCKET_OVERLOADED',
+      `bucket ${state.bucket} has ${count} commands (${this.#bytes} bytes) in flight; try again later`,
+      { retriable: true },
+    );
+  }
+
+  /** Logs what the effects say; resolves with the value when they are applied. */
+  #append<T>(effects: Effects, value: T): Promise<T> {
     const data = encodeEffects(effects);
     const index = this.#host.append(data);
-    effects.effects.forEach(({ key, deleted, value }, position) => {
-      const timestamp = effects.result.timestamp;
-      const mapKey = toMapKey(key);
-      this.#overlay.set(mapKey, { timestamp, index, position, deleted, value });
-      if (!mutant('range-misses-overtaking')) this.#ranges.note(mapKey, timestamp);
-    });
-    const { promise, resolve, reject } = withResolvers<WriteResult>();
-    const proposal: Proposal = { effects, bytes: data.length, promise, resolve, reject };
-    this.#byIndex.set(index, proposal);
-    this.#byId.set(idKey(request.id), proposal);
+    if (effects.kind === 'write') {
+      effects.effects.forEach(({ key, deleted, value: bytes }, position) => {
+        const mapKey = toMapKey(key);
+        this.#overlay.set(mapKey, { timestamp: effects.timestamp, index, position, deleted, value: bytes });
+        if (!mutant('range-misses-overtaking')) this.#ranges.note(mapKey, effects.timestamp);
+      });
+    }
     this.#bytes += data.length;
-    if (mutant('answer-before-commit')) resolve(effects.result);
-    return promise;
+    return new Promise<T>((resolve, reject) => {
+      this.#byIndex.set(index, { effects, bytes: data.length, done: () => resolve(value), reject });
+      if (mutant('answer-before-commit')) resolve(value);
+    });
   }
 
-  #evaluate({ id, conditions, mutations }: WriteRequest, ranges: WatchedRanges): Effects {
+  #evaluate(
+    id: RequestId,
+    conditions: readonly PlacedCondition[],
+    mutations: readonly Mutation[],
+    ranges: WatchedRanges,
+  ): WriteEffects {
     const timestamp = this.#host.nextTimestamp();
-    for (const [position, condition] of conditions.entries()) {
+    const refusal = this.#refusal(conditions, timestamp, ranges);
+    if (refusal !== undefined) return { kind: 'write', timestamp, id, result: refusal, effects: [] };
+    const result = { applied: true, timestamp, failedCondition: -1, failedVersion: 0 };
+    return { kind: 'write', timestamp, id, result, effects: this.#effectsOf(mutations) };
+  }
+
+  /** What the first condition that does not hold is answered. */
+  #refusal(conditions: readonly PlacedCondition[], timestamp: Timestamp, ranges: WatchedRanges): WriteResult | undefined {
+    for (const { position, condition } of conditions) {
       const failedVersion = this.#failedVersion(condition, ranges);
-      if (failedVersion !== undefined) {
-        return { id, result: { applied: false, timestamp, failedCondition: position, failedVersion }, effects: [] };
-      }
+      if (failedVersion !== undefined) return { applied: false, timestamp, failedCondition: position, failedVersion };
     }
-    const effects = mutations.map((mutation): Effect => {
-      const latest = this.#latest(mutation.key);
-      const previous: VersionId =
-        latest === undefined
-          ? NO_VERSION
-          : { timestamp: latest.timestamp, index: latest.index, position: latest.position };
-      return mutation.kind === 'put'
-        ? { key: mutation.key, deleted: false, value: mutation.value, previous }
-        : { key: mutation.key, deleted: true, value: EMPTY_VALUE, previous };
-    });
-    return { id, result: { applied: true, timestamp, failedCondition: -1, failedVersion: 0 }, effects };
+    return undefined;
   }
 
   /** What a condition that does not hold found instead; undefined if it holds. */
@@ -167,6 +221,19 @@ export class Proposals {
     const latest = this.#latest(condition.key);
     if (this.#holds(condition, latest)) return undefined;
     return latest === undefined || latest.deleted ? 0 : latest.timestamp;
+  }
+
+  #effectsOf(mutations: readonly Mutation[]): Effect[] {
+    return mutations.map((mutation): Effect => {
+      const latest = this.#latest(mutation.key);
+      const previous: VersionId =
+        latest === undefined
+          ? NO_VERSION
+          : { timestamp: latest.timestamp, index: latest.index, position: latest.position };
+      return mutation.kind === 'put'
+        ? { key: mutation.key, deleted: false, value: mutation.value, previous }
+        : { key: mutation.key, deleted: true, value: EMPTY_VALUE, previous };
+    });
   }
 
   #latest(key: Bytes): Pointer | undefined {
@@ -194,6 +261,136 @@ export class Proposals {
     return pending === undefined ? readRecord(state.store, state.slot, latest).value : pending.value;
   }
 
+  // --- transactions: as a participant
+
+  /** Checks, locks, and logs this bucket's part of a transaction. Asked again, it answers the same. */
+  prepare(request: PrepareRequest, deadlineMs: number): Promise<PrepareResult> {
+    const { participant } = this.#host.state;
+    const prepared = participant.find(request.id);
+    if (prepared !== undefined) return Promise.resolve({ kind: 'prepared', timestamp: prepared.timestamp });
+    const name = transactionKey(request.id);
+    const running = this.#preparing.get(name);
+    if (running !== undefined) return running;
+    const claim = claimOf(request.conditions, request.mutations);
+    const holder: Holder = { id: request.id, first: request.first };
+    const result = this.#whenFree<PrepareResult>(request.conditions, deadlineMs, (watched) => {
+      if (this.#hasEnded(request.id, request.start)) return Promise.resolve({ kind: 'ended' });
+      const blocked = this.#blockedOrDead(holder, claim);
+      if (blocked !== undefined) return blocked === 'dead' ? Promise.resolve({ kind: 'locked' }) : blocked;
+      this.#checkLoad();
+      this.#checkRoom();
+      return this.#prepareNow(request, holder, claim, watched);
+    });
+    return track(this.#preparing, name, result);
+  }
+
+  #hasEnded(id: TransactionId, start: Timestamp): boolean {
+    return this.#resolving.has(transactionKey(id)) || this.#host.state.participant.hasEnded(id, start, this.#host.clock());
+  }
+
+  /** Wait-die: who is older than all in its way waits for one of them, who is younger than one gives up. */
+  #blockedOrDead(holder: Holder, claim: Claim): Blocked | 'dead' | undefined {
+    const conflicts = this.#locks.conflicts(claim);
+    const [first] = conflicts;
+    if (first === undefined) return undefined;
+    const mayWait = conflicts.every((other) => isOlder(holder, other));
+    return mayWait ? new Blocked(first) : 'dead';
+  }
+
+  #checkRoom(): void {
+    const { state, limits } = this.#host;
+    const { count, bytes } = state.participant;
+    if (count + this.#preparesInFlight < limits.preparedPerBucketMax && bytes < limits.preparedBytesPerBucketMax) return;
+    const message = `${count} transactions (${bytes} bytes) are prepared in bucket ${state.bucket}; try again later`;
+    throw new TidemarkError('RESOURCE_EXHAUSTED', 'BUCKET_OVERLOADED', message, { retriable: true });
+  }
+
+  #prepareNow(request: PrepareRequest, holder: Holder, claim: Claim, watched: WatchedRanges): Promise<PrepareResult> {
+    const { id, home, start, first, conditions, mutations } = request;
+    const timestamp = this.#host.nextTimestamp();
+    const refusal = this.#refusal(conditions, timestamp, watched);
+    if (refusal !== undefined) {
+      return this.#append<PrepareResult>({ kind: 'refuse', timestamp, id }, { kind: 'refused', result: refusal });
+    }
+    const { reads, ranges } = claim;
+    const prepared: Prepared = { id, home, start, first, timestamp, intents: this.#effectsOf(mutations), reads, ranges };
+    const result = this.#append<PrepareResult>({ kind: 'prepare', timestamp, prepared }, { kind: 'prepared', timestamp });
+    this.#locks.take(holder, claim);
+    this.#preparesInFlight += 1;
+    return result;
+  }
+
+  /**
+   * The attempt is decided: resolves when that is applied here. Only for a leader that is known to be one in this turn: that
+   * nothing is prepared here counts as an answer.
+   */
+  resolve({ id, start, commit }: ResolveRequest): Promise<void> {
+    const name = transactionKey(id);
+    const running = this.#resolving.get(name);
+    if (running !== undefined) return running;
+    const { state } = this.#host;
+    // One that is not prepared need not be known to have ended if it was committed: then it was prepared, and was resolved.
+    const isKnown = this.#locks.has(id) || state.participant.find(id) !== undefined;
+    if (!isKnown && (commit > 0 || this.#hasEnded(id, start))) return Promise.resolve();
+    if (!mutant('resolve-leaves-clock')) this.#host.raise(commit);
+    const timestamp = this.#host.nextTimestamp();
+    return track(this.#resolving, name, this.#append<void>({ kind: 'resolve', timestamp, id, start, commit }, undefined));
+  }
+
+  // --- transactions: as home
+
+  /** Logs the decision of a transaction whose participants are prepared, with this bucket's part of it. */
+  decide(request: DecideRequest, deadlineMs: number): Promise<DecideResult> {
+    const { state, limits } = this.#host;
+    const { id, start, first, participants, after, conditions, mutations } = request;
+    const claim = claimOf(conditions, mutations);
+    return this.#whenFree<DecideResult>(conditions, deadlineMs, (ranges) => {
+      const known = state.sessions.lookup(request.request);
+      if (known.kind === 'done') return Promise.resolve({ kind: 'done', committed: false, result: known.result });
+      if (known.kind === 'unknown') throw forgotten(request.request, state);
+      const blocked = this.#blockedOrDead({ id, first }, claim);
+      if (blocked !== undefined) return blocked === 'dead' ? Promise.resolve({ kind: 'locked' }) : blocked;
+      this.#checkLoad();
+      if (state.home.count + this.#recordsInFlight >= limits.recordsPerBucketMax) {
+        const message = `bucket ${state.bucket} waits for the participants of ${state.home.count} transactions; try again later`;
+        throw new TidemarkError('RESOURCE_EXHAUSTED', 'BUCKET_OVERLOADED', message, { retriable: true });
+      }
+      if (!mutant('commit-below-prepares')) this.#host.raise(after);
+      const effects = this.#evaluate(request.request, conditions, mutations, ranges);
+      const { result, timestamp } = effects;
+      if (!result.applied) return this.#append<DecideResult>(effects, { kind: 'done', committed: false, result });
+      this.#recordsInFlight += 1;
+      const decided: WriteEffects = { ...effects, record: { id, start, timestamp, participants } };
+      return this.#append<DecideResult>(decided, { kind: 'done', committed: true, result });
+    });
+  }
+
+  /** Logs that a transaction was refused by a participant: all attempts of the request have ended. */
+  conclude(id: RequestId, result: WriteResult): Promise<WriteResult> {
+    const { state } = this.#host;
+    const known = state.sessions.lookup(id);
+    if (known.kind === 'done') return Promise.resolve(known.result);
+    if (known.kind === 'unknown') return Promise.reject(forgotten(id, state));
+    return this.#append({ kind: 'write', timestamp: this.#host.nextTimestamp(), id, result, effects: [] }, result);
+  }
+
+  /** Drops records that nobody will ask for any more. */
+  forget(ids: readonly TransactionId[]): Promise<void> {
+    return this.#append<void>({ kind: 'forget', timestamp: this.#host.nextTimestamp(), ids }, undefined);
+  }
+
+  /** Logs that this bucket's own part of a transaction is refused, if it is as things stand: then nobody else has to be asked. */
+  refuse(id: RequestId, conditions: readonly PlacedCondition[]): Promise<WriteResult> | undefined {
+    const onKeys = conditions.filter(({ condition }) => condition.kind !== 'unchanged');
+    if (onKeys.length === 0 || this.#host.state.sessions.lookup(id).kind !== 'new') return undefined;
+    if (this.#locks.conflicts(claimOf(onKeys, [])).length > 0) return undefined;
+    const timestamp = this.#host.nextTimestamp();
+    const result = this.#refusal(onKeys, timestamp, NO_RANGES);
+    return result && this.#append({ kind: 'write', timestamp, id, result, effects: [] }, result);
+  }
+
+  // --- after evaluation
+
   /** The effects of a proposal of this replica, for apply. */
   effectsAt(index: LogIndex, term: Term): Effects | undefined {
     return term === this.#term || mutant('effects-over-terms') ? this.#byIndex.get(index)?.effects : undefined;
@@ -203,25 +400,47 @@ export class Proposals {
   applied(index: LogIndex, term: Term): void {
     const proposal = this.#byIndex.get(index);
     if (proposal === undefined || term !== this.#term) return;
+    const { effects, bytes } = proposal;
     this.#byIndex.delete(index);
-    this.#byId.delete(idKey(proposal.effects.id));
-    this.#bytes -= proposal.bytes;
-    for (const { key } of proposal.effects.effects) {
-      const mapKey = toMapKey(key);
-      if (this.#overlay.get(mapKey)?.index === index) this.#overlay.delete(mapKey);
+    this.#bytes -= bytes;
+    switch (effects.kind) {
+      case 'write':
+        if (effects.record !== undefined) this.#recordsInFlight -= 1;
+        for (const { key } of effects.effects) {
+          const mapKey = toMapKey(key);
+          if (this.#overlay.get(mapKey)?.index === index) this.#overlay.delete(mapKey);
+        }
+        break;
+      case 'prepare':
+        this.#preparesInFlight -= 1;
+        break;
+      case 'resolve':
+        for (const key of this.#locks.release(effects.id)) this.#ranges.note(toMapKey(key), effects.commit);
+        this.#queue.released(effects.id);
+        break;
+      case 'refuse':
+      case 'forget':
     }
-    proposal.resolve(proposal.effects.result);
+    proposal.done();
+  }
+
+  /** Tries again what waited for locks that were let go. Not in the midst of applying. */
+  wake(): void {
+    this.#queue.wake();
+  }
+
+  expire(now: number): void {
+    this.#queue.expire(now);
   }
 
   /** Leadership ended: whatever is in flight may or may not commit. */
   abandon(reason: string): void {
+    this.#abandoned = true;
     for (const { reject } of this.#byIndex.values()) reject(leadershipLost(this.#host.state, reason, 'unknown'));
-    for (const { reject } of this.#examined.values()) reject(leadershipLost(this.#host.state, reason, 'none'));
-    this.#examined.clear();
     this.#byIndex.clear();
-    this.#byId.clear();
     this.#overlay.clear();
     this.#bytes = 0;
+    this.#queue.abandon(() => this.#host.notLeader());
   }
 }
 
@@ -229,6 +448,30 @@ const EMPTY_VALUE: Bytes = Buffer.alloc(0);
 
 function leadershipLost({ bucket }: BucketState, reason: string, outcome: Outcome): TidemarkError {
   return new TidemarkError('UNAVAILABLE', 'LEADERSHIP_LOST', `bucket ${bucket}: ${reason}`, { outcome, retriable: true });
+}
+
+/** Keeps a promise under its name until it is settled. */
+function track<K, T>(running: Map<K, Promise<T>>, name: K, promise: Promise<T>): Promise<T> {
+  running.set(name, promise);
+  const settled = (): void => {
+    if (running.get(name) === promise) running.delete(name);
+  };
+  promise.then(settled, settled);
+  return promise;
+}
+
+function claimOf(conditions: readonly PlacedCondition[], mutations: readonly Mutation[]): Claim {
+  const reads: Bytes[] = [];
+  const ranges: LockRange[] = [];
+  for (const { condition } of conditions) {
+    if (condition.kind === 'unchanged') ranges.push(condition.range);
+    else reads.push(condition.key);
+  }
+  return { writes: mutations.map(({ key }) => key), reads, ranges };
+}
+
+function claimOfPrepared({ intents, reads, ranges }: Prepared): Claim {
+  return { writes: intents.map(({ key }) => key), reads, ranges };
 }
 
 function idKey(id: RequestId): string {
@@ -245,14 +488,4 @@ function forgotten({ session, born, sequence }: RequestId, { bucket, sessions: {
       'Look what stands there, then go on in a new session',
     { outcome: 'unknown', details: { horizon: String(horizon) } },
   );
-}
-
-function withResolvers<T>(): { promise: Promise<T>; resolve: (value: T) => void; reject: (error: unknown) => void } {
-  let resolve!: (value: T) => void;
-  let reject!: (error: unknown) => void;
-  const promise = new Promise<T>((onResolve, onReject) => {
-    resolve = onResolve;
-    reject = onReject;
-  });
-  return { promise, resolve, reject };
 }

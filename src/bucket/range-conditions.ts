@@ -91,7 +91,7 @@ export interface WatchedRanges {
   end(): void;
 }
 
-const NO_RANGES: WatchedRanges = { examined: undefined, change: () => 0, end: () => undefined };
+export const NO_RANGES: WatchedRanges = { examined: undefined, change: () => 0, end: () => undefined };
 
 /** Comparisons of what is in flight with the ranges of a new command, in one turn. */
 const LOOKS_MAX = 50_000;

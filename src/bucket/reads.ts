@@ -6,7 +6,8 @@ import { earlier, formatTimestamp, TIMESTAMP_MAX, type HybridClock } from '../mv
 import { nodeOfReplica, type BucketId } from '../placement/map.js';
 import type { Raft } from '../raft/raft.js';
 import type { LogIndex, ReadState, ReplicaId } from '../raft/types.js';
-import type { Consistency, Record, Served, Timestamp, Version } from './requests.js';
+import type { Outcome, Prepared } from '../txn/transaction.js';
+import type { Consistency, KeyRange, Record, ResolveRequest, Served, Timestamp, Version } from './requests.js';
 import type { BucketState } from './state.js';
 
 /**
@@ -19,6 +20,13 @@ import type { BucketState } from './state.js';
  *   replica has it from its resolved timestamp), and everything at or below T is applied.
  * - bounded: asOf the resolved timestamp, if that is recent enough.
  * - local: no gate.
+ *
+ * Then come the intents of transactions over several buckets that are prepared and not resolved here. Only a leader meets them,
+ * for a resolved timestamp is below all intents. It asks their homes what became of them: what is committed it resolves first
+ * and then reads; what is not committed is passed over, since the home has promised that it will not commit at or below the
+ * timestamp of the read, or did not commit before the read began. Any answer but "committed" counts only if this replica is known
+ * to lead *after* the answer came and still finds the intent: otherwise the transaction may have been resolved, and its record
+ * dropped, in between.
  */
 export interface View {
   /** Versions above it are not seen. */
@@ -39,6 +47,10 @@ export interface ReadHost {
   resolved(): Timestamp;
   /** A snapshot is taking the place of the state. */
   readonly installing: boolean;
+  /** What their homes say of transactions that are prepared here: as of a timestamp, or as of now if that is 0. */
+  outcomes(asked: readonly Prepared[], asOf: Timestamp, deadlineMs: number): Promise<ReadonlyMap<Prepared, Outcome>>;
+  /** Carries out here what home has decided; resolves when it is applied. */
+  resolve(request: ResolveRequest, deadlineMs: number): Promise<void>;
   /** Leads with a lease that is valid in this turn. */
   hasLease(): boolean;
   promise(timestamp: Timestamp): void;
@@ -88,8 +100,77 @@ export class Reads {
       case 'bounded':
         return this.#openBounded(consistency.maxStalenessMs, atLeast, deadlineMs);
       case 'local':
-        return this.#view('local', TIMESTAMP_MAX, this.#replica.resolved());
+        return this.#latestView('local');
     }
+  }
+
+  /** The same for one key, with what transactions have left on it. */
+  async openKey(key: Bytes, consistency: Consistency, deadlineMs: number, atLeast: Timestamp = 0): Promise<View> {
+    const view = this.tryOpen(consistency) ?? (await this.open(consistency, deadlineMs, atLeast));
+    const find = (): Prepared[] => {
+      const prepared = this.#replica.state.participant.intentOn(key);
+      return prepared === undefined || prepared.timestamp > view.timestamp ? [] : [prepared];
+    };
+    return this.#passIntents(view, find, deadlineMs);
+  }
+
+  /** The same for all keys of a range. */
+  async openRange(range: KeyRange, consistency: Consistency, deadlineMs: number): Promise<View> {
+    const view = await this.open(consistency, deadlineMs);
+    const touches = ({ intents }: Prepared): boolean => intents.some(({ key }) => isIn(key, range));
+    const find = (): Prepared[] => this.#intentsUpTo(view.timestamp).filter(touches);
+    return this.#passIntents(view, find, deadlineMs);
+  }
+
+  #intentsUpTo(timestamp: Timestamp): Prepared[] {
+    const found: Prepared[] = [];
+    for (const prepared of this.#replica.state.participant.writing()) {
+      if (prepared.timestamp > timestamp) break;
+      found.push(prepared);
+    }
+    return found;
+  }
+
+  /**
+   * Returns, in the turn in which it looks last, when no intent is left but such as do not count for this view. What is then
+   * true of the latest versions is so only as of before the first of those.
+   */
+  async #passIntents(view: View, find: () => readonly Prepared[], deadlineMs: number): Promise<View> {
+    const isLatest = view.timestamp === TIMESTAMP_MAX;
+    let met = find();
+    if (met.length === 0 || mutant('reads-ignore-intents')) return view;
+    if (view.served.consistency === 'local') return before(view, met);
+    const passed = new Set<Prepared>();
+    while (!met.every((prepared) => passed.has(prepared))) {
+      const open = met.filter((prepared) => !passed.has(prepared));
+      await this.#settleIntents(open, isLatest ? 0 : view.timestamp, passed, deadlineMs);
+      await this.#openLinearizable(deadlineMs);
+      this.#checkInstalled();
+      met = find();
+    }
+    if (isLatest) return before(this.#latestView(view.served.consistency), met);
+    this.#checkHorizon(view.timestamp);
+    return view;
+  }
+
+  /** Asks what became of transactions, resolves those that are committed, and notes in `passed` those that are not. */
+  async #settleIntents(
+    open: readonly Prepared[],
+    asOf: Timestamp,
+    passed: Set<Prepared>,
+    deadlineMs: number,
+  ): Promise<void> {
+    const outcomes = await this.#replica.outcomes(open, asOf, deadlineMs);
+    const resolved: Promise<void>[] = [];
+    for (const [prepared, outcome] of outcomes) {
+      const { id, start } = prepared;
+      if (outcome.kind === 'committed') {
+        resolved.push(this.#replica.resolve({ id, start, commit: outcome.timestamp }, deadlineMs));
+      } else {
+        passed.add(prepared);
+      }
+    }
+    await Promise.all(resolved);
   }
 
   /** Without waiting, where the gate is open already: the common case of a leader with a lease. */
@@ -107,6 +188,12 @@ export class Reads {
   /** A timestamp at or above all that this bucket has acknowledged; only from a confirmed leader. */
   async readTimestamp(deadlineMs: number): Promise<Timestamp> {
     if (!mutant('scan-unconfirmed')) await this.#openLinearizable(deadlineMs);
+    // What is prepared here may have been committed, and acknowledged, at a timestamp that this bucket has not heard of.
+    const open = this.#intentsUpTo(TIMESTAMP_MAX);
+    if (open.length > 0) {
+      await this.#settleIntents(open, 0, new Set(), deadlineMs);
+      await this.#openLinearizable(deadlineMs);
+    }
     // Not this node's clock: if that is ahead, no other can serve a read as of it yet, and nothing was acknowledged there.
     return Math.max(this.#replica.clock, this.#replica.raft.electedFloor);
   }
@@ -197,6 +284,12 @@ export class Reads {
       this.#checkInstalled();
     }
     // Also after the wait: the horizon may have risen meanwhile.
+    this.#checkHorizon(timestamp);
+    return this.#view('asOf', timestamp, timestamp);
+  }
+
+  #checkHorizon(timestamp: Timestamp): void {
+    const { state } = this.#replica;
     if (timestamp < state.horizon) {
       throw new TidemarkError(
         'OUT_OF_RANGE',
@@ -205,7 +298,6 @@ export class Reads {
         { details: { earliestReadable: String(state.horizon) } },
       );
     }
-    return this.#view('asOf', timestamp, timestamp);
   }
 
   async #openBounded(maxStalenessMs: number, atLeast: Timestamp, deadlineMs: number): Promise<View> {
@@ -310,4 +402,15 @@ export class Reads {
     for (const { reject } of this.#waiters) reject(this.#replica.notLeader());
     this.#waiters = [];
   }
+}
+
+/** What is true as of the latest, though these transactions may commit from their prepare timestamps on. */
+function before(view: View, met: readonly Prepared[]): View {
+  const lowest = Math.min(...met.map(({ timestamp }) => timestamp));
+  const { served } = view;
+  return { ...view, served: { ...served, timestamp: Math.min(served.timestamp, lowest - 1) } };
+}
+
+function isIn(key: Bytes, { start, end }: KeyRange): boolean {
+  return key.compare(start) >= 0 && (end.length === 0 || key.compare(end) < 0);
 }

@@ -9,10 +9,21 @@ import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
 import { Raft } from '../raft/raft.js';
 import type { ConfigChange } from '../raft/config.js';
 import type { Entry, HardState, LogIndex, Message, Ready, ReplicaId, SnapshotMeta, Term } from '../raft/types.js';
+import type { Outcome, Prepared, TransactionId } from '../txn/transaction.js';
 import type { BucketLog } from './log-storage.js';
 import { Proposals } from './proposals.js';
 import { Reads } from './reads.js';
-import type { WriteRequest, WriteResult } from './requests.js';
+import type {
+  DecideRequest,
+  DecideResult,
+  PlacedCondition,
+  PrepareRequest,
+  PrepareResult,
+  RequestId,
+  ResolveRequest,
+  WriteRequest,
+  WriteResult,
+} from './requests.js';
 import type { BucketState } from './state.js';
 
 /**
@@ -43,6 +54,8 @@ export interface ReplicaHost {
   restartFloor(): number;
   /** False while this node should lead nothing: its disk hangs, or it is stopping. */
   mayLead(): boolean;
+  /** Asks the homes of transactions what became of them, as of a timestamp; 0: as of now. */
+  outcomes(asked: readonly Prepared[], asOf: Timestamp, deadlineMs: number): Promise<ReadonlyMap<Prepared, Outcome>>;
   /** The replica has something for collect(). */
   changed(replica: Replica): void;
   /** The replica has learned who leads, or that its leader leads in a later term; if it leads itself, that it serves. */
@@ -96,7 +109,7 @@ export class Replica {
   #installing = false;
   #dueMs = -Infinity;
   #learned: { readonly leader: ReplicaId; readonly term: Term } = { leader: 0, term: 0 };
-  #lowestIntent: () => Timestamp | undefined = () => undefined;
+  #lowestIntent: () => Timestamp | undefined = () => this.state.participant.lowestIntent();
   /** Committed entries that wait because the state store's overlay is full or a snapshot is being installed. */
   readonly #backlog: Entry[] = [];
 
@@ -215,7 +228,13 @@ export class Replica {
    * commit at its prepare timestamp or later, so the resolved timestamp stays below the lowest intent.
    */
   resolved(): Timestamp {
-    return Math.min(Math.max(this.raft.closed().timestamp, this.state.maxTimestamp), (this.#lowestIntent() ?? Infinity) - 1);
+    const lowest = mutant('resolved-above-intents') ? undefined : this.#lowestIntent();
+    return Math.min(Math.max(this.raft.closed().timestamp, this.state.maxTimestamp), (lowest ?? Infinity) - 1);
+  }
+
+  /** Asks home what became of transactions; see ReadHost. */
+  outcomes(asked: readonly Prepared[], asOf: Timestamp, deadlineMs: number): Promise<ReadonlyMap<Prepared, Outcome>> {
+    return this.#host.outcomes(asked, asOf, deadlineMs);
   }
 
   /** `lowest` says the lowest timestamp of an unresolved intent in the applied state; undefined if there is none. */
@@ -232,10 +251,55 @@ export class Replica {
   // --- commands
 
   /** Proposes a command and resolves when it is applied; rejects with NOT_LEADER if it must be asked elsewhere. */
-  write(request: WriteRequest): Promise<WriteResult> {
+  write(request: WriteRequest, deadlineMs = Infinity): Promise<WriteResult> {
+    return this.#lead((proposals) => proposals.write(request, deadlineMs));
+  }
+
+  /** As a participant of a transaction: see Proposals. */
+  prepare(request: PrepareRequest, deadlineMs: number): Promise<PrepareResult> {
+    return this.#lead((proposals) => proposals.prepare(request, deadlineMs));
+  }
+
+  /** The attempt is decided. Resolves when that is applied here, or when nothing of it is left to be resolved. */
+  async resolve(request: ResolveRequest, deadlineMs: number): Promise<void> {
+    // A leader that lost its office unknowingly may not know the attempt, and must not say that it is done with it.
+    await this.reads.open({ kind: 'linearizable' }, deadlineMs);
+    await this.#lead((proposals) => proposals.resolve(request));
+  }
+
+  /** As the home of a transaction, in one and the same term from its begin to its decision. */
+  decide(request: DecideRequest, term: Term, deadlineMs: number): Promise<DecideResult> {
+    return this.#lead((proposals) => {
+      if (proposals.term !== term) throw this.notLeader();
+      return proposals.decide(request, deadlineMs);
+    });
+  }
+
+  conclude(id: RequestId, result: WriteResult, term: Term): Promise<WriteResult> {
+    return this.#lead((proposals) => {
+      if (proposals.term !== term) throw this.notLeader();
+      return proposals.conclude(id, result);
+    });
+  }
+
+  forget(ids: readonly TransactionId[]): Promise<void> {
+    return this.#lead((proposals) => proposals.forget(ids));
+  }
+
+  refuse(id: RequestId, conditions: readonly PlacedCondition[]): Promise<WriteResult | undefined> {
+    return this.#lead<WriteResult | undefined>((proposals) => proposals.refuse(id, conditions) ?? Promise.resolve(undefined));
+  }
+
+  /** Ends the reads and the commands that nobody waits for any more. */
+  expire(now: number): void {
+    this.reads.expire(now);
+    this.#proposals?.expire(now);
+  }
+
+  #lead<T>(work: (proposals: Proposals) => Promise<T>): Promise<T> {
     if (!this.raft.canServe() || this.#installing) return Promise.reject(this.notLeader());
     try {
-      return this.#leaderProposals().write(request);
+      return work(this.#leaderProposals());
     } catch (error) {
       // Raft takes no proposals while leadership is being handed over.
       return Promise.reject(error instanceof Error ? error : new Error(String(error)));
@@ -251,7 +315,13 @@ export class Replica {
           limits: this.#host.limits,
           canServe: () => this.raft.canServe() && !this.#installing,
           nextTimestamp: () => this.#nextTimestamp(),
+          clock: () => this.clock,
+          raise: (timestamp) => {
+            this.#host.hybrid.mergeCommitted(timestamp);
+            this.promise(timestamp);
+          },
           append: (data) => this.#append(data),
+          notLeader: () => this.notLeader(),
         },
         this.raft.term,
       );
@@ -396,6 +466,7 @@ export class Replica {
     }
     this.#backlog.splice(0, count);
     this.raft.applied(this.state.applied.index);
+    this.#proposals?.wake();
     // Having applied some, raft may give the next ones, or reads that waited for the term's first entry.
     if (this.raft.hasReady()) this.#host.changed(this);
   }
@@ -403,7 +474,7 @@ export class Replica {
   #apply(entry: Entry): void {
     const known = this.#proposals?.effectsAt(entry.index, entry.term);
     const effects = this.state.apply(entry, known);
-    if (effects !== undefined) this.#host.hybrid.mergeCommitted(effects.result.timestamp);
+    if (effects !== undefined) this.#host.hybrid.mergeCommitted(effects.timestamp);
     this.#proposals?.applied(entry.index, entry.term);
   }
 

@@ -1,5 +1,7 @@
 import type { Bytes } from '../lib/bytes.js';
 import type { Timestamp } from '../mvcc/timestamp.js';
+import type { BucketId } from '../placement/map.js';
+import type { TransactionId } from '../txn/transaction.js';
 
 /** What can be asked of a bucket and what it answers; shared by router, node and client. */
 export type { Timestamp };
@@ -55,6 +57,53 @@ export interface WriteResult {
   /** The present version of that condition's key, 0 if it does not exist; of a range, when some key of it was changed. */
   readonly failedVersion: Timestamp;
 }
+
+/** A condition of a part of a request, with its position among all conditions of the request. */
+export interface PlacedCondition {
+  readonly position: number;
+  readonly condition: Condition;
+}
+
+/** The part of a transaction that lies in one bucket. */
+export interface TransactionPart {
+  readonly id: TransactionId;
+  /** When this attempt began and when the first one did. */
+  readonly start: Timestamp;
+  readonly first: Timestamp;
+  readonly conditions: readonly PlacedCondition[];
+  readonly mutations: readonly Mutation[];
+}
+
+/** To a participant. */
+export interface PrepareRequest extends TransactionPart {
+  readonly home: BucketId;
+}
+
+export type PrepareResult =
+  | { readonly kind: 'prepared'; readonly timestamp: Timestamp }
+  | { readonly kind: 'refused'; readonly result: WriteResult }
+  /** An older transaction holds a lock that this one needs (`locked`), or this attempt is over here (`ended`). */
+  | { readonly kind: 'locked' }
+  | { readonly kind: 'ended' };
+
+/** To a participant: the attempt is committed at `commit`, or aborted if that is 0. */
+export interface ResolveRequest {
+  readonly id: TransactionId;
+  readonly start: Timestamp;
+  readonly commit: Timestamp;
+}
+
+/** To home: the part that lies there, once all participants are prepared at or below `after`. */
+export interface DecideRequest extends TransactionPart {
+  readonly request: RequestId;
+  readonly participants: readonly BucketId[];
+  readonly after: Timestamp;
+}
+
+export type DecideResult =
+  /** `committed`: this attempt was. Otherwise the request has this result, but nothing of this attempt may stay. */
+  | { readonly kind: 'done'; readonly committed: boolean; readonly result: WriteResult }
+  | { readonly kind: 'locked' };
 
 /**
  * `linearizable`: sees every write acknowledged before the read began. `bounded`: any replica, as of a moment at most

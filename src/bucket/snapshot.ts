@@ -14,15 +14,14 @@ import {
 } from '../mvcc/records.js';
 import type { LogIndex, SnapshotMeta } from '../raft/types.js';
 import type { SnapshotSource } from './snapshot-port.js';
-import { SessionLoader, SessionPieces } from './session-pieces.js';
-import { Sessions, type SessionLimits } from './sessions.js';
 import { markUnnamed, unmark, versionsOnDisk } from './slots.js';
 import { decodeMeta, encodeMeta, metaKey, sessionsKey, type BucketState, type Meta } from './state.js';
 import type { StateStore } from './state-store.js';
+import { TableLoader, TablePieces, Tables, type TableLimits } from './tables.js';
 import type { VersionScan } from './version-scan.js';
 
 /**
- * Snapshots of one bucket at a log index i: its meta record and its sessions, frozen in one turn at i, and all version records
+ * Snapshots of one bucket at a log index i: its meta record and its tables, frozen in one turn at i, and all version records
  * with log index <= i, all but the first streamed in pieces. Version records are written once and never change, so their pages
  * need no common moment; what is written after i is left out by its log index. Pointers are not sent: the receiver derives
  * them, for a key's pointer names the highest of its versions.
@@ -30,12 +29,12 @@ import type { VersionScan } from './version-scan.js';
  * Install goes into a new slot beside the old one. Only when all of it is on disk does the meta record turn to the new slot,
  * in one batch; a crash before that leaves a slot that nobody names, which is swept at the next start (bucket/slots.ts).
  */
-const FORMAT = 2;
+const FORMAT = 3;
 
 type HeaderTuple = [format: number, meta: Bytes];
 type RecordTuple = [id: Bytes, value: Bytes];
-/** One of the two; all sessions come before the first records. */
-type ChunkTuple = [sessions: Bytes | null, records: readonly RecordTuple[]];
+/** One of the two; all tables come before the first records. */
+type ChunkTuple = [tables: Bytes | null, records: readonly RecordTuple[]];
 
 const RECORDS_PER_CHUNK_MAX = 1000;
 /** A chunk leaves after so many pages, however little they brought: the receiver takes a long silence for a failure. */
@@ -47,7 +46,7 @@ export class StateSnapshot implements SnapshotSource {
   readonly #state: BucketState;
   readonly #slot: Slot;
   readonly #index: LogIndex;
-  readonly #sessions: SessionPieces;
+  readonly #tables: TablePieces;
   #scan: VersionScan | undefined;
   #done = false;
 
@@ -59,12 +58,12 @@ export class StateSnapshot implements SnapshotSource {
     this.#state = state;
     this.#slot = meta.slot;
     this.#index = meta.applied.index;
-    this.#sessions = new SessionPieces(state.sessions.freeze());
+    this.#tables = new TablePieces(state.tables);
   }
 
   async next(bytesMax: number): Promise<Bytes | undefined> {
-    const sessions = this.#done ? undefined : this.#sessions.next(bytesMax);
-    if (sessions !== undefined) return pack([sessions, []] satisfies ChunkTuple);
+    const tables = this.#done ? undefined : this.#tables.next(bytesMax);
+    if (tables !== undefined) return pack([tables, []] satisfies ChunkTuple);
     const scan = this.#scan ?? (await versionsOnDisk(this.#state.store, this.#slot));
     this.#scan = scan;
     const records: RecordTuple[] = [];
@@ -124,11 +123,11 @@ export class StagedSnapshot {
   readonly meta: SnapshotMeta;
   readonly #store: StateStore;
   readonly #source: Meta;
-  readonly #sessions: SessionLoader;
+  readonly #tables: TableLoader;
 
-  constructor(source: Meta, slot: Slot, store: StateStore, limits: SessionLimits) {
+  constructor(source: Meta, slot: Slot, store: StateStore, limits: TableLimits) {
     this.#source = source;
-    this.#sessions = new SessionLoader(new Sessions(limits));
+    this.#tables = new TableLoader(new Tables(limits));
     this.slot = slot;
     this.#store = store;
     const { applied, config } = this.#source;
@@ -137,15 +136,15 @@ export class StagedSnapshot {
 
   /** Stages one chunk; resolves when it is on disk. Rejects, having staged nothing of it, with INVALID_ARGUMENT. */
   async write(chunk: Bytes): Promise<void> {
-    const piece = this.#sessions.count;
-    const { sessions, records } = readable('a chunk', () => {
+    const piece = this.#tables.count;
+    const { tables, records } = readable('a chunk', () => {
       const [bytes, tuples] = unpack(chunk) as ChunkTuple;
-      if (bytes !== null) this.#sessions.add(bytes);
+      if (bytes !== null) this.#tables.add(bytes);
       const decoded = tuples.map(([id, value]) => ({ id: decodeVersionId(id), record: decodeRecord(value), value }));
-      return { sessions: bytes, records: decoded };
+      return { tables: bytes, records: decoded };
     });
     markUnnamed(this.#store, this.slot);
-    if (sessions !== null) this.#store.put(sessionsKey(this.slot, this.#source.applied.index, piece), sessions);
+    if (tables !== null) this.#store.put(sessionsKey(this.slot, this.#source.applied.index, piece), tables);
     for (const { id, record, value } of records) {
       // Chunks come in version order, so the last write of a pointer is that of the key's latest version.
       this.#store.put(versionKey(this.slot, id), value);
@@ -156,8 +155,8 @@ export class StagedSnapshot {
 
   /** Throws DATA_LOSS / SNAPSHOT_BROKEN if something is missing that the chunks should have brought. */
   checkComplete(): void {
-    if (this.#sessions.complete) return;
-    throw new TidemarkError('DATA_LOSS', 'SNAPSHOT_BROKEN', 'a snapshot ended before all of its sessions had come');
+    if (this.#tables.complete) return;
+    throw new TidemarkError('DATA_LOSS', 'SNAPSHOT_BROKEN', 'a snapshot ended before all of its tables had come');
   }
 
   /** Turns the bucket to the new slot; resolves when that is on disk. The replica must not apply meanwhile. */
@@ -167,7 +166,7 @@ export class StagedSnapshot {
     markUnnamed(this.#store, state.slot);
     unmark(this.#store, this.slot);
     this.#store.put(metaKey(state.bucket), encodeMeta(meta));
-    state.replace(meta, this.#sessions);
+    state.replace(meta, this.#tables);
     if (!mutant('flip-before-sync')) await this.#store.flush();
   }
 }

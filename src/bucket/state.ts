@@ -12,42 +12,49 @@ import {
   versionKey,
   type Pointer,
   type Slot,
+  type TransactionTag,
   type VersionId,
 } from '../mvcc/records.js';
 import { readPointer } from '../mvcc/reader.js';
+import type { Timestamp } from '../mvcc/timestamp.js';
 import type { BucketId } from '../placement/map.js';
 import { decodeConfig } from '../raft/config.js';
 import type { Config, Entry, LogIndex, Term } from '../raft/types.js';
-import { decodeEffects, type Effects } from './effects.js';
-import { SessionPieces, type SessionLoader } from './session-pieces.js';
-import { type Sessions } from './sessions.js';
+import type { Home } from '../txn/home.js';
+import type { Participant } from '../txn/participant.js';
+import type { Prepared } from '../txn/transaction.js';
+import { decodeEffects, type Effect, type Effects } from './effects.js';
+import type { Sessions } from './sessions.js';
 import type { BatchMember, StateStore } from './state-store.js';
+import { TablePieces, type TableLoader, type Tables } from './tables.js';
 
 /**
  * The replicated state of one bucket: versions and pointers in the state store, and the small facts that every replica
- * derives from the log in memory (applied index, highest timestamp, digest, configuration, sessions).
+ * derives from the log in memory (applied index, highest timestamp, digest, configuration, the tables).
  *
  *   m <bucket u32>                       ->  the meta record: where the state stands, in the same batch as the data it describes
- *   s <slot u32> <index u64> <piece u32>  ->  a piece of the sessions as of the entry at index (bucket/session-pieces.ts)
+ *   s <slot u32> <index u64> <piece u32>  ->  a piece of the tables as of the entry at index: sessions, transactions (tables.ts)
  *
  * Invariants: sessionsIndex <= durableIndex <= applied.index. Equal applied index means equal digest on every replica. The meta
- * record names the only checkpoint of the sessions that counts, by its index, and all pieces of that are on disk.
+ * record names the only checkpoint of the tables that counts, by its index, and all pieces of that are on disk. Commands have
+ * timestamps that grow with the log; versions do so for each key, but not over all keys: a transaction's have its commit
+ * timestamp, and are written when it is resolved.
  */
 const META_TAG = 0x6d; // 'm'
 const SESSIONS_TAG = 0x73; // 's'
-const META_FORMAT = 1;
+const META_FORMAT = 2;
 
 export interface AppliedMark {
   readonly index: LogIndex;
   readonly term: Term;
 }
 
-/** Everything of a bucket's state but its versions and sessions. */
+/** Everything of a bucket's state but its versions and tables. */
 export interface Meta {
   readonly slot: Slot;
   readonly replicaId: number;
   readonly applied: AppliedMark;
-  /** The bucket's running maximum timestamp: nothing that it holds is above. */
+  /** The bucket's running maximum timestamp, that of its last command: nothing that it holds is above. */
   readonly maxTimestamp: number;
   /** Nothing at or below can be read any more, except the latest version of a key. */
   readonly horizon: number;
@@ -143,7 +150,7 @@ export function decodeMeta(data: Bytes): Meta {
 export class BucketState implements BatchMember {
   readonly bucket: BucketId;
   readonly store: StateStore;
-  #sessions: Sessions;
+  #tables: Tables;
   #meta: Meta;
   #durableIndex: LogIndex;
   #batchIndex: LogIndex = 0;
@@ -153,18 +160,32 @@ export class BucketState implements BatchMember {
   #newCheckpoint: Checkpoint | undefined;
   #digestWatch: { readonly index: LogIndex; readonly told: (digest: number) => void } | undefined;
 
-  /** `sessions` are as of the checkpoint; who opens the bucket replays the log from there. */
-  constructor(bucket: BucketId, store: StateStore, meta: Meta, { sessions, count }: SessionLoader) {
+  /** The tables are as of the checkpoint; who opens the bucket replays the log from there. */
+  constructor(bucket: BucketId, store: StateStore, meta: Meta, { tables, count }: TableLoader) {
     this.bucket = bucket;
     this.store = store;
-    this.#sessions = sessions;
+    this.#tables = tables;
     this.#meta = meta;
     this.#durableIndex = meta.applied.index;
     this.#checkpoint = { index: meta.sessionsIndex, pieces: count };
   }
 
+  get tables(): Tables {
+    return this.#tables;
+  }
+
   get sessions(): Sessions {
-    return this.#sessions;
+    return this.#tables.sessions;
+  }
+
+  /** What is prepared here of transactions whose home is elsewhere. */
+  get participant(): Participant {
+    return this.#tables.participant;
+  }
+
+  /** What is committed here and not resolved everywhere. */
+  get home(): Home {
+    return this.#tables.home;
   }
 
   get slot(): Slot {
@@ -192,7 +213,7 @@ export class BucketState implements BatchMember {
     return this.#durableIndex;
   }
 
-  /** The log from here on is needed to restore the sessions after a restart. */
+  /** The log from here on is needed to restore the tables after a restart. */
   get sessionsIndex(): LogIndex {
     return this.#meta.sessionsIndex;
   }
@@ -230,10 +251,16 @@ export class BucketState implements BatchMember {
       config = decodeConfig(entry.data);
     } else if (entry.kind === 'data') {
       effects = known ?? decodeEffects(entry.data);
-      assert(effects.result.timestamp > maxTimestamp, `bucket ${this.bucket}: commit timestamp goes back`);
-      this.#writeVersions(effects, entry.index);
-      this.sessions.record(effects.id, effects.result);
-      maxTimestamp = effects.result.timestamp;
+      assert(effects.timestamp > maxTimestamp, `bucket ${this.bucket}: the timestamp of a command goes back`);
+      const resolved = this.#changeTables(effects);
+      if (effects.kind === 'write') {
+        const { id, record } = effects;
+        this.#writeVersions(effects.effects, effects.timestamp, entry.index, record === undefined ? undefined : id);
+      } else if (effects.kind === 'resolve' && effects.commit > 0 && resolved !== undefined) {
+        assert(effects.commit < effects.timestamp, `bucket ${this.bucket}: a transaction was committed in the future`);
+        this.#writeVersions(resolved.intents, effects.commit, entry.index, effects.id);
+      }
+      maxTimestamp = effects.timestamp;
       digest = crc32(entry.data, digest);
     }
     this.#meta = { ...before, applied: { index: entry.index, term: entry.term }, maxTimestamp, digest, config };
@@ -242,29 +269,50 @@ export class BucketState implements BatchMember {
     return effects;
   }
 
-  #writeVersions({ effects, result }: Effects, index: LogIndex): void {
+  /** What a command does to the tables. Answers with the transaction that it has resolved. */
+  #changeTables(effects: Effects): Prepared | undefined {
+    const { sessions, participant, home } = this.#tables;
+    switch (effects.kind) {
+      case 'write':
+        sessions.record(effects.id, effects.result);
+        if (effects.record !== undefined) home.commit(effects.record);
+        return undefined;
+      case 'prepare':
+        participant.prepare(effects.prepared);
+        return undefined;
+      case 'refuse':
+        return undefined;
+      case 'resolve':
+        return participant.resolve(effects.id, effects.start, effects.timestamp);
+      case 'forget':
+        home.forget(effects.ids);
+        return undefined;
+    }
+  }
+
+  #writeVersions(effects: readonly Effect[], timestamp: Timestamp, index: LogIndex, request: TransactionTag | undefined): void {
+    const transaction = request && { session: request.session, sequence: request.sequence };
     effects.forEach((effect, position) => {
-      const id: VersionId = { timestamp: result.timestamp, index, position };
-      this.store.put(versionKey(this.slot, id), encodeRecord(effect));
+      const id: VersionId = { timestamp, index, position };
+      this.store.put(versionKey(this.slot, id), encodeRecord({ ...effect, transaction }));
       this.store.put(pointerKey(this.slot, effect.key), encodePointer({ ...id, deleted: effect.deleted }));
     });
   }
 
-  /** Restores the sessions of an already applied entry after a restart. */
-  replaySession(entry: Entry): void {
+  /** Restores the tables from an already applied entry after a restart. */
+  replay(entry: Entry): void {
     if (entry.kind !== 'data' || mutant('sessions-not-replayed')) return;
-    const { id, result } = decodeEffects(entry.data);
-    this.sessions.record(id, result);
+    this.#changeTables(decodeEffects(entry.data));
   }
 
   /**
-   * Begins a checkpoint of the sessions as of what is applied now. One at a time; undefined if the last is as new. Until all of
+   * Begins a checkpoint of the tables as of what is applied now. One at a time; undefined if the last is as new. Until all of
    * the new one is on disk, the old one counts.
    */
-  beginCheckpoint(): SessionsCheckpoint | undefined {
+  beginCheckpoint(): TablesCheckpoint | undefined {
     const newest = this.#newCheckpoint ?? this.#batchCheckpoint ?? this.#checkpoint;
     if (newest.index === this.applied.index) return undefined;
-    return new SessionsCheckpoint(this, (checkpoint) => {
+    return new TablesCheckpoint(this, (checkpoint) => {
       this.#newCheckpoint = checkpoint;
       this.store.enrol(this);
     });
@@ -292,14 +340,14 @@ export class BucketState implements BatchMember {
   }
 
   /** An installed snapshot takes the place of this state; it is on disk, but for the meta record that turns to it. */
-  replace(meta: Meta, { sessions, count }: SessionLoader): void {
+  replace(meta: Meta, { tables, count }: TableLoader): void {
     this.#meta = meta;
     this.#durableIndex = meta.applied.index;
     this.#batchIndex = meta.applied.index;
     this.#checkpoint = { index: meta.sessionsIndex, pieces: count };
     this.#batchCheckpoint = undefined;
     this.#newCheckpoint = undefined;
-    if (!mutant('snapshot-without-sessions')) this.#sessions = sessions;
+    if (!mutant('snapshot-without-sessions')) this.#tables = tables;
     this.#tellDigest();
   }
 }
@@ -309,19 +357,19 @@ interface Checkpoint {
   readonly pieces: number;
 }
 
-/** A checkpoint under way: the sessions as of one entry, written piece by piece while the bucket goes on. */
-export class SessionsCheckpoint {
+/** A checkpoint under way: the tables as of one entry, written piece by piece while the bucket goes on. */
+export class TablesCheckpoint {
   readonly #state: BucketState;
   readonly #slot: Slot;
   readonly #index: LogIndex;
-  readonly #pieces: SessionPieces;
+  readonly #pieces: TablePieces;
   readonly #written: (checkpoint: Checkpoint) => void;
 
   constructor(state: BucketState, written: (checkpoint: Checkpoint) => void) {
     this.#state = state;
     this.#slot = state.slot;
     this.#index = state.applied.index;
-    this.#pieces = new SessionPieces(state.sessions.freeze());
+    this.#pieces = new TablePieces(state.tables);
     this.#written = written;
   }
 

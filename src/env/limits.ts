@@ -74,6 +74,21 @@ export interface Limits {
    */
   readonly sessionsPerBucketMax: number;
   readonly sessionBytesPerBucketMax: number;
+  /**
+   * Transactions over several buckets, of each bucket: prepared ones and the memory that they take; records of committed ones
+   * that not every participant has resolved; ended attempts that are remembered; commands that wait for locks.
+   */
+  readonly preparedPerBucketMax: number;
+  readonly preparedBytesPerBucketMax: number;
+  readonly recordsPerBucketMax: number;
+  readonly endedAttemptsPerBucketMax: number;
+  readonly lockWaitersPerBucketMax: number;
+  /** How long after its begin an attempt may be prepared, and how long an ended one is remembered. */
+  readonly transactionLifeMs: number;
+  /** How long an intent may wait for its coordinator before its bucket asks home what became of it. */
+  readonly intentPatienceMs: number;
+  /** Requests about transactions (prepare, resolve, outcomes) that a node works on at a time. */
+  readonly transactionRequestsInFlightMax: number;
 }
 
 const KIB = 1024;
@@ -120,4 +135,12 @@ export const DEFAULT_LIMITS: Limits = {
   sessionRetentionMs: 60 * 60_000,
   sessionsPerBucketMax: 8192,
   sessionBytesPerBucketMax: 3 * MIB,
+  preparedPerBucketMax: 4096,
+  preparedBytesPerBucketMax: 16 * MIB,
+  recordsPerBucketMax: 8192,
+  endedAttemptsPerBucketMax: 16_384,
+  lockWaitersPerBucketMax: 1024,
+  transactionLifeMs: 10_000,
+  intentPatienceMs: 1000,
+  transactionRequestsInFlightMax: 8192,
 };

@@ -80,6 +80,13 @@ export const MUTANTS = [
   'snapshot-of-swept-slot',
   'flip-before-sync',
   'checksum-ignored',
+  // Transactions
+  'writes-ignore-locks',
+  'commit-below-prepares',
+  'resolve-leaves-clock',
+  'resolved-above-intents',
+  'reads-ignore-intents',
+  'decide-unprepared',
   // Liveness
   'turn-forgets-rest',
 ] as const;

@@ -9,7 +9,7 @@ import { isTimestamp } from './timestamp.js';
  * How versions lie in the ordered `state` store: values by time, pointers by key.
  *
  *   v <period u32> <slot u32> <timestamp u64> <log index u64> <position u16>
- *                                ->  crc, format, kind, previous version, key, value
+ *                                ->  crc, format, kind, previous version, transaction if any, key, value
  *   k <escaped key> <slot u32>   ->  latest version, kind
  *
  * A version record is written once, nearly in time order, so that LevelDB hardly compacts it; a pointer is small and is
@@ -51,6 +51,13 @@ export interface VersionRecord {
   readonly value: Bytes;
   /** NO_VERSION if the key had none. */
   readonly previous: VersionId;
+  /** The request that wrote it, if that has also written in other buckets, at the same timestamp. */
+  readonly transaction?: TransactionTag | undefined;
+}
+
+export interface TransactionTag {
+  readonly session: number;
+  readonly sequence: number;
 }
 
 const VERSION_TAG = 0x76; // 'v'
@@ -65,6 +72,9 @@ const SLOT_OFFSET = 5;
 const ID_OFFSET = 9;
 const ID_BYTES = 18;
 const RECORD_HEAD = 4 + 1 + 1 + ID_BYTES + 2;
+const KIND_DELETED = 1;
+const KIND_IN_TRANSACTION = 2;
+const TRANSACTION_BYTES = 16;
 const POINTER_BYTES = 4 + ID_BYTES + 1;
 
 function writeId(out: Bytes, id: VersionId, offset: number): number {
@@ -166,14 +176,19 @@ export function sectionBefore(slot: Slot, key: Bytes): Bytes {
 }
 
 export function encodeRecord(record: VersionRecord): Bytes {
-  const { key, value } = record;
-  const out = Buffer.allocUnsafe(RECORD_HEAD + key.length + value.length);
+  const { key, value, transaction } = record;
+  const head = RECORD_HEAD + (transaction === undefined ? 0 : TRANSACTION_BYTES);
+  const out = Buffer.allocUnsafe(head + key.length + value.length);
   out[4] = FORMAT;
-  out[5] = record.deleted ? 1 : 0;
+  out[5] = (record.deleted ? KIND_DELETED : 0) + (transaction === undefined ? 0 : KIND_IN_TRANSACTION);
   const at = writeId(out, record.previous, 6);
   out.writeUInt16BE(key.length, at);
-  key.copy(out, RECORD_HEAD);
-  value.copy(out, RECORD_HEAD + key.length);
+  if (transaction !== undefined) {
+    writeUint64(out, transaction.session, RECORD_HEAD);
+    writeUint64(out, transaction.sequence, RECORD_HEAD + 8);
+  }
+  key.copy(out, head);
+  value.copy(out, head + key.length);
   out.writeUInt32BE(crc32(out.subarray(4)), 0);
   return out;
 }
@@ -184,13 +199,18 @@ export function decodeRecord(data: Bytes): VersionRecord {
   if (!isIntact && !mutant('checksum-ignored')) {
     throw new TidemarkError('DATA_LOSS', 'RECORD_CORRUPT', 'a version record on disk fails its checksum');
   }
-  const split = RECORD_HEAD + data.readUInt16BE(RECORD_HEAD - 2);
-  return {
-    key: data.subarray(RECORD_HEAD, split),
-    deleted: data[5] === 1,
+  const kind = data[5] ?? 0;
+  const inTransaction = kind >= KIND_IN_TRANSACTION;
+  const head = RECORD_HEAD + (inTransaction ? TRANSACTION_BYTES : 0);
+  const split = head + data.readUInt16BE(RECORD_HEAD - 2);
+  const record = {
+    key: data.subarray(head, split),
+    deleted: kind % KIND_IN_TRANSACTION === KIND_DELETED,
     value: data.subarray(split),
     previous: readId(data, 6),
   };
+  if (!inTransaction) return record;
+  return { ...record, transaction: { session: readUint64(data, RECORD_HEAD), sequence: readUint64(data, RECORD_HEAD + 8) } };
 }
 
 export function pointerKey(slot: Slot, key: Bytes): Bytes {

@@ -5,13 +5,23 @@ import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import type { Served, WriteRequest } from '../bucket/requests.js';
 import type { StateStore } from '../bucket/state-store.js';
+import { rangesOf } from '../bucket/range-conditions.js';
 import { checkWrite } from '../bucket/validate.js';
 import type { HybridClock } from '../mvcc/timestamp.js';
 import type { BucketId, NodeId } from '../placement/map.js';
-import type { Answer, NodeHandle, Operation, OperationContext, OperationKind } from '../router/operations.js';
-import { rangesOf } from '../bucket/range-conditions.js';
+import {
+  isQuery,
+  type Answer,
+  type NodeHandle,
+  type Operation,
+  type OperationContext,
+  type OperationKind,
+  type Query,
+} from '../router/operations.js';
 import { Admission } from './admission.js';
 import { scanPage } from './scan.js';
+import { partsOf } from './parts.js';
+import type { Transactions } from './transactions.js';
 
 /**
  * Executes operations on the replicas of this node: where every request ends, whichever way it came (a client's pipeline,
@@ -23,7 +33,10 @@ export interface ExecutorOptions {
   readonly metrics: Metrics;
   readonly state: StateStore;
   readonly hybrid: HybridClock;
+  readonly transactions: Transactions;
   replica(bucket: BucketId): Replica | undefined;
+  /** How many data buckets there are. */
+  readonly buckets: number;
   /** Of the placement that this node knows. */
   readonly epoch: () => number;
   /** A record on this node's disk is bad or missing: it must stop, for what else is wrong nobody knows. */
@@ -34,19 +47,25 @@ export class Executor implements NodeHandle {
   readonly #options: ExecutorOptions;
   readonly #commands: Admission;
   readonly #queries: Admission;
+  /** Apart from commands, of which all may wait for what is asked here. */
+  readonly #transactions: Admission;
 
   constructor(options: ExecutorOptions) {
     const { limits, metrics } = options;
     this.#options = options;
     this.#commands = new Admission('commands', limits.commandsInFlightMax, limits.commandBytesInFlightMax, metrics);
     this.#queries = new Admission('queries', limits.queriesInFlightMax, limits.queryBytesInFlightMax, metrics);
+    this.#transactions = new Admission('transactions', limits.transactionRequestsInFlightMax, Infinity, metrics);
   }
 
   async execute<O extends Operation>(operation: O, context: OperationContext): Promise<Answer<O['kind']>> {
     try {
-      return operation.kind === 'write'
-        ? await this.#commands.run(bytesOf(operation.request), () => this.#write(operation.bucket, operation.request, context))
-        : await this.#queries.run(this.#answerBytesOf(operation), () => this.#query(operation, context));
+      if (isQuery(operation)) {
+        return await this.#queries.run(this.#answerBytesOf(operation), () => this.#query(operation, context));
+      }
+      if (operation.kind !== 'write') return await this.#transactions.run(0, () => this.#transact(operation, context));
+      const { bucket, request } = operation;
+      return await this.#commands.run(bytesOf(request), () => this.#write(bucket, request, context));
     } catch (error) {
       if (isTidemarkError(error) && error.code === 'DATA_LOSS') this.#options.onCorrupt(error);
       throw error;
@@ -59,8 +78,9 @@ export class Executor implements NodeHandle {
     return kind === 'scan' || kind === 'history' ? pageBytesMax + valueBytesMax : 0;
   }
 
-  async #write(bucket: BucketId, request: WriteRequest, { hops, seen }: OperationContext): Promise<Answer<'write'>> {
-    const { limits, hybrid } = this.#options;
+  async #write(bucket: BucketId, request: WriteRequest, context: OperationContext): Promise<Answer<'write'>> {
+    const { limits, hybrid, buckets, transactions } = this.#options;
+    const { hops, seen, deadlineMs } = context;
     checkWrite(request, limits);
     // A session's later writes come after what it has seen, whichever buckets that was in.
     if (seen !== undefined && !mutant('write-ignores-session')) hybrid.merge(seen, 'the highest timestamp seen');
@@ -68,7 +88,11 @@ export class Executor implements NodeHandle {
     for (const { since } of rangesOf(request.conditions)) hybrid.merge(since, 'conditions.unchanged.since');
     // A session is forgotten by the time of its birth: one of the far future would never be.
     hybrid.check(request.id.born, 'id.born');
-    const result = await this.#replica(bucket).write(request);
+    const replica = this.#replica(bucket);
+    const parts = partsOf(request, bucket, buckets);
+    const result = await (parts === undefined
+      ? replica.write(request, deadlineMs)
+      : transactions.write(replica, request, parts, context));
     const served: Served = {
       node: this.#options.nodeId,
       timestamp: result.timestamp,
@@ -78,20 +102,44 @@ export class Executor implements NodeHandle {
     return { result, served };
   }
 
-  async #query(operation: Exclude<Operation, { kind: 'write' }>, context: OperationContext): Promise<Answer> {
+  async #transact(operation: Exclude<Operation, Query | { kind: 'write' }>, context: OperationContext): Promise<Answer> {
+    const { nodeId, hybrid, limits, transactions } = this.#options;
+    const { deadlineMs, seen } = context;
+    const replica = this.#replica(operation.bucket);
+    const served: Served = { node: nodeId, timestamp: 0, consistency: 'linearizable', hops: 0 };
+    switch (operation.kind) {
+      case 'prepare': {
+        const { request } = operation;
+        const conditions = request.conditions.map(({ condition }) => condition);
+        checkWrite({ conditions, mutations: request.mutations }, limits);
+        if (seen !== undefined && !mutant('write-ignores-session')) hybrid.merge(seen, 'the highest timestamp seen');
+        for (const { since } of rangesOf(conditions)) hybrid.merge(since, 'conditions.unchanged.since');
+        return answer<'prepare'>(await replica.prepare(request, deadlineMs), served, context);
+      }
+      case 'resolve':
+        await replica.resolve(operation.request, deadlineMs);
+        return answer<'resolve'>({}, served, context);
+      case 'outcomes': {
+        const outcomes = await transactions.answer(replica, operation.ids, operation.asOf, deadlineMs);
+        return answer<'outcomes'>({ outcomes }, served, context);
+      }
+    }
+  }
+
+  async #query(operation: Query, context: OperationContext): Promise<Answer> {
     const { deadlineMs, seen } = context;
     // No answer depends on it: what a scan or a bounded read must not fall behind, they are told as well.
     if (seen !== undefined) this.#options.hybrid.hear(seen);
     switch (operation.kind) {
       case 'get': {
         const { reads } = this.#replica(operation.bucket);
-        const view = reads.tryOpen(operation.consistency) ?? (await reads.open(operation.consistency, deadlineMs, seen));
+        const view = await reads.openKey(operation.key, operation.consistency, deadlineMs, seen);
         const record = reads.get(operation.key, view);
         return answer<'get'>({ record }, view.served, context);
       }
       case 'history': {
         const { reads } = this.#replica(operation.bucket);
-        const view = await reads.open({ kind: 'linearizable' }, deadlineMs);
+        const view = await reads.openKey(operation.key, { kind: 'linearizable' }, deadlineMs);
         const { limits } = this.#options;
         const limit = Math.min(operation.limit, limits.pageEntriesMax);
         const result = reads.history(operation.key, { ...operation, limit, bytesMax: limits.pageBytesMax });

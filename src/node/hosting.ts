@@ -7,8 +7,6 @@ import { TidemarkError } from '../lib/errors.js';
 import type { BucketLog, LogStorage } from '../bucket/log-storage.js';
 import { Replica, type ReplicaHost } from '../bucket/replica.js';
 import { eachEntry } from '../bucket/pages.js';
-import { SessionLoader } from '../bucket/session-pieces.js';
-import { Sessions, sessionLimitsOf, type SessionLimits } from '../bucket/sessions.js';
 import { sweepSlot, unnamedSlots } from '../bucket/slots.js';
 import {
   BucketState,
@@ -20,6 +18,7 @@ import {
   type Meta,
 } from '../bucket/state.js';
 import type { StateStore } from '../bucket/state-store.js';
+import { TableLoader, tableLimitsOf, Tables, type TableLimits } from '../bucket/tables.js';
 import type { Slot } from '../mvcc/records.js';
 import type { BucketId, BucketInfo, NodeId } from '../placement/map.js';
 import { Checkpoints } from './checkpoints.js';
@@ -34,8 +33,8 @@ import type { LogWriter } from './log-writer.js';
 const NEXT_SLOT_KEY = Buffer.from('n/slot');
 const META_RANGE = { gte: metaKey(0), lt: keyAfter(metaKey(0xffff_ffff)) };
 const REPLAY_ENTRIES_AT_ONCE = 200;
-const SESSIONS_BYTES_AT_ONCE = 256 * 1024;
-/** Of what sessions take in memory, about what they take in a checkpoint. */
+const TABLES_BYTES_AT_ONCE = 256 * 1024;
+/** Of what tables take in memory, about what they take in a checkpoint. */
 const CHECKPOINT_PART = 1 / 4;
 const SLOT_MAX: Slot = 0xffff_ffff;
 
@@ -57,14 +56,14 @@ export interface HostingOptions {
 
 export class Hosting {
   readonly replicas = new Map<BucketId, Replica>();
-  readonly sessionLimits: SessionLimits;
+  readonly tableLimits: TableLimits;
   readonly #options: HostingOptions;
   readonly #checkpoints: Checkpoints;
   #nextSlot: Slot = 1;
 
   constructor(options: HostingOptions) {
     this.#options = options;
-    this.sessionLimits = sessionLimitsOf(options.limits);
+    this.tableLimits = tableLimitsOf(options.limits);
     this.#checkpoints = new Checkpoints(options.env.timers, options.onBug);
     const data = options.state.get(NEXT_SLOT_KEY);
     if (data !== undefined) this.#nextSlot = data.readUInt32BE(0);
@@ -111,11 +110,11 @@ export class Hosting {
     const metas = await this.#readMetas();
     await this.#sweepUnnamed(new Set(metas.map(([, { slot }]) => slot)));
     const logCacheBytesMax = Math.max(4 * 1024, Math.floor(LOG_CACHE_BYTES / Math.max(1, metas.length)));
-    const loaders = await this.#loadSessions(metas);
+    const loaders = await this.#loadTables(metas);
     for (const [bucket, meta] of metas) {
-      const sessions = loaders.get(meta.slot);
-      assert(sessions !== undefined, `bucket ${bucket} has no sessions`);
-      this.replicas.set(bucket, await this.#openReplica(bucket, meta, sessions, { logCacheBytesMax, voteNotBefore }));
+      const tables = loaders.get(meta.slot);
+      assert(tables !== undefined, `bucket ${bucket} has no tables`);
+      this.replicas.set(bucket, await this.#openReplica(bucket, meta, tables, { logCacheBytesMax, voteNotBefore }));
     }
     return metas.length;
   }
@@ -129,11 +128,11 @@ export class Hosting {
   async #openReplica(
     bucket: BucketId,
     meta: Meta,
-    sessions: SessionLoader,
+    tables: TableLoader,
     options: { readonly logCacheBytesMax: number; readonly voteNotBefore: number },
   ): Promise<Replica> {
     const { host, logs, state, writer } = this.#options;
-    const bucketState = new BucketState(bucket, state, meta, sessions);
+    const bucketState = new BucketState(bucket, state, meta, tables);
     const log = logs.log(bucket);
     const { index, term } = meta.applied;
     if (index < log.firstIndex() - 1) {
@@ -145,16 +144,16 @@ export class Hosting {
       assert(meta.sessionsIndex === index, `bucket ${bucket}: the log ends at ${log.lastIndex()}, the state at ${index}`);
       await writer.restart(log, index, term);
     }
-    await this.#replaySessions(bucketState, log);
+    await this.#replayTables(bucketState, log);
     return new Replica({ host, state: bucketState, log, hardState: logs.hardState(bucket), ...options });
   }
 
-  /** The sessions of each slot as of its checkpoint. Pieces of a checkpoint or a snapshot that a crash left unfinished go. */
-  async #loadSessions(metas: readonly [BucketId, Meta][]): Promise<Map<Slot, SessionLoader>> {
+  /** The tables of each slot as of its checkpoint. Pieces of a checkpoint or a snapshot that a crash left unfinished go. */
+  async #loadTables(metas: readonly [BucketId, Meta][]): Promise<Map<Slot, TableLoader>> {
     const { state } = this.#options;
     const indexes = new Map(metas.map(([, { slot, sessionsIndex }]) => [slot, sessionsIndex]));
-    const loaders = new Map(metas.map(([, { slot }]) => [slot, new SessionLoader(new Sessions(this.sessionLimits))]));
-    const range = { gte: sessionsRange(0).gte, lt: sessionsRange(SLOT_MAX).lt, bytesMax: SESSIONS_BYTES_AT_ONCE };
+    const loaders = new Map(metas.map(([, { slot }]) => [slot, new TableLoader(new Tables(this.tableLimits))]));
+    const range = { gte: sessionsRange(0).gte, lt: sessionsRange(SLOT_MAX).lt, bytesMax: TABLES_BYTES_AT_ONCE };
     await eachEntry(state, range, (key, piece) => {
       const { slot, index } = placeOfSessionsKey(key);
       if (index === indexes.get(slot)) loaders.get(slot)?.add(piece);
@@ -163,18 +162,18 @@ export class Hosting {
     for (const [bucket, { slot, sessionsIndex }] of metas) {
       const loader = loaders.get(slot);
       if (loader?.complete === true || sessionsIndex === 0) continue;
-      const message = `bucket ${bucket}: of its sessions as of entry ${sessionsIndex} only ${loader?.count} pieces are there`;
+      const message = `bucket ${bucket}: of its tables as of entry ${sessionsIndex} only ${loader?.count} pieces are there`;
       throw new TidemarkError('DATA_LOSS', 'STATE_CORRUPT', message);
     }
     return loaders;
   }
 
-  /** Brings the sessions from their checkpoint to the applied index. */
-  async #replaySessions(state: BucketState, log: BucketLog): Promise<void> {
+  /** Brings the tables from their checkpoint to the applied index. */
+  async #replayTables(state: BucketState, log: BucketLog): Promise<void> {
     const end = state.applied.index + 1;
     for (let next = state.sessionsIndex + 1; next < end; ) {
       const entries = log.entries(next, Math.min(end, next + REPLAY_ENTRIES_AT_ONCE), 1024 * 1024);
-      for (const entry of entries) state.replaySession(entry);
+      for (const entry of entries) state.replay(entry);
       next += entries.length;
       await new Promise<void>((resolve) => {
         this.#options.env.timers.turnEnd(resolve);
@@ -193,9 +192,9 @@ export class Hosting {
   }
 
   /**
-   * Checkpoints sessions and drops log that neither a restart nor a slow follower needs; and, if the logs of all buckets together
-   * have outgrown their limit, the oldest of it though a follower may need it: entries of a bucket that is hardly written to
-   * share their records with those of busy ones, and hold on to all of that.
+   * Checkpoints the tables and drops log that neither a restart nor a slow follower needs; and, if the logs of all buckets
+   * together have outgrown their limit, the oldest of it though a follower may need it: entries of a bucket that is hardly
+   * written to share their records with those of busy ones, and hold on to all of that.
    */
   compact(): void {
     const { limits, logs, writer } = this.#options;
@@ -208,7 +207,7 @@ export class Hosting {
       const unwanted = log.lastIndexBefore(oldest);
       const isWanted = unwanted < log.firstIndex();
       // As much log as a checkpoint is large must have come, or a large table would be written over and over.
-      const worthwhile = Math.max(kept / 2, (state.sessions.bytes * CHECKPOINT_PART) / log.entryBytes);
+      const worthwhile = Math.max(kept / 2, (state.tables.bytes * CHECKPOINT_PART) / log.entryBytes);
       const isBehind = state.sessionsIndex < unwanted;
       if (isBehind || state.applied.index - state.sessionsIndex >= worthwhile) this.#checkpoints.request(state);
       const needed = mutant('log-compacted-too-far') ? Infinity : Math.min(state.sessionsIndex, state.durableIndex);
@@ -219,7 +218,7 @@ export class Hosting {
     }
   }
 
-  /** Writes the sessions of every replica, so that the next start has nothing to replay; resolves when the store has them. */
+  /** Writes the tables of every replica, so that the next start has nothing to replay; resolves when the store has them. */
   async checkpointAll(): Promise<void> {
     for (const { state } of this.replicas.values()) this.#checkpoints.request(state);
     await this.#checkpoints.settled();

@@ -72,7 +72,7 @@ export class Installs {
     const replica = hosting.replicas.get(bucket);
     if (replica === undefined || replica.installing) return undefined;
     const source = decodeHeader(header);
-    const staged = new StagedSnapshot(source, hosting.newSlot(), state, hosting.sessionLimits);
+    const staged = new StagedSnapshot(source, hosting.newSlot(), state, hosting.tableLimits);
     if (!replica.raft.canInstall(staged.meta)) return undefined;
     let ended = false;
     return {

@@ -30,6 +30,7 @@ import { NodeView } from './services/node-view.js';
 import { publicServices } from './services/services.js';
 import { SnapshotTransfer } from './snapshots.js';
 import { SystemBucket } from './system.js';
+import { Transactions } from './transactions.js';
 import { TurnLoop } from './turn.js';
 
 /**
@@ -58,6 +59,8 @@ export interface NodeConfig {
 
 const TICK_MS = 50;
 const SECOND_MS = 1000;
+/** How often it is looked for transactions that somebody left behind. */
+const TRANSACTIONS_MS = 250;
 /** Much of the log is dropped again before a buffer of this size is full, and then never compacted. */
 const LOG_WRITE_BUFFER_BYTES = 8 * 1024 * 1024;
 const STATE_WRITE_BUFFER_BYTES = 8 * 1024 * 1024;
@@ -124,6 +127,7 @@ export class Node {
   readonly #balance: LeaderBalance;
   readonly #system: SystemBucket;
   readonly #digests: DigestCheck;
+  readonly #transactions: Transactions;
   readonly #pipelines: PipelineServer;
   readonly #requestIds: RequestIds;
   readonly #leadersTold = new Map<BucketId, LeaderHint>();
@@ -241,12 +245,22 @@ export class Node {
       accept: (_from, bucket, header) => this.#installs.accept(bucket, header),
       onFatal,
     });
+    this.#transactions = new Transactions({
+      env,
+      limits,
+      hybrid: this.hybrid,
+      replicas: this.hosting.replicas,
+      handle: () => this.router,
+      onBug: onFatal,
+    });
     const executor = new Executor({
       nodeId,
       limits,
       metrics,
       state: this.#state,
       hybrid: this.hybrid,
+      transactions: this.#transactions,
+      buckets: config.buckets,
       onCorrupt: onFatal,
       epoch: () => this.#placement.epoch,
       replica: (bucket) => (bucket === SYSTEM_BUCKET ? undefined : this.hosting.replicas.get(bucket)),
@@ -311,6 +325,7 @@ export class Node {
       floorCeiling: () => this.#ceiling.promisable,
       restartFloor: () => this.#ceiling.restartFloor,
       mayLead: () => this.#mayLead,
+      outcomes: (asked, asOf, deadlineMs) => this.#transactions.outcomes(asked, asOf, deadlineMs),
       changed: (replica) => this.#turns.changed(replica),
       leaderLearned: (replica) => void this.#leadersToTell.add(replica),
     };
@@ -344,6 +359,7 @@ export class Node {
     this.router.adopt(this.#placement);
     this.#timers.push(every(timers, TICK_MS, () => this.#tick()));
     this.#timers.push(every(timers, SECOND_MS, () => this.#eachSecond()));
+    this.#timers.push(every(timers, TRANSACTIONS_MS, () => this.#transactions.tick()));
     if (!this.#gate.isOpen) await this.#meetFounders();
     log.info('node is up', { address: this.#server.address, replicas: hosting.replicas.size });
   }
@@ -381,7 +397,7 @@ export class Node {
     else this.#balance.handOver();
     for (const replica of this.hosting.replicas.values()) {
       if (replica.dueMs <= now && !replica.installing && this.#gate.isOpen) replica.tick(now);
-      replica.reads.expire(now);
+      replica.expire(now);
       if (replica.blocked && !this.#state.full) this.#turns.changed(replica);
     }
     this.#tellLeaders();

@@ -3,7 +3,7 @@ import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { keyAfter } from '../lib/ordered.js';
 import { TidemarkError } from '../lib/errors.js';
 import type { Replica } from '../bucket/replica.js';
-import type { Consistency, Record, Served, Timestamp } from '../bucket/requests.js';
+import type { Consistency, KeyRange, Record, Served, Timestamp } from '../bucket/requests.js';
 import type { StateStore } from '../bucket/state-store.js';
 import { decodePointer, pointerOfKey, pointerRange, type Pointer, type Slot } from '../mvcc/records.js';
 import { readRecord, versionAsOf } from '../mvcc/reader.js';
@@ -30,7 +30,7 @@ export async function scanPage(
   options: ScanOptions,
   { deadlineMs, seen = 0 }: Pick<OperationContext, 'deadlineMs' | 'seen'>,
 ): Promise<{ result: Result['scan']; served: Served }> {
-  const { timestamp, consistency, asOf } = await openAll(operation.consistency, replicas, deadlineMs, seen);
+  const { timestamp, consistency, asOf } = await openAll(operation, replicas, deadlineMs, seen);
   const slots = new Map(replicas.map((replica): [Slot, Replica] => [replica.state.slot, replica]));
   const result = await collect(operation, slots, timestamp, options);
   // What was read is void if meanwhile a snapshot took the place of a replica's state or its horizon passed the timestamp.
@@ -43,21 +43,21 @@ export async function scanPage(
 
 /** Passes every replica's gate; the scan sees all of them at one timestamp. */
 async function openAll(
-  consistency: Consistency,
+  { consistency, range }: Pick<ScanOperation, 'consistency' | 'range'>,
   replicas: readonly Replica[],
   deadlineMs: number,
   atLeast: Timestamp,
 ): Promise<{ timestamp: Timestamp; asOf: Timestamp; consistency: Consistency['kind'] }> {
   switch (consistency.kind) {
     case 'asOf':
-      await Promise.all(replicas.map(({ reads }) => reads.open(consistency, deadlineMs)));
+      await Promise.all(replicas.map(({ reads }) => reads.openRange(range, consistency, deadlineMs)));
       return { timestamp: consistency.timestamp, asOf: consistency.timestamp, consistency: 'asOf' };
     case 'local': {
-      const views = await Promise.all(replicas.map(({ reads }) => reads.open(consistency, deadlineMs)));
+      const views = await Promise.all(replicas.map(({ reads }) => reads.openRange(range, consistency, deadlineMs)));
       return { timestamp: TIMESTAMP_MAX, asOf: Math.min(...views.map(({ served }) => served.timestamp)), consistency: 'local' };
     }
     case 'bounded': {
-      const timestamp = await openBounded(consistency.maxStalenessMs, replicas, deadlineMs, atLeast);
+      const timestamp = await openBounded(consistency.maxStalenessMs, replicas, range, deadlineMs, atLeast);
       return { timestamp, asOf: timestamp, consistency: 'bounded' };
     }
     case 'linearizable':
@@ -69,6 +69,7 @@ async function openAll(
 async function openBounded(
   maxStalenessMs: number,
   replicas: readonly Replica[],
+  range: KeyRange,
   deadlineMs: number,
   atLeast: Timestamp,
 ): Promise<Timestamp> {
@@ -86,7 +87,7 @@ async function openBounded(
     const message = `this node's replicas are complete ${seen}, not within ${maxStalenessMs} ms of now`;
     throw new TidemarkError('UNAVAILABLE', 'STALE', message, { retriable: true, details: { resolved: String(resolved) } });
   }
-  await Promise.all(replicas.map(({ reads }) => reads.open({ kind: 'asOf', timestamp }, deadlineMs)));
+  await Promise.all(replicas.map(({ reads }) => reads.openRange(range, { kind: 'asOf', timestamp }, deadlineMs)));
   return timestamp;
 }
 

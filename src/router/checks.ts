@@ -1,9 +1,7 @@
 import type { Limits } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
 import { printable, type Bytes } from '../lib/bytes.js';
-import { TidemarkError } from '../lib/errors.js';
-import { rangesOf } from '../bucket/range-conditions.js';
-import type { Condition, KeyCondition, Mutation } from '../bucket/requests.js';
+import type { Condition, Mutation } from '../bucket/requests.js';
 import {
   checkConsistency,
   checkKey,
@@ -23,11 +21,26 @@ export function checkOperation(operation: Operation, limits: Limits, buckets: nu
     case 'write': {
       const { id, conditions, mutations } = operation.request;
       checkWrite(operation.request, limits);
-      for (const condition of conditions) checkConditionBucket(condition, operation.bucket, buckets);
-      for (const { key } of mutations) checkBucket(key, operation.bucket, buckets);
+      const home = homeOfWrite({ conditions, mutations }, buckets);
+      if (home !== operation.bucket) {
+        throw invalid('WRONG_BUCKET', `the home of the write is bucket ${home} of ${buckets}, not ${operation.bucket}`);
+      }
       checkRequestId(id);
       return;
     }
+    case 'prepare': {
+      const { conditions, mutations } = operation.request;
+      const parts = { conditions: conditions.map(({ condition }) => condition), mutations };
+      checkWrite(parts, limits);
+      for (const condition of parts.conditions) checkConditionBucket(condition, operation.bucket, buckets);
+      for (const { key } of mutations) checkBucket(key, operation.bucket, buckets);
+      checkBuckets([operation.request.home], buckets);
+      return;
+    }
+    case 'resolve':
+    case 'outcomes':
+      checkBuckets([operation.bucket], buckets);
+      return;
     case 'get':
       checkKey(operation.key, limits);
       checkBucket(operation.key, operation.bucket, buckets);
@@ -77,39 +90,14 @@ function checkBuckets(list: readonly BucketId[], buckets: number): void {
   }
 }
 
-/** The bucket that holds all keys of a write; UNIMPLEMENTED / CROSS_BUCKET_WRITE if there are several. */
-export function bucketOfWrite({ conditions, mutations }: WriteParts, buckets: number): BucketId {
-  let bucket: BucketId | undefined;
-  let first: Bytes | undefined;
-  for (const { key } of [...mutations, ...conditions.filter(isOnKey)]) {
-    const own = bucketOf(key, buckets);
-    bucket ??= own;
-    first ??= key;
-    if (own !== bucket) {
-      throw crossBucket(`the keys '${printable(first)}' and '${printable(key)}' are in different buckets (${bucket} and ${own})`);
-    }
-  }
-  for (const { range } of rangesOf(conditions)) {
-    const [own, ...more] = bucketsOfRange(range.start, range.end, buckets);
-    bucket ??= own;
-    if (own !== bucket || more.length > 0) {
-      const where = more.length > 0 ? `is spread over all ${buckets} buckets` : `is in another bucket (${own}, not ${bucket})`;
-      throw crossBucket(`the range from '${printable(range.start)}' to '${printable(range.end)}' ${where}`);
-    }
-  }
-  assert(bucket !== undefined, 'a checked write has keys or ranges');
-  return bucket;
-}
-
-function isOnKey(condition: Condition): condition is KeyCondition {
-  return condition.kind !== 'unchanged';
-}
-
-function crossBucket(why: string): TidemarkError {
-  const message =
-    `${why}; transactions across buckets are not available yet. Keys with the same part in braces, like {user1}/name and ` +
-    '{user1}/mail, stay together, and so does a range within them';
-  return new TidemarkError('UNIMPLEMENTED', 'CROSS_BUCKET_WRITE', message);
+/** The bucket of the first mutation, else of the first condition: it holds the result of the request. */
+export function homeOfWrite({ conditions, mutations }: WriteParts, buckets: number): BucketId {
+  const [mutation] = mutations;
+  if (mutation !== undefined) return bucketOf(mutation.key, buckets);
+  const [condition] = conditions;
+  assert(condition !== undefined, 'a checked write has keys or ranges');
+  if (condition.kind !== 'unchanged') return bucketOf(condition.key, buckets);
+  return bucketsOfRange(condition.range.start, condition.range.end, buckets)[0] ?? 0;
 }
 
 /** The bytes that a write keeps in memory. */

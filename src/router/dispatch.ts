@@ -4,7 +4,7 @@ import type { Timestamp } from '../bucket/requests.js';
 import type { BucketId, NodeId } from '../placement/map.js';
 import type { Alarms } from './alarms.js';
 import type { Connections } from './connections.js';
-import type { Answer, Operation, OperationContext } from './operations.js';
+import { isInternal, type Answer, type Operation, type OperationContext } from './operations.js';
 import type { PlacementCache } from './placement-cache.js';
 import { Trail } from './trail.js';
 
@@ -259,7 +259,8 @@ function withoutHorizon({ code, reason, message, outcome }: TidemarkError): Tide
 
 /** Only the leader answers these. */
 function provesLeader(operation: KeyOperation): boolean {
-  return operation.kind === 'write' || (operation.kind === 'get' && operation.consistency.kind === 'linearizable');
+  if (operation.kind === 'get') return operation.consistency.kind === 'linearizable';
+  return operation.kind === 'write' || isInternal(operation);
 }
 
 export function isAnywhere(consistency: string): boolean {

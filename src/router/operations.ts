@@ -2,7 +2,10 @@ import type { Bytes } from '../lib/bytes.js';
 import type {
   Consistency,
   KeyRange,
-  Record,
+  PrepareRequest,
+  PrepareResult,
+  Record as KeyRecord,
+  ResolveRequest,
   Served,
   Timestamp,
   Version,
@@ -10,6 +13,7 @@ import type {
   WriteResult,
 } from '../bucket/requests.js';
 import type { BucketId, NodeId } from '../placement/map.js';
+import type { Outcome, TransactionId } from '../txn/transaction.js';
 
 /**
  * What a router asks of a node, one level below the public API: keys are already resolved to buckets, requests already have
@@ -44,16 +48,43 @@ export type Operation =
       /** The highest clock of these buckets' confirmed leaders: a T that covers all they have acknowledged. */
       readonly kind: 'readTimestamp';
       readonly buckets: readonly BucketId[];
+    }
+  // Transactions over several buckets, between nodes only (node/transactions.ts).
+  | { readonly kind: 'prepare'; readonly bucket: BucketId; readonly request: PrepareRequest }
+  | { readonly kind: 'resolve'; readonly bucket: BucketId; readonly request: ResolveRequest }
+  | {
+      /** What became of attempts whose home the bucket is: as of a timestamp, or as of now if that is 0. */
+      readonly kind: 'outcomes';
+      readonly bucket: BucketId;
+      readonly ids: readonly TransactionId[];
+      readonly asOf: Timestamp;
     };
 
 export type OperationKind = Operation['kind'];
 
 export interface Result {
   readonly write: WriteResult;
-  readonly get: { readonly record: Record | undefined };
+  readonly get: { readonly record: KeyRecord | undefined };
   readonly history: { readonly versions: readonly Version[]; readonly more: boolean };
-  readonly scan: { readonly records: readonly Record[]; readonly more: boolean };
+  readonly scan: { readonly records: readonly KeyRecord[]; readonly more: boolean };
   readonly readTimestamp: { readonly timestamp: Timestamp };
+  readonly prepare: PrepareResult;
+  readonly resolve: Readonly<Record<string, never>>;
+  readonly outcomes: { readonly outcomes: readonly Outcome[] };
+}
+
+/** Operations that only show something: they are held back while their answers would find no room. */
+export type Query = Extract<Operation, { readonly kind: 'get' | 'history' | 'scan' | 'readTimestamp' }>;
+
+export function isQuery(operation: Operation): operation is Query {
+  return QUERIES.has(operation.kind);
+}
+
+const QUERIES: ReadonlySet<OperationKind> = new Set(['get', 'history', 'scan', 'readTimestamp'] as const);
+
+/** Operations that no client asks for. */
+export function isInternal({ kind }: Operation): boolean {
+  return kind === 'prepare' || kind === 'resolve' || kind === 'outcomes';
 }
 
 export interface OperationContext {

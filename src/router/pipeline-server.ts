@@ -8,8 +8,16 @@ import { checkEpoch } from '../placement/epoch.js';
 import { later } from '../mvcc/timestamp.js';
 import type { NodeId, Placement } from '../placement/map.js';
 import { checkOperation } from './checks.js';
-import type { Answer, LeaderHint, NodeHandle, Operation, OperationContext, OperationKind } from './operations.js';
-import { PROTOCOL_VERSION, decodeHello } from './wire.js';
+import {
+  isInternal,
+  isQuery,
+  type Answer,
+  type LeaderHint,
+  type NodeHandle,
+  type Operation,
+  type OperationContext,
+} from './operations.js';
+import { PROTOCOL_VERSION, decodeHello, type Role } from './wire.js';
 import { decodeCalls, type Call, type Request } from './wire-calls.js';
 import { encodeAnswer, encodeError, encodeLeaders, encodePlacement, encodeWelcome } from './wire-pushes.js';
 
@@ -79,7 +87,7 @@ export class PipelineServer {
 
   /** For ServeOptions.accept, channel `pipeline`. Throws a TidemarkError to refuse the stream. */
   accept(hello: Bytes, stream: FrameStream): StreamHandlers {
-    const { protocol, clusterId } = decodeHello(hello);
+    const { protocol, clusterId, role } = decodeHello(hello);
     if (protocol !== PROTOCOL_VERSION) {
       const message = `the caller speaks pipeline protocol ${protocol}; this process speaks ${PROTOCOL_VERSION}`;
       throw new TidemarkError('FAILED_PRECONDITION', 'PROTOCOL_MISMATCH', message);
@@ -93,7 +101,7 @@ export class PipelineServer {
       const message = `this is cluster ${placement.clusterId}; the caller wants ${clusterId}`;
       throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_CLUSTER', message);
     }
-    const served = new ServedStream(this.#options, this.#pool, stream, () => this.#streams.delete(served));
+    const served = new ServedStream(this.#options, this.#pool, role, stream, () => this.#streams.delete(served));
     this.#streams.add(served);
     served.push((out) => {
       served.encodeClock(out, placement);
@@ -166,6 +174,7 @@ class Pool {
 class ServedStream implements StreamHandlers {
   readonly #options: PipelineServerOptions;
   readonly #pool: Pool;
+  readonly #role: Role;
   readonly #stream: FrameStream;
   readonly #ended: () => void;
   readonly #out = new BinaryWriter();
@@ -189,9 +198,10 @@ class ServedStream implements StreamHandlers {
   #epochReplied = 0;
   #told = { now: 0, atMs: 0 };
 
-  constructor(options: PipelineServerOptions, pool: Pool, stream: FrameStream, ended: () => void) {
+  constructor(options: PipelineServerOptions, pool: Pool, role: Role, stream: FrameStream, ended: () => void) {
     this.#options = options;
     this.#pool = pool;
+    this.#role = role;
     this.#stream = stream;
     this.#ended = ended;
   }
@@ -268,8 +278,11 @@ class ServedStream implements StreamHandlers {
     const { limits } = this.#options;
     const { operation, epoch } = request;
     const placement = this.#options.placement();
-    const open = this.#openOf(operation.kind);
+    const open = this.#openOf(operation);
     try {
+      if (isInternal(operation) && this.#role !== 'node') {
+        throw new TidemarkError('PERMISSION_DENIED', 'NOT_FOR_CLIENTS', `only nodes may ask for '${operation.kind}'`);
+      }
       if (open.size >= limits.routerInFlightMax) {
         const message = `this stream has ${open.size} requests of this sort under way; no more are taken`;
         throw new TidemarkError('RESOURCE_EXHAUSTED', 'STREAM_BUSY', message, { retriable: true });
@@ -282,12 +295,12 @@ class ServedStream implements StreamHandlers {
     }
     open.add(request.number);
     const deadlineMs = nowMs + request.remainingMs;
-    if (operation.kind === 'write' || this.#mayRead()) this.#start(request, deadlineMs);
+    if (!isQuery(operation) || this.#mayRead()) this.#start(request, deadlineMs);
     else this.#waitingReads.push({ request, deadlineMs });
   }
 
-  #openOf(kind: OperationKind): Set<number> {
-    return kind === 'write' ? this.#commands : this.#queries;
+  #openOf(operation: Operation): Set<number> {
+    return isQuery(operation) ? this.#queries : this.#commands;
   }
 
   #cancel(number: number): void {
@@ -328,8 +341,8 @@ class ServedStream implements StreamHandlers {
 
   #start(request: Request, deadlineMs: number): void {
     const { number, operation, epoch, hops, seen } = request;
-    const isRead = operation.kind !== 'write';
-    const open = this.#openOf(operation.kind);
+    const isRead = isQuery(operation);
+    const open = this.#openOf(operation);
     if (isRead) {
       this.#readsRunning += 1;
       this.#count();
@@ -355,11 +368,11 @@ class ServedStream implements StreamHandlers {
     return this.#options.handle.execute(operation, context);
   }
 
-  #answer({ number, epoch, operation: { kind } }: Request, answer: Answer): void {
+  #answer({ number, epoch, operation }: Request, answer: Answer): void {
     this.push((out) => {
       const before = out.length;
-      encodeAnswer(out, number, kind, answer);
-      if (kind !== 'write') this.#answerBytes += (out.length - before - this.#answerBytes) * ANSWER_WEIGHT;
+      encodeAnswer(out, number, operation.kind, answer);
+      if (isQuery(operation)) this.#answerBytes += (out.length - before - this.#answerBytes) * ANSWER_WEIGHT;
     });
     this.#correct(epoch, false);
   }

@@ -20,10 +20,10 @@ import { bucketOf, type BucketId, type NodeId, type Placement } from '../placeme
 import { bucketsOfRange } from '../placement/range.js';
 import { Alarms } from './alarms.js';
 import { AnswerBudget, type Hold } from './answer-budget.js';
-import { bucketOfWrite, bytesOfWrite, checkLimit } from './checks.js';
+import { homeOfWrite, bytesOfWrite, checkLimit } from './checks.js';
 import { Connections } from './connections.js';
 import { Dispatcher, isBornAhead, type Call } from './dispatch.js';
-import type { Answer, LeaderHint, NodeHandle, Operation, OperationContext } from './operations.js';
+import { isQuery, type Answer, type LeaderHint, type NodeHandle, type Operation, type OperationContext } from './operations.js';
 import { PlacementCache } from './placement-cache.js';
 import type { PipelineEnv } from './pipeline.js';
 import { readTimestamp, scanPage, scanPages, type ScanPage } from './scan.js';
@@ -246,7 +246,7 @@ export class Router implements NodeHandle {
     return this.write([], [{ kind: 'delete', key }], options);
   }
 
-  /** Checks the conditions and, if all hold, applies the mutations; all keys must be in one bucket. */
+  /** Checks the conditions and, if all hold, applies the mutations: at one timestamp, whichever buckets the keys are in. */
   async write(
     conditions: readonly Condition[],
     mutations: readonly Mutation[],
@@ -258,7 +258,7 @@ export class Router implements NodeHandle {
     return this.#admitted('commands', bytes, async () => {
       const call = this.#callOf(options);
       const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
-      const bucket = bucketOfWrite({ conditions, mutations }, placement.buckets);
+      const bucket = homeOfWrite({ conditions, mutations }, placement.buckets);
       if (options.id !== undefined) this.#checkNotAhead(options.id.born, 'id.born');
       for (const [at, condition] of conditions.entries()) {
         if (condition.kind === 'unchanged') this.#checkNotAhead(condition.since, `conditions[${at}].unchanged.since`);
@@ -269,6 +269,7 @@ export class Router implements NodeHandle {
           options.id === undefined ? { ...call, renewable: true } : call,
         );
       const { result, served } = options.id === undefined ? await this.#inSession(execute) : await execute(options.id);
+      for (const { key } of mutations) this.#saw(bucketOf(key, placement.buckets), served.timestamp);
       this.#saw(bucket, served.timestamp);
       return { ...result, served };
     });
@@ -431,7 +432,7 @@ export class Router implements NodeHandle {
     const isPage = operation.kind === 'scan' || operation.kind === 'history';
     const hold = isPage ? await this.answers.reserve(this.#pageBytes(), context.deadlineMs, context.signal) : undefined;
     try {
-      return await this.#admitted(isWrite ? 'commands' : 'queries', bytes, () => this.#forward(operation, context));
+      return await this.#admitted(isQuery(operation) ? 'queries' : 'commands', bytes, () => this.#forward(operation, context));
     } finally {
       hold?.release();
     }

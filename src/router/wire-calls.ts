@@ -2,6 +2,7 @@ import { BinaryReader, type BinaryWriter } from '../lib/binary.js';
 import type { Bytes } from '../lib/bytes.js';
 import type { Condition, Consistency, Mutation, Timestamp } from '../bucket/requests.js';
 import type { BucketId } from '../placement/map.js';
+import type { TransactionId } from '../txn/transaction.js';
 import type { Operation, OperationKind } from './operations.js';
 import { CONSISTENCIES, ITEM, OPERATIONS, pick } from './wire.js';
 
@@ -66,7 +67,47 @@ export function encodeRequest(out: BinaryWriter, request: Request): void {
       return;
     case 'readTimestamp':
       encodeBuckets(out, operation.buckets);
+      return;
+    case 'prepare': {
+      const { id, home, start, first, conditions, mutations } = operation.request;
+      out.uint(operation.bucket);
+      encodeTransactionId(out, id);
+      out.uint(home);
+      out.uint(start);
+      out.uint(first);
+      out.uint(conditions.length);
+      for (const { position, condition } of conditions) {
+        out.uint(position);
+        encodeCondition(out, condition);
+      }
+      out.uint(mutations.length);
+      for (const mutation of mutations) encodeMutation(out, mutation);
+      return;
+    }
+    case 'resolve': {
+      const { id, start, commit } = operation.request;
+      out.uint(operation.bucket);
+      encodeTransactionId(out, id);
+      out.uint(start);
+      out.uint(commit);
+      return;
+    }
+    case 'outcomes':
+      out.uint(operation.bucket);
+      out.uint(operation.ids.length);
+      for (const id of operation.ids) encodeTransactionId(out, id);
+      out.uint(operation.asOf);
   }
+}
+
+function encodeTransactionId(out: BinaryWriter, { session, sequence, attempt }: TransactionId): void {
+  out.uint(session);
+  out.uint(sequence);
+  out.uint(attempt);
+}
+
+function decodeTransactionId(input: BinaryReader): TransactionId {
+  return { session: input.uint(), sequence: input.uint(), attempt: input.uint() };
 }
 
 export function encodeCancel(out: BinaryWriter, number: number): void {
@@ -123,6 +164,24 @@ function decodeOperation(input: BinaryReader, kind: OperationKind): Operation {
     }
     case 'readTimestamp':
       return { kind, buckets: decodeBuckets(input) };
+    case 'prepare': {
+      const bucket = input.uint();
+      const id = decodeTransactionId(input);
+      const [home, start, first] = [input.uint(), input.uint(), input.uint()];
+      const conditions = input.list(() => ({ position: input.uint(), condition: decodeCondition(input) }));
+      const mutations = input.list(() => decodeMutation(input));
+      return { kind, bucket, request: { id, home, start, first, conditions, mutations } };
+    }
+    case 'resolve': {
+      const bucket = input.uint();
+      const id = decodeTransactionId(input);
+      return { kind, bucket, request: { id, start: input.uint(), commit: input.uint() } };
+    }
+    case 'outcomes': {
+      const bucket = input.uint();
+      const ids = input.list(() => decodeTransactionId(input));
+      return { kind, bucket, ids, asOf: input.uint() };
+    }
   }
 }
 

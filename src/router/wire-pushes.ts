@@ -3,6 +3,7 @@ import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { STATUS, TidemarkError, type StatusCode } from '../lib/errors.js';
 import type { Record, Served, Version } from '../bucket/requests.js';
 import { BUCKETS_MAX, type Placement, type ReplicaInfo } from '../placement/map.js';
+import type { Outcome } from '../txn/transaction.js';
 import type { Answer, LeaderHint, OperationKind, Result } from './operations.js';
 import { CONSISTENCIES, ITEM, OPERATIONS, pick, type Welcome } from './wire.js';
 
@@ -28,13 +29,9 @@ export function encodeAnswer(out: BinaryWriter, number: number, kind: OperationK
   out.byte(CONSISTENCIES.indexOf(served.consistency));
   out.uint(served.hops);
   switch (kind) {
-    case 'write': {
-      const result = answer.result as Result['write'];
-      out.uint(result.timestamp);
-      out.uint(result.applied ? 0 : result.failedCondition + 1);
-      if (!result.applied) out.uint(result.failedVersion);
+    case 'write':
+      encodeWriteResult(out, answer.result as Result['write']);
       return;
-    }
     case 'get': {
       const { record } = answer.result as Result['get'];
       out.byte(record === undefined ? 0 : 1);
@@ -57,7 +54,52 @@ export function encodeAnswer(out: BinaryWriter, number: number, kind: OperationK
     }
     case 'readTimestamp':
       out.uint((answer.result as Result['readTimestamp']).timestamp);
+      return;
+    case 'prepare': {
+      const result = answer.result as Result['prepare'];
+      out.byte(PREPARE_RESULTS.indexOf(result.kind));
+      if (result.kind === 'prepared') out.uint(result.timestamp);
+      if (result.kind === 'refused') encodeWriteResult(out, result.result);
+      return;
+    }
+    case 'resolve':
+      return;
+    case 'outcomes': {
+      const { outcomes } = answer.result as Result['outcomes'];
+      out.uint(outcomes.length);
+      for (const outcome of outcomes) {
+        out.byte(OUTCOMES.indexOf(outcome.kind));
+        if (outcome.kind === 'committed') out.uint(outcome.timestamp);
+      }
+    }
   }
+}
+
+const PREPARE_RESULTS: readonly Result['prepare']['kind'][] = ['prepared', 'refused', 'locked', 'ended'];
+const OUTCOMES: readonly Outcome['kind'][] = ['committed', 'pending', 'over'];
+
+function encodeWriteResult(out: BinaryWriter, result: Result['write']): void {
+  out.uint(result.timestamp);
+  out.uint(result.applied ? 0 : result.failedCondition + 1);
+  if (!result.applied) out.uint(result.failedVersion);
+}
+
+function decodeWriteResult(input: BinaryReader): Result['write'] {
+  const timestamp = input.uint();
+  const failed = input.uint();
+  if (failed === 0) return { applied: true, timestamp, failedCondition: -1, failedVersion: 0 };
+  return { applied: false, timestamp, failedCondition: failed - 1, failedVersion: input.uint() };
+}
+
+function decodePrepareResult(input: BinaryReader): Result['prepare'] {
+  const kind = pick(PREPARE_RESULTS, input, 'what became of a prepare');
+  if (kind === 'prepared') return { kind, timestamp: input.uint() };
+  return kind === 'refused' ? { kind, result: decodeWriteResult(input) } : { kind };
+}
+
+function decodeOutcome(input: BinaryReader): Outcome {
+  const kind = pick(OUTCOMES, input, 'an outcome');
+  return kind === 'committed' ? { kind, timestamp: input.uint() } : { kind };
 }
 
 export function encodeError(out: BinaryWriter, number: number, error: TidemarkError): void {
@@ -154,12 +196,8 @@ function decodePush(input: BinaryReader): Push {
 
 function decodeResult(input: BinaryReader, kind: OperationKind): Result[OperationKind] {
   switch (kind) {
-    case 'write': {
-      const timestamp = input.uint();
-      const failed = input.uint();
-      if (failed === 0) return { applied: true, timestamp, failedCondition: -1, failedVersion: 0 };
-      return { applied: false, timestamp, failedCondition: failed - 1, failedVersion: input.uint() };
-    }
+    case 'write':
+      return decodeWriteResult(input);
     case 'get':
       return { record: input.choice(2, 'a flag') === 1 ? decodeRecord(input) : undefined };
     case 'history': {
@@ -172,6 +210,12 @@ function decodeResult(input: BinaryReader, kind: OperationKind): Result[Operatio
     }
     case 'readTimestamp':
       return { timestamp: input.uint() };
+    case 'prepare':
+      return decodePrepareResult(input);
+    case 'resolve':
+      return {};
+    case 'outcomes':
+      return { outcomes: input.list(() => decodeOutcome(input)) };
   }
 }
 

@@ -16,7 +16,7 @@ import type { OperationKind } from './operations.js';
  *
  * Here: the opening messages, and what both directions share. Requests are in wire-calls.ts, replies in wire-pushes.ts.
  */
-export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_VERSION = 2;
 
 export type Role = 'client' | 'sidecar' | 'node';
 
@@ -37,7 +37,16 @@ export interface Welcome {
 const ROLES: readonly Role[] = ['client', 'sidecar', 'node'];
 
 /** The position is the number on the wire: as a request, the operation; as a reply, the answer to it. */
-export const OPERATIONS = ['write', 'get', 'history', 'scan', 'readTimestamp'] as const satisfies readonly OperationKind[];
+export const OPERATIONS = [
+  'write',
+  'get',
+  'history',
+  'scan',
+  'readTimestamp',
+  'prepare',
+  'resolve',
+  'outcomes',
+] as const satisfies readonly OperationKind[];
 export const CONSISTENCIES: readonly Consistency['kind'][] = ['linearizable', 'bounded', 'local', 'asOf'];
 
 /** All other items. */

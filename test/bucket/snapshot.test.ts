@@ -18,7 +18,7 @@ describe('the header of a snapshot', () => {
   const meta = encodeMeta(META);
 
   it('is read as it was written', () => {
-    expect(decodeHeader(pack([2, meta]))).to.deep.equal(META);
+    expect(decodeHeader(pack([3, meta]))).to.deep.equal(META);
   });
 
   it('is refused with one error, whatever it is instead', () => {
@@ -30,16 +30,16 @@ describe('the header of a snapshot', () => {
       Buffer.from([0xc1]),
       pack(null),
       pack([]),
-      pack([2]),
-      pack([2, 'meta']),
-      pack([2, Buffer.alloc(0)]),
-      pack([2, turned]),
+      pack([3]),
+      pack([3, 'meta']),
+      pack([3, Buffer.alloc(0)]),
+      pack([3, turned]),
     ];
     for (const header of garbage) {
       expect(() => decodeHeader(header), header.toString('hex'))
         .to.throw()
         .that.includes({ code: 'INVALID_ARGUMENT' });
     }
-    expect(() => decodeHeader(pack([3, meta]))).to.throw().that.includes({ reason: 'NEWER_FORMAT' });
+    expect(() => decodeHeader(pack([4, meta]))).to.throw().that.includes({ reason: 'NEWER_FORMAT' });
   });
 });

@@ -72,8 +72,6 @@ describe('client library, over real streams', () => {
     });
     expect(third.applied).to.equal(true);
     expect((await db.get(key)).found).to.equal(false);
-    const failure = await failureOf(db.write({ mutations: ['a', 'b', 'c', 'd', 'e'].map((k) => ({ kind: 'delete', key: k })) }));
-    expect(failure).to.include({ code: 'UNIMPLEMENTED', reason: 'CROSS_BUCKET_WRITE', outcome: 'none' });
   });
 
   it('scans ranges, prefixes, backwards, limited, keys only', async () => {

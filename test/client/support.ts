@@ -118,6 +118,8 @@ class StoreNode implements NodeHandle {
       }
       case 'readTimestamp':
         return { result: { timestamp: now }, served: { node: this.id, timestamp: now, consistency: 'linearizable', hops } };
+      default:
+        throw new Error(`a client asks for '${operation.kind}'`);
     }
   }
 }

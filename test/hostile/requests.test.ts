@@ -29,7 +29,6 @@ interface Case {
 
 const id = { session: 7, born: 1, sequence: 1, lowest: 1 };
 const one = `{${tagOf(0, BUCKETS)}}`;
-const other = `{${tagOf(1, BUCKETS)}}`;
 const putOf = (key: string | Buffer, value: string | Buffer = VALUE): object => ({
   put: { key: Buffer.from(key), value: Buffer.from(value) },
 });
@@ -70,24 +69,6 @@ const CASES: readonly Case[] = [
     'WRITE_TOO_LARGE',
     /bytes; at most 8388608/,
   ),
-  {
-    what: 'a write over several buckets',
-    service: COMMANDS,
-    method: 'Write',
-    request: { mutations: [putOf(one), putOf(other)] },
-    code: 'UNIMPLEMENTED',
-    reason: 'CROSS_BUCKET_WRITE',
-    says: /different buckets \(0 and 1\).*not available yet/,
-  },
-  {
-    what: 'a condition in another bucket',
-    service: COMMANDS,
-    method: 'Write',
-    request: { conditions: [{ key: Buffer.from(other), exists: true }], mutations: [putOf(one)] },
-    code: 'UNIMPLEMENTED',
-    reason: 'CROSS_BUCKET_WRITE',
-    says: /different buckets/,
-  },
   invalid(
     'a condition on a version of 2^53',
     COMMANDS,

@@ -5,7 +5,7 @@ import { TidemarkError } from '../../src/lib/errors.js';
 import { bucketOf } from '../../src/placement/map.js';
 import type { Operation } from '../../src/router/operations.js';
 import { PipelineServer } from '../../src/router/pipeline-server.js';
-import { encodeHello } from '../../src/router/wire.js';
+import { encodeHello, PROTOCOL_VERSION } from '../../src/router/wire.js';
 import { encodeCancel, encodeRequest } from '../../src/router/wire-calls.js';
 import { decodePushes, type Push } from '../../src/router/wire-pushes.js';
 import { BUCKETS, CLUSTER, FakeCluster, bytes, placementOf, silentLog, type FakeNode } from './support.js';
@@ -47,7 +47,7 @@ describe('pipeline server', () => {
     stream = new TestStream();
   });
 
-  function open(hello: Buffer = encodeHello({ protocol: 1, clusterId: CLUSTER, role: 'client' })): StreamHandlers {
+  function open(hello: Buffer = encodeHello({ protocol: PROTOCOL_VERSION, clusterId: CLUSTER, role: 'client' })): StreamHandlers {
     if (node.pipelines === undefined) throw new Error('not started');
     return node.pipelines.accept(hello, stream);
   }
@@ -111,18 +111,18 @@ describe('pipeline server', () => {
       wallNow: () => 1000,
       fatal: () => {},
     });
-    pipelines.accept(encodeHello({ protocol: 1, clusterId: '', role: 'client' }), stream);
+    pipelines.accept(encodeHello({ protocol: PROTOCOL_VERSION, clusterId: '', role: 'client' }), stream);
     await cluster.time.pass(1);
     expect(stream.pushes.at(-1)).to.deep.equal({ kind: 'leaders', hints: leaders });
   });
 
   it('refuses other protocols, other clusters, garbage, and everybody before it has a placement', () => {
-    expect(refusal(encodeHello({ protocol: 2, clusterId: '', role: 'client' }))).to.equal('PROTOCOL_MISMATCH');
-    expect(refusal(encodeHello({ protocol: 1, clusterId: 'x', role: 'client' }))).to.equal('WRONG_CLUSTER');
+    expect(refusal(encodeHello({ protocol: PROTOCOL_VERSION + 1, clusterId: '', role: 'client' }))).to.equal('PROTOCOL_MISMATCH');
+    expect(refusal(encodeHello({ protocol: PROTOCOL_VERSION, clusterId: 'x', role: 'client' }))).to.equal('WRONG_CLUSTER');
     expect(refusal(bytes('GET / HTTP/1.1'))).to.equal('MALFORMED_MESSAGE');
     expect(refusal(Buffer.alloc(0))).to.equal('MALFORMED_MESSAGE');
     node.placement = undefined;
-    expect(refusal(encodeHello({ protocol: 1, clusterId: '', role: 'client' }))).to.equal('NOT_READY');
+    expect(refusal(encodeHello({ protocol: PROTOCOL_VERSION, clusterId: '', role: 'client' }))).to.equal('NOT_READY');
     expect(node.pipelines?.size).to.equal(0);
   });
 

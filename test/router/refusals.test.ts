@@ -87,13 +87,16 @@ describe('router: what it refuses, and when it gives up', () => {
     expect(cluster.node(1).asked).to.have.length(1);
   });
 
-  it('refuses a write over several buckets, and keys in braces keep together', async () => {
+  it('sends a write over several buckets as one to that of its first mutation, else of its first condition', async () => {
     await cluster.startAll(1);
     cluster.node(1).lead();
     router = cluster.router();
     const put = (key: string) => ({ kind: 'put', key: bytes(key), value: VALUE }) as const;
-    const failure = await cluster.time.run(failureOf(router.write([], [put('a'), put('b'), put('c')])));
-    expect(failure).to.include({ code: 'UNIMPLEMENTED', reason: 'CROSS_BUCKET_WRITE', outcome: 'none' });
+    const exists = (key: string) => ({ kind: 'exists', key: bytes(key) }) as const;
+    await cluster.time.run(router.write([exists('b')], [put('a'), put('c')]));
+    await cluster.time.run(router.write([exists('b'), exists('a')], []));
+    const homes = cluster.node(1).asked.map(({ operation }) => (operation.kind === 'write' ? operation.bucket : -1));
+    expect(homes).to.deep.equal([bucketOf(bytes('a'), BUCKETS), bucketOf(bytes('b'), BUCKETS)]);
     const reply = await cluster.time.run(router.write([], [put('{u}/a'), put('{u}/b'), put('{u}/c')]));
     expect(reply.applied).to.equal(true);
   });

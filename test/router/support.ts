@@ -174,6 +174,12 @@ export class FakeNode implements NodeHandle {
         return { result: { records: [], more: false }, served };
       case 'readTimestamp':
         return { result: { timestamp }, served };
+      case 'prepare':
+        return { result: { kind: 'prepared', timestamp }, served };
+      case 'resolve':
+        return { result: {}, served };
+      case 'outcomes':
+        return { result: { outcomes: operation.ids.map(() => ({ kind: 'pending' })) }, served };
     }
   }
 

@@ -41,6 +41,8 @@ const mutation: fc.Arbitrary<Mutation> = fc.oneof(
   fc.record({ kind: fc.constant('delete' as const), key: data }),
 );
 
+const transactionId = fc.record({ session: uint, sequence: uint, attempt: uint });
+
 const operation: fc.Arbitrary<Operation> = fc.oneof(
   fc.record({
     kind: fc.constant('write' as const),
@@ -63,6 +65,24 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
     consistency,
   }),
   fc.record({ kind: fc.constant('readTimestamp' as const), buckets: fc.array(bucket, { maxLength: 10 }) }),
+  fc.record({
+    kind: fc.constant('prepare' as const),
+    bucket,
+    request: fc.record({
+      id: transactionId,
+      home: bucket,
+      start: uint,
+      first: uint,
+      conditions: fc.array(fc.record({ position: uint, condition }), { maxLength: 4 }),
+      mutations: fc.array(mutation, { maxLength: 4 }),
+    }),
+  }),
+  fc.record({
+    kind: fc.constant('resolve' as const),
+    bucket,
+    request: fc.record({ id: transactionId, start: uint, commit: uint }),
+  }),
+  fc.record({ kind: fc.constant('outcomes' as const), bucket, ids: fc.array(transactionId, { maxLength: 10 }), asOf: uint }),
 );
 
 const request: fc.Arbitrary<Request> = fc.record({
@@ -75,11 +95,12 @@ const request: fc.Arbitrary<Request> = fc.record({
 });
 
 const record: fc.Arbitrary<Record> = fc.record({ key: data, value: data, version: uint });
+const writeResult = fc.oneof(
+  uint.map((timestamp) => ({ applied: true, timestamp, failedCondition: -1, failedVersion: 0 })),
+  fc.record({ applied: fc.constant(false), timestamp: uint, failedCondition: fc.nat(1023), failedVersion: uint }),
+);
 const results: { readonly [K in OperationKind]: fc.Arbitrary<Answer<K>['result']> } = {
-  write: fc.oneof(
-    uint.map((timestamp) => ({ applied: true, timestamp, failedCondition: -1, failedVersion: 0 })),
-    fc.record({ applied: fc.constant(false), timestamp: uint, failedCondition: fc.nat(1023), failedVersion: uint }),
-  ),
+  write: writeResult,
   get: fc.record({ record: fc.option(record, { nil: undefined }) }),
   history: fc.record({
     versions: fc.array(
@@ -92,6 +113,20 @@ const results: { readonly [K in OperationKind]: fc.Arbitrary<Answer<K>['result']
   }),
   scan: fc.record({ records: fc.array(record), more: fc.boolean() }),
   readTimestamp: fc.record({ timestamp: uint }),
+  prepare: fc.oneof(
+    fc.record({ kind: fc.constant('prepared' as const), timestamp: uint }),
+    fc.record({ kind: fc.constant('refused' as const), result: writeResult }),
+    fc.constantFrom({ kind: 'locked' } as const, { kind: 'ended' } as const),
+  ),
+  resolve: fc.constant({}),
+  outcomes: fc.record({
+    outcomes: fc.array(
+      fc.oneof(
+        fc.record({ kind: fc.constant('committed' as const), timestamp: uint }),
+        fc.constantFrom({ kind: 'pending' } as const, { kind: 'over' } as const),
+      ),
+    ),
+  }),
 };
 
 const served = fc.record({
@@ -102,7 +137,7 @@ const served = fc.record({
 });
 
 const answer = fc
-  .constantFrom<OperationKind>('write', 'get', 'history', 'scan', 'readTimestamp')
+  .constantFrom<OperationKind>('write', 'get', 'history', 'scan', 'readTimestamp', 'prepare', 'resolve', 'outcomes')
   .chain((kind) => fc.record({ kind: fc.constant(kind), number: uint, result: results[kind], served }));
 
 const error = fc

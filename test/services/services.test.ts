@@ -225,7 +225,6 @@ describe('the public services of a node', function () {
         'WRITE_TOO_LARGE',
         ['65 ranges', '64'],
       ],
-      [write({ conditions: [{ unchanged: { since: 1 } }] }), 'UNIMPLEMENTED', 'CROSS_BUCKET_WRITE', ['all 8 buckets']],
       [write({ mutations: [{ delete: { key } }, {}] }), 'INVALID_ARGUMENT', 'MUTATION_MISSING', ['mutations[1]']],
       [
         write({ mutations: [{ delete: { key } }, { put: { key } }] }),
@@ -234,12 +233,6 @@ describe('the public services of a node', function () {
         ['mutations[1].key', 'bad'],
       ],
       [write({ conditions: [{ key, version: 2 ** 53 }] }), 'INVALID_ARGUMENT', 'TIMESTAMP_TOO_LARGE', ['conditions[0].version']],
-      [
-        write({ mutations: 'abcdefgh'.split('').map((name) => ({ delete: { key: b(name) } })) }),
-        'UNIMPLEMENTED',
-        'CROSS_BUCKET_WRITE',
-        ['different buckets'],
-      ],
       [stream('GetMany', { keys: [b('ok'), b('')] }), 'INVALID_ARGUMENT', 'EMPTY_KEY', ['keys[1]']],
       [stream('Scan', { start: b('b'), end: b('a') }), 'INVALID_ARGUMENT', 'RANGE_INVERTED', [`'b'`, `'a'`]],
       [stream('Scan', { start: b('b'), prefix: b('a') }), 'INVALID_ARGUMENT', 'RANGE_CONFLICT', ['prefix']],

@@ -30,6 +30,7 @@ describe('replicas that have diverged', () => {
       if (entry.kind !== 'data') return apply(entry, known);
       state.apply = apply;
       const effects = decodeEffects(entry.data);
+      if (effects.kind !== 'write') throw new Error(`a ${effects.kind} is not what was to be changed`);
       const wrong = { ...effects, effects: effects.effects.map((effect) => ({ ...effect, value: bytes(value) })) };
       return apply({ ...entry, data: encodeEffects(wrong) }, wrong);
     };

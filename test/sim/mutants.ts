@@ -102,6 +102,36 @@ export const WEATHERS = {
     ],
     clockSkewMs: 2500,
   },
+  transactions: {
+    ...THREE,
+    buckets: 4,
+    clients: 3,
+    workers: 4,
+    thinkMs: 5,
+    durationMs: 6000,
+    keys: ['a', 'b', 'c', 'd', 'e', 'f'],
+    work: [
+      ['transact', 10],
+      ['get', 5],
+      ['put', 3],
+      ['scan', 3],
+      ['getAsOf', 3],
+      ['scanAsOf', 2],
+      ['getBounded', 2],
+      ['getLocal', 1],
+      ['history', 1],
+      ['retry', 1],
+    ],
+    faults: [
+      ['crash', 2],
+      ['transfer', 2],
+      ['leaderStorm', 1],
+      ['isolate', 1],
+      ['slowAnswers', 1],
+      ['pause', 1],
+    ],
+    faultMs: 600,
+  },
 } satisfies Readonly<Record<string, Partial<SwarmPlan>>>;
 
 export const PLANTED: Readonly<Record<Mutant, Planted>> = {
@@ -404,6 +434,36 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     like: 'LevelDB after power loss: bit rot (leveldb#333)',
     what: 'a record whose checksum is wrong is served',
     by: { test: 'mvcc/records', name: 'notices a flipped bit' },
+  },
+  'writes-ignore-locks': {
+    like: 'Transactions: bank sum changed without any fault (tidb#21900)',
+    what: 'plain commands pass over the locks of transactions',
+    by: { swarm: 'transactions' },
+  },
+  'decide-unprepared': {
+    like: 'Transactions: success reported though rolled back (tidb#33641)',
+    what: 'a transaction is committed though a participant did not prepare it',
+    by: { swarm: 'transactions' },
+  },
+  'commit-below-prepares': {
+    like: 'Transactions: success reported though rolled back (tidb#33641)',
+    what: 'home gives a commit timestamp below what its participants have promised',
+    by: { swarm: 'transactions' },
+  },
+  'resolve-leaves-clock': {
+    like: 'Transactions: locks go before the bucket clock has come to the commit timestamp',
+    what: 'a participant resolves at a clock below the commit timestamp',
+    by: { swarm: 'transactions' },
+  },
+  'reads-ignore-intents': {
+    like: 'Replica reads: a redirected read loses its lock check (tikv#12109)',
+    what: 'reads do not look for intents',
+    by: { swarm: 'transactions' },
+  },
+  'resolved-above-intents': {
+    like: 'Streams: premature resolved timestamp (cockroach#117612)',
+    what: 'a replica takes for resolved what a prepared transaction may still write',
+    by: { swarm: 'transactions' },
   },
   'turn-forgets-rest': {
     like: 'Liveness: a replica that waits for ever',

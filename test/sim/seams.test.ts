@@ -1,7 +1,7 @@
 import { expect } from 'chai';
 import { unpack } from 'msgpackr';
 import type { Timestamp } from '../../src/bucket/requests.js';
-import { SessionLoader } from '../../src/bucket/session-pieces.js';
+import { TableLoader } from '../../src/bucket/tables.js';
 import { StateSnapshot } from '../../src/bucket/snapshot.js';
 import { EMPTY } from '../../src/lib/bytes.js';
 import { later } from '../../src/mvcc/timestamp.js';
@@ -118,7 +118,7 @@ describe('at the seams of a simulated cluster', () => {
     const { state } = replicaOn(cluster, 1) ?? expect.fail('the node has no replica');
     const source = new StateSnapshot(state);
     while (isSessions(await cluster.settle(source.next(100)))) expect(source.meta.index).to.be.greaterThan(20);
-    state.replace({ ...state.meta, slot: 4711 }, new SessionLoader(state.sessions));
+    state.replace({ ...state.meta, slot: 4711 }, new TableLoader(state.tables));
     const error = await failure(cluster.settle(source.next(100)));
     expect(error).to.include({ code: 'ABORTED', reason: 'SNAPSHOT_REPLACED' });
   });

@@ -13,7 +13,8 @@ import type { Attempt, Command, Done, GetDone, HistoryDone, Recorder, ScanDone, 
  *
  * - Each acknowledged command is in the history of each of its keys exactly once, at its timestamp, whole; a refused or
  *   certainly failed one is not; one of unknown outcome is there once or not at all, on all its keys or on none.
- * - Conditions held (or did not) just before the command's timestamp.
+ * - Conditions held (or did not) just before the command's timestamp. Of a command over several buckets that was refused, this
+ *   says nothing of other conditions than the one that is named, and the timestamp is of its bucket.
  * - Every read, of whatever consistency, is the truth as of the timestamp that it names.
  * - Real time: what began when something else was over comes after it. For a linearizable read or a command this means the key;
  *   for timestamps the bucket: nothing that begins later commits at or below a timestamp that was named.
@@ -168,8 +169,8 @@ class Checker {
     const timestamp = result?.timestamp ?? this.#appliedAt(command);
     if (timestamp === undefined) return;
     const name = `${nameOf(command)} at ${timestamp}`;
-    for (const key of keysOf(command)) {
-      const mark = this.#marksOf(this.#bucketMarks, this.#bucketOf(key)).before(began.invoke);
+    for (const bucket of this.#bucketsProved(command, result)) {
+      const mark = this.#marksOf(this.#bucketMarks, bucket).before(began.invoke);
       if (mark !== undefined && timestamp <= mark.timestamp) {
         this.#fail(`${name} began after ${mark.what} had named ${mark.timestamp}`);
       }
@@ -182,7 +183,7 @@ class Checker {
     }
     const refusedBy = result === undefined || result.applied ? -1 : result.failedCondition;
     for (const [position, condition] of command.conditions.entries()) {
-      if (refusedBy >= 0 && position > refusedBy) break;
+      if (refusedBy >= 0 && (position > refusedBy || (position < refusedBy && this.#isSpread(command)))) continue;
       if (condition.kind === 'unchanged') {
         const refusal = position === refusedBy ? result : undefined;
         this.#checkUnchanged(`${name}: condition ${position}`, condition, timestamp, refusal);
@@ -338,7 +339,9 @@ class Checker {
     if (result === undefined) return;
     const mark: Mark = { ret, retMs, timestamp: result.timestamp, what: nameOf(command) };
     this.#marksOf(this.#clientMarks, client).add(mark);
-    for (const key of keysOf(command)) this.#marksOf(this.#bucketMarks, this.#bucketOf(key)).add(mark);
+    // Other participants than home come to the commit timestamp only when they resolve the transaction.
+    const buckets = this.#bucketsProved(command, result);
+    for (const bucket of result.applied ? buckets.slice(0, 1) : buckets) this.#marksOf(this.#bucketMarks, bucket).add(mark);
     // What a command has written, or found where a condition failed.
     const condition = result.applied ? undefined : command.conditions[result.failedCondition];
     const refused = condition === undefined || condition.kind === 'unchanged' ? undefined : condition.key.toString();
@@ -376,6 +379,17 @@ class Checker {
     let marks = all.get(key);
     if (marks === undefined) all.set(key, (marks = new Marks()));
     return marks;
+  }
+
+  /** The buckets whose clocks the timestamp of a command is above; the home is the first. */
+  #bucketsProved(command: Command, result: WriteResult | undefined): number[] {
+    const refused = result?.applied === false ? command.conditions[result.failedCondition] : undefined;
+    const keys = keysOf(refused === undefined ? command : { changes: [], conditions: [refused] });
+    return [...new Set(keys.map((key) => this.#bucketOf(key)))];
+  }
+
+  #isSpread(command: Command): boolean {
+    return new Set(keysOf(command).map((key) => this.#bucketOf(key))).size > 1;
   }
 
   // --- histories
@@ -416,7 +430,7 @@ function mayHaveApplied(command: Command): boolean {
   return answer?.applied ?? command.attempts.some(({ outcome }) => outcome === 'unknown');
 }
 
-function keysOf({ changes, conditions }: Command): string[] {
+function keysOf({ changes, conditions }: Pick<Command, 'changes' | 'conditions'>): string[] {
   // A range stands for its first key, which shares its bucket.
   const asked = conditions.map((condition) => (condition.kind === 'unchanged' ? condition.range.start : condition.key));
   return [...changes.map(({ key }) => key), ...asked.map(String)];

@@ -148,6 +148,20 @@ export class Inspector {
     }
   }
 
+  /** Transactions that are prepared or not resolved everywhere, which end within a bounded time when all is well. */
+  unresolved(): string[] {
+    const found: string[] = [];
+    for (const id of this.#cluster.ids) {
+      if (!this.#cluster.running(id)) continue;
+      for (const { bucket, state } of this.#cluster.node(id).hosting.replicas.values()) {
+        const { participant, home } = state;
+        if (participant.count + home.count === 0) continue;
+        found.push(`bucket ${bucket} on node ${id} has ${participant.count} transactions prepared, ${home.count} to be resolved`);
+      }
+    }
+    return found;
+  }
+
   /** When nothing is under way any more all replicas of a bucket are the same. */
   compareReplicas(): string[] {
     const found = new Map<BucketId, Map<string, NodeId[]>>();

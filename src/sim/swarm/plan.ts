@@ -53,6 +53,7 @@ export const WORK = [
   'scanLocal',
   'scanAsOf',
   'history',
+  'transact',
 ] as const;
 export type Work = (typeof WORK)[number];
 
@@ -121,7 +122,7 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     gatewayChance: random.pick([0, 0.1, 0.5]),
     keys: drawKeys(random),
     valueBytesMax: random.pick([0, 0, 100, 2000]),
-    work: drawMix(random, WORK, ['put', 'get']),
+    work: drawMix(random, WORK, ['put', 'get', 'transact']),
     faults: quiet ? [] : drawFaults(random),
     faultEveryMs: random.pick([300, 1000, 3000]),
     faultMs: random.pick([200, 1000, 4000]),
@@ -177,6 +178,11 @@ function drawLimits(random: SimRandom): Partial<Limits> {
   maybe('sessionResultsMax', [4, 64]);
   maybe('sessionLifetimeMs', [500, 3000]);
   maybe('sessionsPerBucketMax', [1, 3, 20]);
+  maybe('preparedPerBucketMax', [1, 3]);
+  maybe('recordsPerBucketMax', [1, 3]);
+  maybe('endedAttemptsPerBucketMax', [1, 3]);
+  maybe('lockWaitersPerBucketMax', [1, 3]);
+  maybe('transactionLifeMs', [3000]);
   if (random.chance(0.3)) {
     // A queue must hold what may be in flight of one snapshot, and an append.
     drawn.appendBytesMax = Math.min(drawn.appendBytesMax ?? 20_000, 20_000);

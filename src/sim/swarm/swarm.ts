@@ -142,6 +142,8 @@ class SwarmRun {
     // Until no clock is behind what the wildest one had said.
     if (hasWildClocks(this.#plan)) await loop.runFor(2 * this.#plan.clockSkewMs);
     await this.#becomeUsable();
+    await loop.runUntil(() => this.#inspector.unresolved().length === 0, SETTLE_MS);
+    this.#problems.push(...this.#inspector.unresolved());
     const finals = await this.#readFinals();
     await loop.runUntil(() => this.#inspector.compareReplicas().length === 0, SETTLE_MS);
     this.#inspector.stop();

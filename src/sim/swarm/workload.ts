@@ -12,7 +12,7 @@ import type { Attempt, Change, Command, Found, Proof, Recorder, VersionSeen } fr
 
 /** What clients may be told when nothing is wrong but what the faults broke. Anything else is a bug. */
 /** CLOSED is said by a gateway whose node was told to stop: over a network it would be a connection that ends. */
-const EXCUSED = new Set(['UNAVAILABLE', 'RESOURCE_EXHAUSTED', 'REQUEST_FORGOTTEN', 'CLOSED']);
+const EXCUSED = new Set(['UNAVAILABLE', 'RESOURCE_EXHAUSTED', 'REQUEST_FORGOTTEN', 'CLOSED', 'TRANSACTION_CONFLICT']);
 const WILD_EXCUSE = 'CLOCK_TOO_FAR_AHEAD';
 const ATTEMPTS_MAX = 3;
 const RETRYING_MAX = 4;
@@ -112,7 +112,9 @@ export class Workload {
       case 'group':
         return this.#group(client);
       case 'retry':
-        return this.#retryAside(client, key);
+        return this.#retryAside(client, [key]);
+      case 'transact':
+        return this.#transact(client);
       case 'get':
         return this.#get(client, key, { kind: 'linearizable' });
       case 'getBounded':
@@ -192,29 +194,41 @@ export class Workload {
     if (changes.length + conditions.length > 0) await this.#command(client, conditions, changes);
   }
 
+  /** A few keys of any buckets, written together, on conditions on some of them and on others; now and then with retries. */
+  async #transact(client: number): Promise<void> {
+    const random = this.#random;
+    const keys = [...new Set([0, 1, 2, 3].slice(random.below(3)).map(() => random.pick(this.#options.plan.keys)))];
+    if (random.chance(0.15)) return this.#retryAside(client, keys);
+    const written = keys.filter(() => random.chance(0.8));
+    const changes = written.map((key): Change => ({ key, value: random.chance(0.1) ? undefined : this.#value() }));
+    const conditions = keys.filter(() => random.chance(0.3)).map((key) => this.#condition(key));
+    if (changes.length + conditions.length > 0) await this.#command(client, conditions, changes);
+  }
+
   async #command(client: number, conditions: readonly Condition[], changes: readonly Change[]): Promise<void> {
     const command = this.#options.recorder.command({ conditions, changes, id: undefined });
     await this.#attempt(command, this.#door(client));
   }
 
   /** Retries take their time: their worker goes on meanwhile, unless there are many already. */
-  async #retryAside(client: number, key: string): Promise<void> {
+  async #retryAside(client: number, keys: readonly string[]): Promise<void> {
     if (this.#retrying >= RETRYING_MAX) return;
     this.#retrying += 1;
     const ended = (): void => {
       this.#retrying -= 1;
     };
     const broke = (error: unknown): void => void this.#options.recorder.broken.push(`retry: ${messageOf(error)}`);
-    this.#running.push(this.#retried(client, key).catch(broke).finally(ended));
+    this.#running.push(this.#retried(client, keys).catch(broke).finally(ended));
   }
 
   /** The same command under the same id again and again, after answers too, through any router. */
-  async #retried(client: number, key: string): Promise<void> {
+  async #retried(client: number, keys: readonly string[]): Promise<void> {
     const random = this.#random;
     const session = 1 + random.uint32();
     const id: RequestId = { session, born: this.#router(client).now(), sequence: 1, lowest: 1 };
-    const conditions = random.chance(0.5) ? [this.#condition(key)] : [];
-    const command = this.#options.recorder.command({ conditions, changes: [{ key, value: this.#value() }], id });
+    const conditions = random.chance(0.5) ? [this.#condition(random.pick(keys))] : [];
+    const changes = keys.map((key) => ({ key, value: this.#value() }));
+    const command = this.#options.recorder.command({ conditions, changes, id });
     let router = client;
     for (let attempts = 0; attempts < ATTEMPTS_MAX; attempts += 1) {
       // Sometimes while the one before is still under way.
