@@ -27,6 +27,12 @@ async function valueOf(router: Router, key: string): Promise<string | undefined>
   return (await router.get(bytes(key))).record?.value.toString();
 }
 
+async function versionsOf(router: Router, key: string): Promise<number> {
+  let count = 0;
+  for await (const { versions } of router.history(bytes(key))) count += versions.length;
+  return count;
+}
+
 /** Everything that is prepared, or committed and not resolved everywhere, on any running node. */
 function leftovers(cluster: SimCluster): number {
   let count = 0;
@@ -85,5 +91,59 @@ describe('transactions over several buckets in a simulated cluster', () => {
     expect(cluster.fatal).to.deep.equal([]);
     expect(leaderOf(cluster, keys[0] ?? '', BUCKETS)).to.be.greaterThan(0);
     expect(replicasOf(cluster, 0).length).to.equal(3);
+  });
+
+  it('are whole or not at all, and leave nothing behind, whenever the node of their home dies', async () => {
+    const outcomes = new Set<string>();
+    for (const afterMs of [1, 2, 3, 4, 5, 6, 8, 10, 14, 20]) {
+      const cluster = await startCluster({ seed: `txn-crash-${afterMs}`, nodes: 3, buckets: BUCKETS });
+      await untilLed(cluster);
+      const client = cluster.client('c1');
+      const keys = keysOf(3);
+      for (const key of keys) await cluster.settle(client.put(bytes(key), bytes('before')));
+      const home = leaderOf(cluster, keys[0] ?? '', BUCKETS);
+      const id = { session: 4711, born: client.now(), sequence: 1, lowest: 1 };
+      const write = client.write([], puts(keys, 'after'), { id, timeoutMs: 300 });
+      const settled = write.then(() => 'ok', () => 'failed');
+      await cluster.loop.runFor(afterMs);
+      cluster.crash(home);
+      await cluster.settle(settled);
+      await cluster.loop.runFor(6000);
+      expect(leftovers(cluster), `crash after ${afterMs} ms`).to.equal(0);
+      const values = new Set<string | undefined>();
+      for (const key of keys) values.add(await cluster.settle(valueOf(client, key)));
+      expect([...values], `crash after ${afterMs} ms`).to.have.length(1);
+      outcomes.add(String([...values][0]));
+      // The same request through another router: executed now, or answered as it was then.
+      const again = await cluster.settle(cluster.client('c2').write([], puts(keys, 'after'), { id }));
+      for (const key of keys) {
+        const { record } = await cluster.settle(client.get(bytes(key)));
+        expect(record).to.deep.include({ version: again.timestamp, value: bytes('after') });
+      }
+      expect(await cluster.settle(versionsOf(client, keys[1] ?? '')), 'applied once').to.equal(2);
+      await untilSettled(cluster);
+      expect(cluster.fatal).to.deep.equal([]);
+    }
+    expect([...outcomes].sort(), 'some before the decision, some behind it').to.deep.equal(['after', 'before']);
+  });
+
+  it('that want the same keys in opposite orders all come to an end', async () => {
+    const cluster = await startCluster({ seed: 'txn-opposite', nodes: 3, buckets: BUCKETS });
+    await untilLed(cluster);
+    const [clients, keys] = [[cluster.client('c1'), cluster.client('c2'), cluster.client('c3')], keysOf(3)];
+    const writes = Array.from({ length: 30 }, (_, n) => {
+      const order = [0, 1, 2].map((at) => keys[(n + at) % 3] ?? '');
+      const client = clients[n % 3] ?? expect.fail('no client');
+      return client.write([], puts(n % 2 === 0 ? order : order.reverse(), String(n)));
+    });
+    const replies = await cluster.settle(Promise.all(writes));
+    expect(new Set(replies.map(({ timestamp }) => timestamp)).size, 'one after the other').to.equal(30);
+    const last = replies.reduce((a, c) => (c.timestamp > a.timestamp ? c : a));
+    for (const key of keys) {
+      const { record } = await cluster.settle(clients[0]?.get(bytes(key)) ?? expect.fail('no client'));
+      expect(record?.version).to.equal(last.timestamp);
+    }
+    await untilSettled(cluster);
+    await untilEqual(cluster);
   });
 });
