@@ -8,6 +8,7 @@ import type { Raft } from '../raft/raft.js';
 import type { LogIndex, ReadState, ReplicaId } from '../raft/types.js';
 import type { Outcome, Prepared } from '../txn/transaction.js';
 import type { Consistency, KeyRange, Record, ResolveRequest, Served, Timestamp, Version } from './requests.js';
+import { beforeHorizon } from './retention.js';
 import type { BucketState } from './state.js';
 
 /**
@@ -200,6 +201,8 @@ export class Reads {
 
   get(key: Bytes, view: View): Record | undefined {
     const { state } = this.#replica;
+    // In the turn that answers: since the gate was passed the horizon may have risen, or come with a snapshot.
+    if (view.timestamp < state.horizon && !mutant('horizon-not-rechecked')) throw beforeHorizon(view.timestamp, state.horizon);
     const pointer = state.pointer(key);
     if (pointer === undefined) return undefined;
     if (pointer.timestamp <= view.timestamp) {
@@ -214,16 +217,18 @@ export class Reads {
   /** Versions in [to, from], newest first: at most `limit`, and no more once their values have reached `bytesMax`. */
   history(
     key: Bytes,
+    view: View,
     { from, to, limit, bytesMax }: { from: Timestamp; to: Timestamp; limit: number; bytesMax: number },
   ): { versions: Version[]; more: boolean } {
     const { state } = this.#replica;
+    if (view.timestamp < state.horizon) throw beforeHorizon(view.timestamp, state.horizon);
     const pointer = state.pointer(key);
     const versions: Version[] = [];
     let bytes = 0;
     if (pointer === undefined) return { versions, more: false };
     for (const { id, record } of walk(state.store, state.slot, pointer, state.horizon)) {
       if (id.timestamp < to) break;
-      if (id.timestamp > from) continue;
+      if (id.timestamp > Math.min(from, view.timestamp)) continue;
       if (versions.length === limit || bytes >= bytesMax) return { versions, more: true };
       versions.push({ version: id.timestamp, deleted: record.deleted, value: record.value });
       bytes += record.value.length;
@@ -264,7 +269,7 @@ export class Reads {
       hybrid.hear(timestamp);
     } else {
       if (!mutant('as-of-not-kept')) hybrid.merge(timestamp, 'as_of');
-      if (!raft.canServe()) throw this.#replica.notLeader();
+      if (!raft.canServe()) throw this.#behind(timestamp);
       if (!mutant('as-of-not-kept')) this.#replica.promise(timestamp);
       const { term, lastIndex } = raft;
       await this.#until(
@@ -278,7 +283,8 @@ export class Reads {
           const message =
             `bucket ${this.#replica.bucket} cannot yet promise a read as of ${formatTimestamp(timestamp)}: a quorum ` +
             `has confirmed up to ${formatTimestamp(raft.quorumFloor())}`;
-          return new TidemarkError('UNAVAILABLE', 'TIMESTAMP_NOT_REACHED', message, { retriable: true });
+          const details = { resolved: String(this.#replica.resolved()) };
+          return new TidemarkError('UNAVAILABLE', 'TIMESTAMP_NOT_REACHED', message, { retriable: true, details });
         },
       );
       this.#checkInstalled();
@@ -290,14 +296,7 @@ export class Reads {
 
   #checkHorizon(timestamp: Timestamp): void {
     const { state } = this.#replica;
-    if (timestamp < state.horizon) {
-      throw new TidemarkError(
-        'OUT_OF_RANGE',
-        'BEFORE_HORIZON',
-        `history before ${formatTimestamp(state.horizon)} is gone; asked for ${formatTimestamp(timestamp)}`,
-        { details: { earliestReadable: String(state.horizon) } },
-      );
-    }
+    if (timestamp < state.horizon) throw beforeHorizon(timestamp, state.horizon);
   }
 
   async #openBounded(maxStalenessMs: number, atLeast: Timestamp, deadlineMs: number): Promise<View> {
@@ -317,6 +316,14 @@ export class Reads {
       `this replica of bucket ${this.#replica.bucket} is complete ${seen}, not within ${maxStalenessMs} ms of now`,
       { retriable: true, details: { resolved: String(resolved) } },
     );
+  }
+
+  /** This replica is no leader, and not complete up to that moment. */
+  #behind(timestamp: Timestamp): TidemarkError {
+    const { code, reason, message, retriable, details } = this.#replica.notLeader();
+    const resolved = this.#replica.resolved();
+    const far = `it is complete up to ${formatTimestamp(resolved)}, not ${formatTimestamp(timestamp)}, and ${message}`;
+    return new TidemarkError(code, reason, far, { retriable, details: { ...details, resolved: String(resolved) } });
   }
 
   #latestView(consistency: Consistency['kind']): View {

@@ -11,6 +11,7 @@ import type { ConfigChange } from '../raft/config.js';
 import type { Entry, HardState, LogIndex, Message, Ready, ReplicaId, SnapshotMeta, Term } from '../raft/types.js';
 import type { Outcome, Prepared, TransactionId } from '../txn/transaction.js';
 import type { BucketLog } from './log-storage.js';
+import { PendingEntries } from './pending-entries.js';
 import { Proposals } from './proposals.js';
 import { Reads } from './reads.js';
 import type {
@@ -24,6 +25,7 @@ import type {
   WriteRequest,
   WriteResult,
 } from './requests.js';
+import { encodeRetention, type RetentionEntry } from './retention.js';
 import type { BucketState } from './state.js';
 
 /**
@@ -83,6 +85,9 @@ const FLOOR_HEARTBEATS = 1.5;
 const FIRST_HEIR_AFTER = 0.03;
 const NEXT_HEIR_AFTER = 0.12;
 
+/** Changes of the horizon and of pins that wait for their entry. */
+const RETENTION_ENTRIES_MAX = 64;
+
 export interface ReplicaOptions {
   readonly host: ReplicaHost;
   readonly state: BucketState;
@@ -102,6 +107,8 @@ export class Replica {
   readonly reads: Reads;
   readonly #host: ReplicaHost;
   #proposals: Proposals | undefined;
+  /** Changes of the horizon and of pins. */
+  readonly #retaining = new PendingEntries();
   /** Bucket clock: the highest commit timestamp that this replica has assigned or must stay above. */
   #clock = 0;
   /** The highest floor that this replica has promised to repeat to a candidate. */
@@ -224,12 +231,14 @@ export class Replica {
   /**
    * Everything at or below this timestamp is applied here, and nothing more will ever appear at or below it (design rule 11). On
    * every replica, whoever leads; 0 if nothing is known yet. It never goes back in the life of a replica. Commit timestamps grow
-   * in the order of the log, so what is applied says as much as what was closed; but a transaction that is prepared may still
-   * commit at its prepare timestamp or later, so the resolved timestamp stays below the lowest intent.
+   * in the order of the log, so what is applied says as much as what was closed, and so does a horizon; but a transaction that is
+   * prepared may still commit at its prepare timestamp or later, so the resolved timestamp stays below the lowest intent.
    */
   resolved(): Timestamp {
+    const { maxTimestamp, horizon } = this.state;
+    const complete = Math.max(this.raft.closed().timestamp, maxTimestamp, horizon);
     const lowest = mutant('resolved-above-intents') ? undefined : this.#lowestIntent();
-    return Math.min(Math.max(this.raft.closed().timestamp, this.state.maxTimestamp), (lowest ?? Infinity) - 1);
+    return Math.min(complete, (lowest ?? Infinity) - 1);
   }
 
   /** Asks home what became of transactions; see ReadHost. */
@@ -304,6 +313,16 @@ export class Replica {
       // Raft takes no proposals while leadership is being handed over.
       return Promise.reject(error instanceof Error ? error : new Error(String(error)));
     }
+  }
+
+  /** Proposes a change of what the bucket retains, and resolves when it is applied: what came of it stands in the meta record. */
+  async retain(entry: RetentionEntry): Promise<void> {
+    if (!this.raft.canServe() || this.#installing) throw this.notLeader();
+    if (this.#retaining.size >= RETENTION_ENTRIES_MAX) {
+      const message = `bucket ${this.bucket} has ${this.#retaining.size} changes of what it retains in flight; try again later`;
+      throw new TidemarkError('RESOURCE_EXHAUSTED', 'BUCKET_OVERLOADED', message, { retriable: true });
+    }
+    await this.#retaining.wait(this.#append(encodeRetention(entry)), this.raft.term);
   }
 
   #leaderProposals(): Proposals {
@@ -447,6 +466,7 @@ export class Replica {
   }
 
   #endLostLeadership(): void {
+    if (!this.isLeader) this.#retaining.abandon('its leader lost its office');
     if (!this.#hasLostLeadership || mutant('effects-over-terms')) return;
     this.#proposals?.abandon('its leader lost its office before the command was known to be committed');
     this.#proposals = undefined;
@@ -476,6 +496,7 @@ export class Replica {
     const effects = this.state.apply(entry, known);
     if (effects !== undefined) this.#host.hybrid.mergeCommitted(effects.timestamp);
     this.#proposals?.applied(entry.index, entry.term);
+    this.#retaining.applied(entry.index, entry.term);
   }
 
   // --- snapshots
@@ -489,6 +510,7 @@ export class Replica {
   /** The snapshot stands in place of state and log. */
   restored(meta: SnapshotMeta, now: number): void {
     this.#backlog.length = 0;
+    this.#retaining.abandon('a snapshot took the place of the state');
     const taken = this.raft.restore(meta, now);
     assert(taken, `bucket ${this.bucket}: a snapshot at ${meta.index} was installed that raft does not take`);
     this.#host.hybrid.mergeCommitted(this.state.maxTimestamp);
@@ -506,6 +528,7 @@ export class Replica {
 
   close(): void {
     this.#proposals?.abandon('its node is stopping');
+    this.#retaining.abandon('its node is stopping');
     this.reads.close();
   }
 }

@@ -115,6 +115,9 @@ export type Consistency =
   | { readonly kind: 'local' }
   | { readonly kind: 'asOf'; readonly timestamp: Timestamp };
 
+/** A bound that binds nothing: how fresh a bounded read is, its session alone says. */
+export const ANY_STALENESS_MS = Number.MAX_SAFE_INTEGER;
+
 export interface Record {
   readonly key: Bytes;
   readonly value: Bytes;
@@ -126,6 +129,13 @@ export interface Version {
   readonly version: Timestamp;
   readonly deleted: boolean;
   readonly value: Bytes;
+}
+
+/** What two moments show of a key; undefined: that it did not exist. */
+export interface Change {
+  readonly key: Bytes;
+  readonly before: { readonly value: Bytes; readonly version: Timestamp } | undefined;
+  readonly after: { readonly value: Bytes; readonly version: Timestamp } | undefined;
 }
 
 /** Bounds of a scan: start inclusive, end exclusive; an empty end means no upper bound. */

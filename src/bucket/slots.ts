@@ -1,5 +1,6 @@
 import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { decodeRecord, pointerKey, type Slot } from '../mvcc/records.js';
+import { collectedKey } from './collect.js';
 import { eachEntry } from './pages.js';
 import { sessionsRange } from './state.js';
 import type { StateStore } from './state-store.js';
@@ -64,7 +65,10 @@ export async function sweepSlot(store: StateStore, slot: Slot): Promise<void> {
     const page = await store.page({ ...sessions, limit: SWEEP_RECORDS_AT_ONCE });
     for (const [key] of page.entries) store.del(key);
     more = page.more;
-    if (!more) unmark(store, slot);
+    if (!more) {
+      store.del(collectedKey(slot));
+      unmark(store, slot);
+    }
     await store.flush();
   }
 }

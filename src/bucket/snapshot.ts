@@ -47,6 +47,7 @@ export class StateSnapshot implements SnapshotSource {
   readonly #slot: Slot;
   readonly #index: LogIndex;
   readonly #tables: TablePieces;
+  readonly #release: () => void;
   #scan: VersionScan | undefined;
   #done = false;
 
@@ -59,6 +60,8 @@ export class StateSnapshot implements SnapshotSource {
     this.#slot = meta.slot;
     this.#index = meta.applied.index;
     this.#tables = new TablePieces(state.tables);
+    // The receiver will answer from its horizon on, which is that of now.
+    this.#release = state.holdForCopy();
   }
 
   async next(bytesMax: number): Promise<Bytes | undefined> {
@@ -92,6 +95,7 @@ export class StateSnapshot implements SnapshotSource {
 
   close(): void {
     this.#done = true;
+    this.#release();
   }
 }
 
@@ -162,7 +166,8 @@ export class StagedSnapshot {
   /** Turns the bucket to the new slot; resolves when that is on disk. The replica must not apply meanwhile. */
   async flip(state: BucketState): Promise<void> {
     const { replicaId } = state.meta;
-    const meta: Meta = { ...this.#source, slot: this.slot, replicaId, sessionsIndex: this.#source.applied.index };
+    const horizon = mutant('snapshot-without-horizon') ? state.horizon : this.#source.horizon;
+    const meta: Meta = { ...this.#source, slot: this.slot, replicaId, horizon, sessionsIndex: this.#source.applied.index };
     markUnnamed(this.#store, state.slot);
     unmark(this.#store, this.slot);
     this.#store.put(metaKey(state.bucket), encodeMeta(meta));

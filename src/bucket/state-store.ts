@@ -200,6 +200,11 @@ export class StateStore {
     return this.#store.page(options);
   }
 
+  /** How many bytes a range takes on disk, about. */
+  approximateBytes(gte: Bytes, lt: Bytes): Promise<number> {
+    return this.#store.approximateBytes(gte, lt);
+  }
+
   #overlayRange({ gte, lt, reverse }: PageOptions): Write[] {
     const low = toMapKey(gte);
     const high = toMapKey(lt);

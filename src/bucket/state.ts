@@ -24,6 +24,15 @@ import type { Home } from '../txn/home.js';
 import type { Participant } from '../txn/participant.js';
 import type { Prepared } from '../txn/transaction.js';
 import { decodeEffects, type Effect, type Effects } from './effects.js';
+import {
+  applyRetention,
+  decodeRetention,
+  isRetention,
+  pinFromTuple,
+  pinToTuple,
+  type Pin,
+  type PinTuple,
+} from './retention.js';
 import type { Sessions } from './sessions.js';
 import type { BatchMember, StateStore } from './state-store.js';
 import { TablePieces, type TableLoader, type Tables } from './tables.js';
@@ -56,8 +65,9 @@ export interface Meta {
   readonly applied: AppliedMark;
   /** The bucket's running maximum timestamp, that of its last command: nothing that it holds is above. */
   readonly maxTimestamp: number;
-  /** Nothing at or below can be read any more, except the latest version of a key. */
+  /** The earliest timestamp that can be read. What only earlier ones would show may be gone. */
   readonly horizon: number;
+  readonly pins: readonly Pin[];
   readonly digest: number;
   readonly config: Config;
   readonly sessionsIndex: LogIndex;
@@ -74,6 +84,7 @@ type MetaTuple = [
   digest: number,
   config: [number[], number[], number[], number[]],
   sessionsIndex: number,
+  pins: PinTuple[],
 ];
 
 export function metaKey(bucket: BucketId): Bytes {
@@ -115,6 +126,7 @@ export function encodeMeta(meta: Meta): Bytes {
     meta.digest,
     [[...voters], [...outgoing], [...learners], [...learnersNext]],
     meta.sessionsIndex,
+    meta.pins.map(pinToTuple),
   ];
   const body = pack(tuple);
   const out = Buffer.allocUnsafe(body.length + 4);
@@ -128,7 +140,7 @@ export function decodeMeta(data: Bytes): Meta {
   if (data.length < 5 || data.readUInt32BE(0) !== crc32(body)) {
     throw new TidemarkError('DATA_LOSS', 'STATE_CORRUPT', 'a bucket meta record fails its checksum');
   }
-  const [format, slot, replicaId, index, term, maxTimestamp, horizon, digest, config, sessionsIndex] = unpack(
+  const [format, slot, replicaId, index, term, maxTimestamp, horizon, digest, config, sessionsIndex, pins] = unpack(
     body,
   ) as MetaTuple;
   if (format !== META_FORMAT) {
@@ -141,6 +153,7 @@ export function decodeMeta(data: Bytes): Meta {
     applied: { index, term },
     maxTimestamp,
     horizon,
+    pins: pins.map(pinFromTuple),
     digest,
     config: { voters, outgoing, learners, learnersNext },
     sessionsIndex,
@@ -152,6 +165,7 @@ export class BucketState implements BatchMember {
   readonly store: StateStore;
   #tables: Tables;
   #meta: Meta;
+  #copies = 0;
   #durableIndex: LogIndex;
   #batchIndex: LogIndex = 0;
   /** The checkpoint of the sessions that is on disk, the one in the batch under way, and the one written for the next. */
@@ -208,6 +222,22 @@ export class BucketState implements BatchMember {
     return this.#meta.horizon;
   }
 
+  /** While this is not 0, nothing is collected: somebody copies the records as they are at one entry. */
+  get copies(): number {
+    return this.#copies;
+  }
+
+  /** Call what it returns, once, when the copy is made. */
+  holdForCopy(): () => void {
+    if (mutant('snapshot-holds-no-horizon')) return () => undefined;
+    let held = true;
+    this.#copies += 1;
+    return () => {
+      if (held) this.#copies -= 1;
+      held = false;
+    };
+  }
+
   /** The highest applied index that is on disk with its data. */
   get durableIndex(): LogIndex {
     return this.#durableIndex;
@@ -245,10 +275,13 @@ export class BucketState implements BatchMember {
   apply(entry: Entry, known: Effects | undefined): Effects | undefined {
     const before = this.#meta;
     assert(entry.index === before.applied.index + 1, `bucket ${this.bucket} applies ${entry.index} out of order`);
-    let { digest, maxTimestamp, config } = before;
+    let { digest, maxTimestamp, config, horizon, pins } = before;
     let effects: Effects | undefined;
     if (entry.kind === 'config') {
       config = decodeConfig(entry.data);
+    } else if (entry.kind === 'data' && isRetention(entry.data)) {
+      ({ horizon, pins } = applyRetention(before, decodeRetention(entry.data)));
+      digest = crc32(entry.data, digest);
     } else if (entry.kind === 'data') {
       effects = known ?? decodeEffects(entry.data);
       assert(effects.timestamp > maxTimestamp, `bucket ${this.bucket}: the timestamp of a command goes back`);
@@ -263,7 +296,8 @@ export class BucketState implements BatchMember {
       maxTimestamp = effects.timestamp;
       digest = crc32(entry.data, digest);
     }
-    this.#meta = { ...before, applied: { index: entry.index, term: entry.term }, maxTimestamp, digest, config };
+    const applied = { index: entry.index, term: entry.term };
+    this.#meta = { ...before, applied, maxTimestamp, digest, config, horizon, pins };
     this.store.enrol(this);
     this.#tellDigest();
     return effects;
@@ -301,7 +335,7 @@ export class BucketState implements BatchMember {
 
   /** Restores the tables from an already applied entry after a restart. */
   replay(entry: Entry): void {
-    if (entry.kind !== 'data' || mutant('sessions-not-replayed')) return;
+    if (entry.kind !== 'data' || isRetention(entry.data) || mutant('sessions-not-replayed')) return;
     this.#changeTables(decodeEffects(entry.data));
   }
 

@@ -71,7 +71,7 @@ const raft = fields({
 
 const LIMIT_MAX = 2 ** 40;
 /** A version record has 16 bits for the length of its key, and its name 16 for the position in its Write. */
-const NARROW: Readonly<Record<string, number>> = { keyBytesMax: 2 ** 16 - 1, writeMutationsMax: 2 ** 16 - 1 };
+const NARROW: Readonly<Record<string, number>> = { keyBytesMax: 2 ** 16 - 1, writeMutationsMax: 2 ** 16 - 1, pinsMax: 1024 };
 const limitFields = Object.fromEntries(
   Object.keys(DEFAULT_LIMITS).map((field) => [field, whole(1, NARROW[field] ?? LIMIT_MAX).optional()]),
 ) as { readonly [Field in keyof Limits]: z.ZodOptional<z.ZodInt> };
@@ -96,6 +96,7 @@ export type ConfigFile = z.infer<typeof schema>;
  */
 const MESSAGE_ROOM_BYTES = 2 * 1024 * 1024;
 const MUTATION_ROOM_BYTES = 64;
+const RETENTION_MS_MIN = 10_000;
 
 /** What no single field can tell. Returns a complaint for each rule that does not hold. */
 export function contradictions(config: ConfigFile): { path: readonly (string | number)[]; expected: string; got: unknown }[] {
@@ -136,6 +137,14 @@ export function contradictions(config: ConfigFile): { path: readonly (string | n
   if (limits.peerQueueBytesMax < limits.messageBytesMax) {
     const expected = `at least limits.messageBytesMax, ${limits.messageBytesMax}`;
     complain(['limits', 'peerQueueBytesMax'], expected, limits.peerQueueBytesMax);
+  }
+  if (limits.retentionMs < RETENTION_MS_MIN) {
+    const expected = `at least ${RETENTION_MS_MIN}: shorter ones would end running transactions and scans`;
+    complain(['limits', 'retentionMs'], expected, limits.retentionMs);
+  }
+  if (limits.pinMsMax < limits.retentionMs) {
+    const expected = `at least limits.retentionMs, ${limits.retentionMs}: a pin holds more than is kept without it`;
+    complain(['limits', 'pinMsMax'], expected, limits.pinMsMax);
   }
   return found;
 }

@@ -1,7 +1,7 @@
 import { Option, type Command } from 'commander';
 import type { ReadOptions, ScanOptions } from '../client/index.js';
 import type { Bytes } from '../lib/bytes.js';
-import { duration, withConnection, type ConnectionArguments } from './arguments.js';
+import { duration, integer, withConnection, type ConnectionArguments } from './arguments.js';
 import { UsageError } from './exit.js';
 import { decode, type Encoding } from './values.js';
 
@@ -26,6 +26,7 @@ export interface ReadArguments {
   readonly asOf?: string;
   readonly consistency?: 'linearizable' | 'bounded' | 'local';
   readonly maxStaleness?: number;
+  readonly atLeast?: number;
 }
 
 export function withRead(command: Command): Command {
@@ -34,19 +35,31 @@ export function withRead(command: Command): Command {
       new Option('--as-of <time>', 'the state at a timestamp, an ISO time, or a span before now like -10s').conflicts([
         'consistency',
         'maxStaleness',
+        'atLeast',
       ]),
     )
     .addOption(
       new Option('--consistency <level>', 'how fresh; linearizable if not given').choices(['linearizable', 'bounded', 'local']),
     )
-    .addOption(new Option('--max-staleness <duration>', 'of bounded reads; 5s if not given').argParser(duration));
+    .addOption(new Option('--max-staleness <duration>', 'of bounded reads; 5s if not given').argParser(duration))
+    .addOption(
+      new Option('--at-least <timestamp>', 'from any replica, as of this timestamp, printed before, or later').argParser(
+        integer(1, Number.MAX_SAFE_INTEGER),
+      ),
+    );
 }
 
 const MAX_STALENESS_MS = 5000;
 
 /** Moments stay text: a span before now counts from the cluster's clock. */
-export function readOptionsOf({ asOf, consistency, maxStaleness }: ReadArguments): ReadOptions {
+export function readOptionsOf({ asOf, consistency, maxStaleness, atLeast }: ReadArguments): ReadOptions {
   if (asOf !== undefined) return { asOf };
+  if (atLeast !== undefined) {
+    if (consistency !== undefined && consistency !== 'bounded') {
+      throw new UsageError('--at-least goes with --consistency bounded');
+    }
+    return { atLeast, maxStalenessMs: maxStaleness };
+  }
   if (consistency === 'bounded') return { consistency, maxStalenessMs: maxStaleness ?? MAX_STALENESS_MS };
   if (maxStaleness !== undefined) throw new UsageError('--max-staleness needs --consistency bounded');
   return { consistency };

@@ -40,6 +40,7 @@ interface ScanArguments extends RangeArguments, ReadArguments {
 interface HistoryArguments extends DataArguments {
   readonly newest?: string;
   readonly oldest?: string;
+  readonly asOf?: string;
   readonly limit?: number;
 }
 
@@ -68,6 +69,7 @@ export function addData(program: Command, terminal: Terminal): void {
     .argument('<key>')
     .option('--newest <time>', 'from the version of that time on')
     .option('--oldest <time>', 'back to that time')
+    .option('--as-of <time>', 'the versions that there were at a timestamp, an ISO time, or a span before now like -10s')
     .addOption(limit())
     .action((key: string, options: HistoryArguments) => history(key, options, terminal));
 }
@@ -163,11 +165,11 @@ async function scan(prefix: string | undefined, options: ScanArguments, terminal
 async function history(keyText: string, options: HistoryArguments, terminal: Terminal): Promise<void> {
   const encoding = encodingOf(options);
   const key = decode(keyText, encoding, 'key');
-  const { newest, oldest, limit } = options;
+  const { newest, oldest, asOf, limit } = options;
   let count = 0;
   await withDatabase(options, async (db) => {
     const lines = new LineWriter(terminal.stdout);
-    for await (const { version, deleted, value, served } of db.history(key, { newest, oldest, limit })) {
+    for await (const { version, deleted, value, served } of db.history(key, { newest, oldest, asOf, limit })) {
       count += 1;
       const time = formatTimestamp(version);
       const fields = { ...jsonFields('key', key, encoding), ...(deleted ? {} : jsonFields('value', value, encoding)) };

@@ -8,6 +8,7 @@ import { describeError, EXIT, EXIT_CODES_HELP, exitCodeOf, Exit, type ExitCode }
 import { addServers } from './serve.js';
 import { addSim } from './sim/command.js';
 import type { Terminal } from './terminal.js';
+import { addTime } from './time.js';
 import { addTransfer } from './transfer.js';
 import { VERSION } from './version.js';
 
@@ -42,6 +43,7 @@ function buildProgram(terminal: Terminal): Command {
   addInspection(cluster, terminal);
   addData(program, terminal);
   addTransfer(program, terminal);
+  addTime(program, terminal);
   addBench(program, terminal);
   addCheck(program, terminal);
   addSim(program, terminal);

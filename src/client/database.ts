@@ -3,10 +3,11 @@ import { DEFAULT_LIMITS, type Limits } from '../env/limits.js';
 import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
 import { prefixEnd } from '../lib/ordered.js';
-import { parseTimestamp } from '../mvcc/timestamp.js';
+import { checkTimestamp, parseTimestamp } from '../mvcc/timestamp.js';
+import { ANY_STALENESS_MS } from '../bucket/requests.js';
 import type { Condition, Consistency, KeyRange, Mutation, RequestId, Served, Timestamp } from '../bucket/requests.js';
 import type { Placement } from '../placement/map.js';
-import { Router } from '../router/router.js';
+import { Router, type Pin, type PinsReply } from '../router/router.js';
 import { Entry, Missing, VersionEntry, bytesOf, type Data } from './entries.js';
 
 /**
@@ -46,6 +47,8 @@ export interface RequestOptions {
 export interface WriteOptions extends RequestOptions {
   /** For callers that retry over their own restarts: the same id (of `newRequestId`) never applies twice. */
   readonly id?: RequestId | undefined;
+  /** The token of a session: the write comes after all that it has seen. */
+  readonly atLeast?: Timestamp | undefined;
 }
 
 export interface ReadOptions extends RequestOptions {
@@ -54,6 +57,8 @@ export interface ReadOptions extends RequestOptions {
   readonly maxStalenessMs?: number | undefined;
   /** A timestamp, or text as in `asOf()`. */
   readonly asOf?: Timestamp | string | undefined;
+  /** The token of a session (see `session()`): as of that moment or later, from any replica. Implies `bounded`. */
+  readonly atLeast?: Timestamp | undefined;
 }
 
 export interface ScanOptions extends ReadOptions {
@@ -73,6 +78,8 @@ export interface HistoryOptions extends RequestOptions {
   readonly newest?: Timestamp | string | undefined;
   readonly oldest?: Timestamp | string | undefined;
   readonly limit?: number | undefined;
+  /** As it was at a moment, from any replica; versions above are left out. */
+  readonly asOf?: Timestamp | string | undefined;
 }
 
 export type ConditionOf<K> =
@@ -113,12 +120,33 @@ export interface WriteOutcome extends Written {
   readonly failed?: { readonly condition: number; readonly version: Timestamp };
 }
 
+export interface DiffOptions extends RequestOptions, RangeOf<Data> {
+  readonly from: Timestamp | string;
+  readonly to?: Timestamp | string | undefined;
+}
+
+export interface Change {
+  readonly kind: 'added' | 'changed' | 'removed';
+  readonly key: Bytes;
+  /** What `from` shows; undefined for an added key. */
+  readonly before: { readonly value: Bytes; readonly version: Timestamp } | undefined;
+  /** What `to` shows; undefined for a removed key. */
+  readonly after: { readonly value: Bytes; readonly version: Timestamp } | undefined;
+  readonly served: Served;
+}
+
+export interface PinOptions extends RequestOptions {
+  /** A timestamp or ISO 8601 text; never, if it is left out. */
+  readonly expires?: Timestamp | string | undefined;
+}
+
 /** Reads as of one moment. */
 export interface Snapshot {
   readonly timestamp: Timestamp;
   get(key: Data, options?: RequestOptions): Promise<Entry | Missing>;
   getMany(keys: readonly Data[], options?: RequestOptions): AsyncGenerator<Entry | Missing>;
   scan(options?: Omit<ScanOptions, keyof ReadOptions> & RequestOptions): AsyncGenerator<Entry>;
+  history(key: Data, options?: Omit<HistoryOptions, 'asOf'>): AsyncGenerator<VersionEntry>;
 }
 
 export class Database implements AsyncDisposable {
@@ -194,10 +222,10 @@ export class Database implements AsyncDisposable {
 
   /** In the order of the keys, all as of one timestamp. */
   async *scan(options: ScanOptions = {}): AsyncGenerator<Entry> {
-    const { reverse, limit, keysOnly, timeoutMs, signal } = options;
+    const { reverse, limit, keysOnly, timeoutMs, signal, atLeast } = options;
     if (limit === 0) return;
     const consistency = this.#consistencyOf(options);
-    const pages = this.#router.scan(rangeOf(options), { consistency, reverse, limit, keysOnly, timeoutMs, signal });
+    const pages = this.#router.scan(rangeOf(options), { consistency, atLeast, reverse, limit, keysOnly, timeoutMs, signal });
     for await (const { records, served } of pages) {
       for (const record of records) yield new Entry(record, served);
     }
@@ -205,10 +233,11 @@ export class Database implements AsyncDisposable {
 
   /** The versions of a key, newest first. */
   async *history(key: Data, options: HistoryOptions = {}): AsyncGenerator<VersionEntry> {
-    const { newest, oldest, ...rest } = options;
+    const { newest, oldest, asOf, ...rest } = options;
     if (rest.limit === 0) return;
     const pages = this.#router.history(bytesOf(key), {
       ...rest,
+      consistency: asOf === undefined ? undefined : { kind: 'asOf', timestamp: this.#momentOf(asOf, 'asOf') },
       newest: newest === undefined ? undefined : this.#momentOf(newest, 'newest'),
       oldest: oldest === undefined ? undefined : this.#momentOf(oldest, 'oldest'),
     });
@@ -225,7 +254,56 @@ export class Database implements AsyncDisposable {
       get: (key, options) => this.get(key, { ...options, asOf }),
       getMany: (keys, options) => this.getMany(keys, { ...options, asOf }),
       scan: (options) => this.scan({ ...options, asOf }),
+      history: (key, options) => this.history(key, { ...options, asOf }),
     };
+  }
+
+  /**
+   * What changed between two moments, in the order of keys; of a key that changed several times, only what came of it. Moments as
+   * in `asOf()`; without `to`, up to a moment that covers all that is acknowledged.
+   */
+  async *diff({ from, to, timeoutMs, signal, ...range }: DiffOptions): AsyncGenerator<Change> {
+    const until = to === undefined ? undefined : this.#momentOf(to, 'to');
+    const pages = this.#router.diff(rangeOf(range), { from: this.#momentOf(from, 'from'), to: until, timeoutMs, signal });
+    for await (const { changes, served } of pages) {
+      for (const { key, before, after } of changes) {
+        const kind = before === undefined ? 'added' : after === undefined ? 'removed' : 'changed';
+        yield { kind, key, before, after, served };
+      }
+    }
+  }
+
+  /**
+   * Keeps a moment readable under a name, until it expires or is removed. With the same moment it may be pinned again, which sets
+   * when it expires; another one under a name that is there is ALREADY_EXISTS / PIN_EXISTS.
+   */
+  async pin(name: string, moment: Timestamp | string, { expires, ...options }: PinOptions = {}): Promise<Pin> {
+    const timestamp = this.#momentOf(moment, 'moment');
+    const until = expires === undefined ? 0 : this.#momentOf(expires, 'expires');
+    const { pins } = await this.#router.pins({ kind: 'add', name, timestamp, expires: until }, options);
+    const pin = pins.find((each) => each.name === name);
+    return pin ?? { name, timestamp, expires: until, lost: false, complete: true };
+  }
+
+  /** Removing a pin that does not exist succeeds. */
+  async unpin(name: string, options: RequestOptions = {}): Promise<void> {
+    await this.#router.pins({ kind: 'remove', name }, options);
+  }
+
+  /** All pins, and the earliest timestamp that can be read everywhere. */
+  async pins(options: RequestOptions = {}): Promise<PinsReply> {
+    return this.#router.pins({ kind: 'list' }, options);
+  }
+
+  /**
+   * A session of reads and writes that can be handed on: whoever begins one with the token of another sees all that it saw and
+   * wrote, through any replica, sidecar or process, and never goes back behind it.
+   *
+   *     const { token } = session;                          // in one process, with a request to another, there:
+   *     const user = await db.session(token).get('user/1');
+   */
+  session(token: Timestamp = 0): Session {
+    return new Session(this, checkTimestamp(token, 'token'));
   }
 
   /** Requests under way fail; writes among them with outcome unknown. */
@@ -241,17 +319,76 @@ export class Database implements AsyncDisposable {
     return parseTimestamp(String(moment), this.now(), field);
   }
 
-  #consistencyOf({ consistency, maxStalenessMs, asOf }: ReadOptions): Consistency {
+  #consistencyOf({ consistency, maxStalenessMs, asOf, atLeast }: ReadOptions): Consistency {
     if (asOf !== undefined) {
-      if (consistency !== undefined || maxStalenessMs !== undefined) throw contradiction('asOf', 'consistency or maxStalenessMs');
+      if (consistency !== undefined || maxStalenessMs !== undefined || atLeast !== undefined) {
+        throw contradiction('asOf', 'consistency, maxStalenessMs or atLeast');
+      }
       return { kind: 'asOf', timestamp: this.#momentOf(asOf, 'asOf') };
     }
     if (maxStalenessMs !== undefined) {
       if (consistency !== undefined && consistency !== 'bounded') throw contradiction('maxStalenessMs', `'${consistency}'`);
       return { kind: 'bounded', maxStalenessMs };
     }
+    if (atLeast !== undefined) {
+      if (consistency !== undefined && consistency !== 'bounded') throw contradiction('atLeast', `'${consistency}'`);
+      return { kind: 'bounded', maxStalenessMs: ANY_STALENESS_MS };
+    }
     if (consistency !== 'bounded') return { kind: consistency ?? 'linearizable' };
     throw new TidemarkError('INVALID_ARGUMENT', 'STALENESS_MISSING', "consistency 'bounded' needs maxStalenessMs");
+  }
+}
+
+/**
+ * A session that can be handed on. Its token is the highest timestamp that it has seen; its reads are as of the token or later,
+ * from any replica, and its writes come after it. Two requests that are under way at the same time do not wait for each other.
+ *
+ * What it adds to a Database, which is a session by itself: the token can go to another process, and reads cover all keys, also
+ * in buckets that this process has never asked.
+ */
+type SessionReadOptions = Omit<ReadOptions, 'asOf' | 'atLeast' | 'consistency'>;
+
+export class Session {
+  readonly #db: Database;
+  #token: Timestamp;
+
+  constructor(db: Database, token: Timestamp) {
+    this.#db = db;
+    this.#token = token;
+  }
+
+  /** A whole number. 0: the session has seen nothing yet. */
+  get token(): Timestamp {
+    return this.#token;
+  }
+
+  async put(key: Data, value: Data, options?: WriteOptions): Promise<Written> {
+    return this.#saw(await this.#db.put(key, value, { ...options, atLeast: this.#token }));
+  }
+
+  async delete(key: Data, options?: WriteOptions): Promise<Written> {
+    return this.#saw(await this.#db.delete(key, { ...options, atLeast: this.#token }));
+  }
+
+  async write(write: Write, options?: WriteOptions): Promise<WriteOutcome> {
+    return this.#saw(await this.#db.write(write, { ...options, atLeast: this.#token }));
+  }
+
+  async get(key: Data, options?: SessionReadOptions): Promise<Entry | Missing> {
+    return this.#saw(await this.#db.get(key, { ...options, atLeast: this.#token }));
+  }
+
+  async *getMany(keys: readonly Data[], options?: SessionReadOptions): AsyncGenerator<Entry | Missing> {
+    for await (const entry of this.#db.getMany(keys, { ...options, atLeast: this.#token })) yield this.#saw(entry);
+  }
+
+  async *scan(options?: Omit<ScanOptions, keyof ReadOptions> & RequestOptions): AsyncGenerator<Entry> {
+    for await (const entry of this.#db.scan({ ...options, atLeast: this.#token })) yield this.#saw(entry);
+  }
+
+  #saw<T extends { readonly served: Served; readonly version: Timestamp }>(answer: T): T {
+    this.#token = Math.max(this.#token, answer.served.timestamp, answer.version);
+    return answer;
   }
 }
 

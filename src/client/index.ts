@@ -2,10 +2,14 @@
 export { connect, type ConnectOptions } from './connect.js';
 export {
   Database,
+  Session,
   type ConditionOf,
+  type Change,
   type DatabaseOptions,
+  type DiffOptions,
   type HistoryOptions,
   type MutationOf,
+  type PinOptions,
   type ReadOptions,
   type RequestOptions,
   type ScanOptions,
@@ -19,4 +23,5 @@ export { Entry, Missing, VersionEntry, type Data } from './entries.js';
 export { STATUS, TidemarkError, isTidemarkError, type Outcome, type StatusCode } from '../lib/errors.js';
 export { formatTimestamp, parseTimestamp, type Timestamp } from '../mvcc/timestamp.js';
 export type { RequestId, Served } from '../bucket/requests.js';
+export type { Pin, PinsReply } from '../router/router.js';
 export type { TlsFiles } from '../env/real/network.js';

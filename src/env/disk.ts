@@ -34,6 +34,8 @@ export interface Store {
   get(key: Bytes): Bytes | undefined;
   /** Up to `limit` entries of a range in key order, from one moment between the call and the answer. */
   page(options: PageOptions): Promise<Page>;
+  /** How many bytes a range takes on disk, about; what was written lately may not be counted yet. */
+  approximateBytes(gte: Bytes, lt: Bytes): Promise<number>;
   /** An empty batch. */
   batch(): Batch;
   /** Waits for writes and pages under way. Later calls reject. */

@@ -89,6 +89,15 @@ export interface Limits {
   readonly intentPatienceMs: number;
   /** Requests about transactions (prepare, resolve, outcomes) that a node works on at a time. */
   readonly transactionRequestsInFlightMax: number;
+  /**
+   * History: how long every version is kept, unless the records since then take more than so many bytes on a node's disk; how
+   * much longer a running read or a change stream may hold it back; how long a pin may; how many pins there may be.
+   */
+  readonly retentionMs: number;
+  readonly retentionBytesMax: number;
+  readonly horizonHoldMsMax: number;
+  readonly pinMsMax: number;
+  readonly pinsMax: number;
 }
 
 const KIB = 1024;
@@ -143,4 +152,9 @@ export const DEFAULT_LIMITS: Limits = {
   transactionLifeMs: 10_000,
   intentPatienceMs: 1000,
   transactionRequestsInFlightMax: 8192,
+  retentionMs: 24 * 60 * 60_000,
+  retentionBytesMax: 256 * 1024 * MIB,
+  horizonHoldMsMax: 60 * 60_000,
+  pinMsMax: 30 * 24 * 60 * 60_000,
+  pinsMax: 32,
 };

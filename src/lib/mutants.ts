@@ -55,9 +55,19 @@ export const MUTANTS = [
   // Replica reads, scans and sessions of clients
   'bounded-ignores-session',
   'write-ignores-session',
+  'token-ignored',
   'scan-unconfirmed',
   'scan-merge-unbounded',
   'scan-moves-on',
+  // Retention and garbage collection
+  'pins-ignored',
+  'holds-ignored',
+  'horizon-not-rechecked',
+  'collect-beyond-horizon',
+  'collect-unchecked-pointer',
+  'horizon-beyond-resolved',
+  'snapshot-holds-no-horizon',
+  'snapshot-without-horizon',
   // Commands
   'answer-before-commit',
   'conditions-miss-in-flight',

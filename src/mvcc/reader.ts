@@ -37,17 +37,19 @@ export interface Found {
 }
 
 /**
- * The versions of a key from `from` (a pointer or a previous link) down, newest first. The walk ends at the first version of
- * the key, or where garbage collection removed the predecessor of a version at or below the horizon.
+ * The versions of a key from `from` (a pointer or a previous link) down, newest first, as far as they can be read: down to the
+ * one that is the latest at the horizon. Below, and if that one is a deletion, each replica may or may not have collected them
+ * yet; so they are left out, and a missing version at or below the horizon means that there was none.
  */
 export function* walk(state: PointReader, slot: Slot, from: VersionId, horizon: number): Generator<Found> {
   let id = from;
-  let aboveHorizon = true;
   while (id.timestamp > 0) {
-    if (!aboveHorizon && state.get(versionKey(slot, id)) === undefined) return;
+    const isLast = id.timestamp <= horizon;
+    if (isLast && state.get(versionKey(slot, id)) === undefined) return;
     const record = readRecord(state, slot, id);
+    if (isLast && record.deleted) return;
     yield { id, record };
-    aboveHorizon = id.timestamp > horizon;
+    if (isLast) return;
     id = record.previous;
   }
 }

@@ -7,7 +7,7 @@ import type { Served, WriteRequest } from '../bucket/requests.js';
 import type { StateStore } from '../bucket/state-store.js';
 import { rangesOf } from '../bucket/range-conditions.js';
 import { checkWrite } from '../bucket/validate.js';
-import type { HybridClock } from '../mvcc/timestamp.js';
+import { earlier, type HybridClock, type Timestamp } from '../mvcc/timestamp.js';
 import type { BucketId, NodeId } from '../placement/map.js';
 import {
   isQuery,
@@ -19,6 +19,9 @@ import {
   type Query,
 } from '../router/operations.js';
 import { Admission } from './admission.js';
+import { diffPage } from './diff.js';
+import type { Holds } from './holds.js';
+import { changePins } from './pins.js';
 import { scanPage } from './scan.js';
 import { partsOf } from './parts.js';
 import type { Transactions } from './transactions.js';
@@ -34,6 +37,7 @@ export interface ExecutorOptions {
   readonly state: StateStore;
   readonly hybrid: HybridClock;
   readonly transactions: Transactions;
+  readonly holds: Holds;
   replica(bucket: BucketId): Replica | undefined;
   /** How many data buckets there are. */
   readonly buckets: number;
@@ -63,6 +67,7 @@ export class Executor implements NodeHandle {
       if (isQuery(operation)) {
         return await this.#queries.run(this.#answerBytesOf(operation), () => this.#query(operation, context));
       }
+      if (operation.kind === 'pins') return await this.#commands.run(0, () => this.#pins(operation, context));
       if (operation.kind !== 'write') return await this.#transactions.run(0, () => this.#transact(operation, context));
       const { bucket, request } = operation;
       return await this.#commands.run(bytesOf(request), () => this.#write(bucket, request, context));
@@ -75,7 +80,7 @@ export class Executor implements NodeHandle {
   /** The most that is in memory while it is read. A single value is read in one turn and handed on at once. */
   #answerBytesOf({ kind }: Operation): number {
     const { pageBytesMax, valueBytesMax } = this.#options.limits;
-    return kind === 'scan' || kind === 'history' ? pageBytesMax + valueBytesMax : 0;
+    return kind === 'scan' || kind === 'history' || kind === 'diff' ? pageBytesMax + valueBytesMax : 0;
   }
 
   async #write(bucket: BucketId, request: WriteRequest, context: OperationContext): Promise<Answer<'write'>> {
@@ -102,7 +107,7 @@ export class Executor implements NodeHandle {
     return { result, served };
   }
 
-  async #transact(operation: Exclude<Operation, Query | { kind: 'write' }>, context: OperationContext): Promise<Answer> {
+  async #transact(operation: Exclude<Operation, Query | { kind: 'write' | 'pins' }>, context: OperationContext): Promise<Answer> {
     const { nodeId, hybrid, limits, transactions } = this.#options;
     const { deadlineMs, seen } = context;
     const replica = this.#replica(operation.bucket);
@@ -139,10 +144,10 @@ export class Executor implements NodeHandle {
       }
       case 'history': {
         const { reads } = this.#replica(operation.bucket);
-        const view = await reads.openKey(operation.key, { kind: 'linearizable' }, deadlineMs);
+        const view = await reads.openKey(operation.key, operation.consistency, deadlineMs);
         const { limits } = this.#options;
         const limit = Math.min(operation.limit, limits.pageEntriesMax);
-        const result = reads.history(operation.key, { ...operation, limit, bytesMax: limits.pageBytesMax });
+        const result = reads.history(operation.key, view, { ...operation, limit, bytesMax: limits.pageBytesMax });
         return answer<'history'>(result, view.served, context);
       }
       case 'readTimestamp': {
@@ -157,25 +162,53 @@ export class Executor implements NodeHandle {
         const { consistency } = operation;
         const replicas = this.#replicas(operation.buckets, ({ reads }) => reads.canOpen(consistency));
         const { result, served } = await scanPage(operation, replicas, this.#options, { deadlineMs, seen });
+        if (served.consistency !== 'local') this.#hold(served.timestamp, result.more);
         return answer<'scan'>(result, served, context);
       }
+      case 'diff': {
+        const asOfTo = { kind: 'asOf', timestamp: operation.to } as const;
+        const replicas = this.#replicas(operation.buckets, ({ reads }) => reads.canOpen(asOfTo));
+        const { result, served } = await diffPage(operation, replicas, this.#options, deadlineMs);
+        this.#hold(operation.from, result.resume !== undefined);
+        return answer<'diff'>(result, served, context);
+      }
     }
+  }
+
+  async #pins({ buckets, action }: Extract<Operation, { kind: 'pins' }>, context: OperationContext): Promise<Answer> {
+    const { nodeId, limits, hybrid } = this.#options;
+    const replicas = this.#replicas(buckets, ({ raft }) => raft.canServe());
+    const result = await changePins(action, replicas, limits, hybrid.physicalNow());
+    const served: Served = { node: nodeId, timestamp: result.horizon, consistency: 'linearizable', hops: 0 };
+    return answer<'pins'>(result, served, context);
+  }
+
+  /** A read in pages as of a moment that will not be kept for long holds the horizon back until its last page. */
+  #hold(timestamp: Timestamp, more: boolean): void {
+    const { holds, hybrid, limits } = this.#options;
+    if (!more) holds.done(timestamp);
+    else if (timestamp < earlier(hybrid.physicalNow(), limits.retentionMs / 2)) holds.touch(timestamp);
   }
 
   /** All of these buckets' replicas; one refusal names every bucket that has to be asked elsewhere. */
   #replicas(buckets: readonly BucketId[], able: (replica: Replica) => boolean): Replica[] {
     const replicas: Replica[] = [];
     const elsewhere: string[] = [];
+    let resolved = Infinity;
     for (const bucket of buckets) {
       const replica = this.#options.replica(bucket);
-      if (replica !== undefined && able(replica)) replicas.push(replica);
-      else elsewhere.push(`${bucket}=${this.#leaderElsewhere(replica)}`);
+      if (replica !== undefined && able(replica)) {
+        replicas.push(replica);
+        continue;
+      }
+      elsewhere.push(`${bucket}=${this.#leaderElsewhere(replica)}`);
+      resolved = Math.min(resolved, replica?.resolved() ?? 0);
     }
     if (elsewhere.length === 0) return replicas;
     const message = `node ${this.#options.nodeId} cannot serve ${elsewhere.length} of ${buckets.length} buckets`;
     throw new TidemarkError('UNAVAILABLE', 'NOT_LEADER', message, {
       retriable: true,
-      details: { leaders: elsewhere.join(',') },
+      details: { leaders: elsewhere.join(','), resolved: String(resolved) },
     });
   }
 

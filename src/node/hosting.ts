@@ -93,6 +93,7 @@ export class Hosting {
         applied: { index: 0, term: 0 },
         maxTimestamp: 0,
         horizon: 0,
+        pins: [],
         digest: 0,
         config: { voters: ids(false), outgoing: [], learners: ids(true), learnersNext: [] },
         sessionsIndex: 0,

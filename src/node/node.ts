@@ -16,6 +16,7 @@ import { Router } from '../router/router.js';
 import { Sessions as RequestIds } from '../router/session.js';
 import { LeaderBalance } from './balance.js';
 import { ClockCeiling, ClockGuard } from './ceiling.js';
+import { Collector } from './collector.js';
 import { DigestCheck } from './digest-check.js';
 import { DiskWatch } from './disk-watch.js';
 import { Executor } from './executor.js';
@@ -24,9 +25,11 @@ import { Hosting } from './hosting.js';
 import { claimStores, completeIdentity, openPins, readIdentity, type Identity } from './identity.js';
 import { Installs } from './installs.js';
 import { LogWriter } from './log-writer.js';
+import { Holds } from './holds.js';
 import { isDigest } from './peer-items.js';
 import { Peers, type PeerItem, type PeerPins } from './peers.js';
 import { NodeView } from './services/node-view.js';
+import { Retention } from './retention.js';
 import { publicServices } from './services/services.js';
 import { SnapshotTransfer } from './snapshots.js';
 import { SystemBucket } from './system.js';
@@ -110,6 +113,8 @@ export class Node {
   readonly hybrid: HybridClock;
   readonly hosting: Hosting;
   readonly router: Router;
+  /** Moments that somebody reads here: they hold the horizon back. */
+  readonly holds: Holds;
   /** The cluster as this node sees it. */
   readonly view: NodeView;
   readonly #env: Env;
@@ -128,6 +133,8 @@ export class Node {
   readonly #system: SystemBucket;
   readonly #digests: DigestCheck;
   readonly #transactions: Transactions;
+  readonly #retention: Retention;
+  readonly #collector: Collector;
   readonly #pipelines: PipelineServer;
   readonly #requestIds: RequestIds;
   readonly #leadersTold = new Map<BucketId, LeaderHint>();
@@ -238,6 +245,17 @@ export class Node {
       },
       onDiverged: onFatal,
     });
+    this.holds = new Holds({
+      clock,
+      tell: (lowest) => {
+        for (const { id } of this.#placement.nodes) if (id !== nodeId) this.#peers.send(id, { kind: 'held', lowest });
+        this.#turns.touched();
+      },
+    });
+    const { replicas } = this.hosting;
+    const history = { clock, timers, log, metrics, limits, replicas, state: this.#state, onBug: onFatal };
+    this.#retention = new Retention({ ...history, hybrid: this.hybrid, holds: this.holds });
+    this.#collector = new Collector(history);
     this.#snapshots = new SnapshotTransfer({
       env,
       limits,
@@ -262,6 +280,7 @@ export class Node {
       transactions: this.#transactions,
       buckets: config.buckets,
       onCorrupt: onFatal,
+      holds: this.holds,
       epoch: () => this.#placement.epoch,
       replica: (bucket) => (bucket === SYSTEM_BUCKET ? undefined : this.hosting.replicas.get(bucket)),
     });
@@ -408,6 +427,8 @@ export class Node {
     this.#system.tick();
     this.#balance.spread();
     this.#digests.tick();
+    this.#retention.tick();
+    this.#collector.tick();
   }
 
   get #mayLead(): boolean {
@@ -449,6 +470,10 @@ export class Node {
     for (const item of items) {
       if (item.kind === 'unfit') {
         this.#balance.heardUnfit(from);
+        continue;
+      }
+      if (item.kind === 'held') {
+        this.holds.heard(from, item.lowest);
         continue;
       }
       if (isDigest(item)) {
@@ -514,6 +539,7 @@ export class Node {
     // After a failure nothing reaches the disk any more, and an install would wait for it for ever.
     if (!this.#failed) await transfersEnded;
     this.#peers.close();
+    if (!this.#failed) await this.#collector.close();
     if (!this.#failed) await this.hosting.checkpointAll();
     this.#turns.stop();
     for (const replica of this.hosting.replicas.values()) replica.close();

@@ -11,7 +11,7 @@ import type { Entry, LogIndex, Message } from '../raft/types.js';
  * msgpack array of items, each an array that begins with its kind. The checksum is not only against the wire: an array of
  * numbers with one bit turned mostly is another valid array of numbers, and would go into the log.
  */
-export type PeerItem = RaftItem | SnapshotItem | UnfitItem | DigestItem;
+export type PeerItem = RaftItem | SnapshotItem | UnfitItem | HeldItem | DigestItem;
 
 export interface RaftItem {
   readonly kind: 'raft';
@@ -22,6 +22,12 @@ export interface RaftItem {
 /** The sender should lead nothing for now; see balance.ts. */
 export interface UnfitItem {
   readonly kind: 'unfit';
+}
+
+/** The lowest timestamp that somebody on the sender still reads; 0: none. See holds.ts. */
+export interface HeldItem {
+  readonly kind: 'held';
+  readonly lowest: number;
 }
 
 /** Digests of what replicas have applied up to and including entry `index`; see digest-check.ts. */
@@ -113,6 +119,7 @@ const UNFIT = 7;
 const DIGEST_ASKED = 8;
 const DIGEST_TOLD = 9;
 const DIGEST_JUDGED = 10;
+const HELD = 11;
 
 const CRC_BYTES = 4;
 const TEXT_MAX = 1000;
@@ -180,6 +187,8 @@ function toArray(item: PeerItem): readonly unknown[] {
     }
     case 'unfit':
       return [UNFIT];
+    case 'held':
+      return [HELD, item.lowest];
     case 'digestAsked':
       return [DIGEST_ASKED, item.bucket, item.index];
     case 'digestTold':
@@ -192,6 +201,7 @@ function fromArray(parts: unknown, frameBytes: number): PeerItem {
   if (!Array.isArray(parts)) throw malformed('an item is not an array');
   const [kind, second, third, ...rest] = parts as readonly unknown[];
   if (kind === UNFIT) return { kind: 'unfit' };
+  if (kind === HELD) return { kind: 'held', lowest: natural(second, 'a held timestamp') };
   const bucket = natural(second, 'bucket');
   if (bucket > 0xffff_ffff) throw malformed('a bucket id is out of range');
   if (kind === RAFT) {

@@ -2,10 +2,21 @@ import type { Limits } from '../env/limits.js';
 import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { keyAfter } from '../lib/ordered.js';
 import { TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import type { Consistency, KeyRange, Record, Served, Timestamp } from '../bucket/requests.js';
+import { beforeHorizon } from '../bucket/retention.js';
 import type { StateStore } from '../bucket/state-store.js';
-import { decodePointer, pointerOfKey, pointerRange, type Pointer, type Slot } from '../mvcc/records.js';
+import {
+  compareVersions,
+  decodePointer,
+  decodeRecord,
+  pointerOfKey,
+  pointerRange,
+  versionKey,
+  type Pointer,
+  type Slot,
+} from '../mvcc/records.js';
 import { readRecord, versionAsOf } from '../mvcc/reader.js';
 import { earlier, formatTimestamp, TIMESTAMP_MAX } from '../mvcc/timestamp.js';
 import type { Operation, OperationContext, Result } from '../router/operations.js';
@@ -36,8 +47,9 @@ export async function scanPage(
   // What was read is void if meanwhile a snapshot took the place of a replica's state or its horizon passed the timestamp.
   for (const [slot, replica] of slots) {
     if (replica.state.slot !== slot || replica.installing) throw replica.notLeader();
-    if (timestamp < replica.state.horizon) await replica.reads.open({ kind: 'asOf', timestamp }, deadlineMs);
   }
+  const horizon = Math.max(...replicas.map(({ state }) => state.horizon));
+  if (timestamp < horizon && !mutant('horizon-not-rechecked')) throw beforeHorizon(timestamp, horizon);
   return { result, served: { node: options.nodeId, timestamp: asOf, consistency, hops: 0 } };
 }
 
@@ -122,16 +134,23 @@ async function collect(
 }
 
 function recordAt(
-  { state }: Replica,
+  replica: Replica,
   key: Bytes,
   pointer: Pointer,
   timestamp: Timestamp,
   keysOnly: boolean,
 ): Record | undefined {
+  const { state } = replica;
   if (pointer.timestamp <= timestamp) {
     if (pointer.deleted) return undefined;
-    const value = keysOnly ? EMPTY : readRecord(state.store, state.slot, pointer).value;
-    return { key, value, version: pointer.timestamp };
+    if (keysOnly) return { key, value: EMPTY, version: pointer.timestamp };
+    const data = state.store.get(versionKey(state.slot, pointer));
+    if (data !== undefined) return { key, value: decodeRecord(data).value, version: pointer.timestamp };
+    // The page with the pointer is a little old: since then the key was written, and what the pointer names collected.
+    const latest = state.pointer(key);
+    const isNewer = latest === undefined || compareVersions(latest, pointer) > 0;
+    if (!isNewer || pointer.timestamp > state.horizon) readRecord(state.store, state.slot, pointer);
+    return latest && recordAt(replica, key, latest, timestamp, keysOnly);
   }
   const found = versionAsOf(state.store, state.slot, pointer, timestamp, state.horizon);
   if (found === undefined || found.record.deleted) return undefined;

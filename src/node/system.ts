@@ -1,6 +1,7 @@
 import type { Logger } from '../env/env.js';
 import { messageOf, TidemarkError } from '../lib/errors.js';
 import type { Replica } from '../bucket/replica.js';
+import { TIMESTAMP_MAX } from '../mvcc/timestamp.js';
 import { SYSTEM_BUCKET, type BucketInfo, type NodeInfo, type Placement } from '../placement/map.js';
 import type { Ticket } from '../router/session.js';
 
@@ -50,7 +51,7 @@ export class SystemBucket {
     }
     if (pointer.timestamp === this.#seenVersion) return;
     this.#seenVersion = pointer.timestamp;
-    const view = { timestamp: pointer.timestamp, served: { node: 0, timestamp: 0, consistency: 'local', hops: 0 } } as const;
+    const view = { timestamp: TIMESTAMP_MAX, served: { node: 0, timestamp: 0, consistency: 'local', hops: 0 } } as const;
     const record = replica.reads.get(PLACEMENT_KEY, view);
     if (record !== undefined) this.#options.adopt(decode(record.value));
   }

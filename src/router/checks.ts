@@ -11,9 +11,10 @@ import {
   invalid,
   type WriteParts,
 } from '../bucket/validate.js';
+import { checkTimestamp, type Timestamp } from '../mvcc/timestamp.js';
 import { bucketOf, type BucketId } from '../placement/map.js';
 import { bucketsOfRange } from '../placement/range.js';
-import type { Operation } from './operations.js';
+import type { Operation, PinAction } from './operations.js';
 
 /** Everything that bucket/validate.ts asks of an operation that came over the wire, and that its keys belong to its buckets. */
 export function checkOperation(operation: Operation, limits: Limits, buckets: number): void {
@@ -49,6 +50,7 @@ export function checkOperation(operation: Operation, limits: Limits, buckets: nu
     case 'history':
       checkKey(operation.key, limits);
       checkBucket(operation.key, operation.bucket, buckets);
+      checkConsistency(operation.consistency);
       checkPageLimit(operation.limit);
       return;
     case 'scan':
@@ -57,9 +59,40 @@ export function checkOperation(operation: Operation, limits: Limits, buckets: nu
       checkBuckets(operation.buckets, buckets);
       checkPageLimit(operation.limit);
       return;
+    case 'diff':
+      checkRange(operation.range, limits);
+      checkMoments(operation.from, operation.to);
+      checkBuckets(operation.buckets, buckets);
+      checkPageLimit(operation.limit);
+      return;
+    case 'pins':
+      checkPinAction(operation.action);
+      checkBuckets(operation.buckets, buckets);
+      return;
     case 'readTimestamp':
       checkBuckets(operation.buckets, buckets);
   }
+}
+
+/** Of a diff. */
+export function checkMoments(from: Timestamp, to: Timestamp): void {
+  checkTimestamp(from, 'from');
+  checkTimestamp(to, 'to');
+  if (from <= to) return;
+  throw invalid('RANGE_INVERTED', `the range is inverted: from ${from} is above to ${to}`, { field: 'from' });
+}
+
+const PIN_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+
+export function checkPinAction(action: PinAction): void {
+  if (action.kind === 'list') return;
+  if (!PIN_NAME.test(action.name)) {
+    const message = `name is '${action.name.slice(0, 80)}'; expected 1 to 64 letters, digits, dots, hyphens and underscores`;
+    throw invalid('PIN_NAME_MALFORMED', message, { field: 'name' });
+  }
+  if (action.kind !== 'add') return;
+  checkTimestamp(action.timestamp, 'timestamp');
+  checkTimestamp(action.expires, 'expires');
 }
 
 function checkPageLimit(limit: number): void {

@@ -1,6 +1,7 @@
 import type { Env } from '../env/env.js';
 import { TidemarkError, isTidemarkError } from '../lib/errors.js';
-import type { Timestamp } from '../bucket/requests.js';
+import type { Consistency, Timestamp } from '../bucket/requests.js';
+import { earlier, formatTimestamp } from '../mvcc/timestamp.js';
 import type { BucketId, NodeId } from '../placement/map.js';
 import type { Alarms } from './alarms.js';
 import type { Connections } from './connections.js';
@@ -42,6 +43,8 @@ export interface DispatcherOptions {
   readonly isHop: boolean;
   readonly zone: string;
   readonly attemptTimeoutMs: number;
+  /** The cluster's present time, about. */
+  readonly now: () => Timestamp;
   /** The router has been closed: nothing is tried any more. */
   readonly isClosed: () => boolean;
   /** Told of every attempt that failed and will be followed by another. */
@@ -52,6 +55,8 @@ type KeyOperation = Extract<Operation, { readonly bucket: BucketId }>;
 
 const PAUSE_MIN_MS = 10;
 const PAUSE_MAX_MS = 250;
+/** A follower that hears its leader is no further behind it; more would only send a few reads to leaders. */
+const FOLLOWERS_LAG_MS = 1000;
 
 export class Dispatcher {
   readonly #options: DispatcherOptions;
@@ -68,7 +73,7 @@ export class Dispatcher {
   /** An operation on one bucket. Rejects with TidemarkErrors. */
   async execute<O extends KeyOperation>(operation: O, call: Call): Promise<Answer<O['kind']>> {
     const { bucket } = operation;
-    const anyReplica = readsAnywhere(operation);
+    const anyReplica = this.#readsAnywhere(operation);
     let trail: Trail | undefined;
     for (;;) {
       const node = anyReplica && trail?.needsLeader !== true ? this.nearest(bucket, trail) : this.leader(bucket, trail);
@@ -90,6 +95,19 @@ export class Dispatcher {
       }
       this.checkTime(trail, call, () => `bucket ${bucket}`);
     }
+  }
+
+  #readsAnywhere(operation: KeyOperation): boolean {
+    return 'consistency' in operation && this.isAnywhere(operation.consistency);
+  }
+
+  /**
+   * Whether any replica is likely to serve it at once. As of a moment so late that followers will not have heard of it the leader
+   * is asked first.
+   */
+  isAnywhere(consistency: Consistency): boolean {
+    if (consistency.kind !== 'asOf') return consistency.kind !== 'linearizable';
+    return consistency.timestamp <= earlier(this.#options.now(), FOLLOWERS_LAG_MS);
   }
 
   /** One try at one node, within the time for one try. */
@@ -229,8 +247,10 @@ export class Dispatcher {
       throw new TidemarkError('UNAVAILABLE', 'NO_NODE_REACHED', message, { retriable: true, outcome: trail.outcome });
     }
     const reason = trail.needsLeader ? 'NO_LEADER' : 'NO_REPLICA';
-    const message = `${what()} could not be served in time; tried ${trail.summary()}`;
-    throw new TidemarkError('UNAVAILABLE', reason, message, { retriable: true, outcome: trail.outcome });
+    const far = trail.resolved === 0 ? '' : `, at best complete up to ${formatTimestamp(trail.resolved)} (${trail.resolved})`;
+    const message = `${what()} could not be served in time${far}; tried ${trail.summary()}`;
+    const details = trail.resolved === 0 ? {} : { resolved: String(trail.resolved) };
+    throw new TidemarkError('UNAVAILABLE', reason, message, { retriable: true, outcome: trail.outcome, details });
   }
 }
 
@@ -238,10 +258,6 @@ function closed(trail: Trail): TidemarkError {
   return new TidemarkError('CANCELLED', 'CLOSED', 'the client was closed while the request was under way', {
     outcome: trail.outcome,
   });
-}
-
-function readsAnywhere(operation: KeyOperation): boolean {
-  return operation.kind === 'get' && isAnywhere(operation.consistency.kind);
 }
 
 /** The session was born in the future of the node that was asked, whose clock is the detail `now`; nothing was done. */
@@ -261,10 +277,6 @@ function withoutHorizon({ code, reason, message, outcome }: TidemarkError): Tide
 function provesLeader(operation: KeyOperation): boolean {
   if (operation.kind === 'get') return operation.consistency.kind === 'linearizable';
   return operation.kind === 'write' || isInternal(operation);
-}
-
-export function isAnywhere(consistency: string): boolean {
-  return consistency === 'bounded' || consistency === 'local';
 }
 
 /** What NOT_LEADER and NOT_HOSTED say about who leads. */

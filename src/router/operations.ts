@@ -1,5 +1,6 @@
 import type { Bytes } from '../lib/bytes.js';
 import type {
+  Change,
   Consistency,
   KeyRange,
   PrepareRequest,
@@ -30,6 +31,7 @@ export type Operation =
       readonly from: Timestamp;
       readonly to: Timestamp;
       readonly limit: number;
+      readonly consistency: Extract<Consistency, { kind: 'linearizable' | 'asOf' }>;
     }
   | {
       /**
@@ -58,7 +60,35 @@ export type Operation =
       readonly bucket: BucketId;
       readonly ids: readonly TransactionId[];
       readonly asOf: Timestamp;
-    };
+    }
+  | {
+      /**
+       * What changed between two moments in the keys of `range` that belong to `buckets`, in key order: one page, which is
+       * complete up to `resume`, where the next one begins; it may be empty and still not be the last one.
+       */
+      readonly kind: 'diff';
+      readonly buckets: readonly BucketId[];
+      readonly range: KeyRange;
+      readonly from: Timestamp;
+      readonly to: Timestamp;
+      readonly limit: number;
+    }
+  | { readonly kind: 'pins'; readonly buckets: readonly BucketId[]; readonly action: PinAction };
+
+/** `expires` 0: never. */
+export type PinAction =
+  | { readonly kind: 'list' }
+  | { readonly kind: 'add'; readonly name: string; readonly timestamp: Timestamp; readonly expires: Timestamp }
+  | { readonly kind: 'remove'; readonly name: string };
+
+export interface PinSeen {
+  readonly name: string;
+  readonly timestamp: Timestamp;
+  readonly expires: Timestamp;
+  readonly lost: boolean;
+  /** How many buckets keep it. */
+  readonly buckets: number;
+}
 
 export type OperationKind = Operation['kind'];
 
@@ -71,16 +101,19 @@ export interface Result {
   readonly prepare: PrepareResult;
   readonly resolve: Readonly<Record<string, never>>;
   readonly outcomes: { readonly outcomes: readonly Outcome[] };
+  readonly diff: { readonly changes: readonly Change[]; readonly resume: Bytes | undefined };
+  /** The highest horizon of these buckets. */
+  readonly pins: { readonly pins: readonly PinSeen[]; readonly horizon: Timestamp };
 }
 
 /** Operations that only show something: they are held back while their answers would find no room. */
-export type Query = Extract<Operation, { readonly kind: 'get' | 'history' | 'scan' | 'readTimestamp' }>;
+export type Query = Extract<Operation, { readonly kind: 'get' | 'history' | 'scan' | 'readTimestamp' | 'diff' }>;
 
 export function isQuery(operation: Operation): operation is Query {
   return QUERIES.has(operation.kind);
 }
 
-const QUERIES: ReadonlySet<OperationKind> = new Set(['get', 'history', 'scan', 'readTimestamp'] as const);
+const QUERIES: ReadonlySet<OperationKind> = new Set(['get', 'history', 'scan', 'readTimestamp', 'diff'] as const);
 
 /** Operations that no client asks for. */
 export function isInternal({ kind }: Operation): boolean {
@@ -125,7 +158,8 @@ export interface Answer<K extends OperationKind = OperationKind> {
  * `leader` is the id of the leading node if it is known; for an operation on several buckets the detail `leaders` lists all
  * buckets that the node cannot serve and who leads them, 0 if unknown: `17=2,40=0`. With NOT_HOSTED comes the placement as that
  * node knows it, its epoch as the detail `epoch`, over a stream the whole of it behind the error. STALE (UNAVAILABLE, outcome
- * none): this replica cannot prove that it is fresh enough, the leader can. Any rejection with outcome unknown may be retried
+ * none): this replica cannot prove that it is fresh enough, the leader can. A replica that is not complete up to the moment that
+ * was asked for says with either how far it is, as the detail `resolved`. Any rejection with outcome unknown may be retried
  * with the same request id only.
  */
 export interface NodeHandle {

@@ -1,35 +1,43 @@
-import type { Counter, Env } from '../env/env.js';
-import type { Limits } from '../env/limits.js';
+import type { Counter } from '../env/env.js';
 import type { Bytes } from '../lib/bytes.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import { EPOCH_MS, TIMESTAMP_MAX, checkNotAhead, checkTimestamp, later } from '../mvcc/timestamp.js';
 import type {
+  Change,
   Condition,
   Consistency,
   KeyRange,
   Mutation,
   Record,
   RequestId,
-  Served,
   Timestamp,
-  Version,
-  WriteResult,
 } from '../bucket/requests.js';
 import { checkConsistency, checkKey, checkRange, checkRequestId, checkValue, checkWrite } from '../bucket/validate.js';
 import { bucketOf, type BucketId, type NodeId, type Placement } from '../placement/map.js';
 import { bucketsOfRange } from '../placement/range.js';
 import { Alarms } from './alarms.js';
 import { AnswerBudget, type Hold } from './answer-budget.js';
-import { homeOfWrite, bytesOfWrite, checkLimit } from './checks.js';
+import { homeOfWrite, bytesOfWrite, checkLimit, checkMoments, checkPinAction } from './checks.js';
 import { Connections } from './connections.js';
 import { Dispatcher, isBornAhead, type Call } from './dispatch.js';
-import { isQuery, type Answer, type LeaderHint, type NodeHandle, type Operation, type OperationContext } from './operations.js';
+import { diffPage, diffPages, type DiffPage } from './diff.js';
+import {
+  isQuery,
+  type Answer,
+  type LeaderHint,
+  type NodeHandle,
+  type Operation,
+  type OperationContext,
+  type PinAction,
+} from './operations.js';
+import type { RouterOptions, CallOptions, WriteOptions, ReadOptions, ScanOptions, HistoryOptions } from './options.js';
+import type { DiffOptions, PinsReply, WriteReply, GetReply, GetManyEntry, HistoryPage } from './options.js';
+import { pinsOverBuckets } from './pins.js';
 import { PlacementCache } from './placement-cache.js';
-import type { PipelineEnv } from './pipeline.js';
 import { readTimestamp, scanPage, scanPages, type ScanPage } from './scan.js';
 import { Sessions } from './session.js';
 import { Trail } from './trail.js';
-import type { Role } from './wire.js';
 
 /**
  * The router: takes a request by key, finds the bucket and a replica that can serve it, and stays with it until it has an
@@ -49,78 +57,23 @@ import type { Role } from './wire.js';
  *
  * What it is not: it holds no data and no truth. Losing all that it knows costs a round trip.
  */
-export interface RouterOptions {
-  readonly env: PipelineEnv & Pick<Env, 'metrics'>;
-  readonly limits: Limits;
-  readonly role: Role;
-  /** Where to ask first. All nodes of one cluster, or all sidecars: a sidecar claims to be the only node. */
-  readonly seeds: readonly string[];
-  /** If known; else the first endpoint that answers settles it. */
-  readonly clusterId?: string | undefined;
-  readonly zone?: string | undefined;
-  /** The node in this process. */
-  readonly self?: { readonly node: NodeId; readonly handle: NodeHandle } | undefined;
-  /** The clock of the node in this process; without it, what the nodes say of theirs. */
-  readonly now?: (() => Timestamp) | undefined;
-  /** How long one replica may take before another is asked; doubled each time. */
-  readonly attemptTimeoutMs?: number | undefined;
-  /** For requests without a deadline of their own. */
-  readonly timeoutMs?: number | undefined;
-}
+export type {
+  RouterOptions,
+  CallOptions,
+  WriteOptions,
+  ReadOptions,
+  ScanOptions,
+  HistoryOptions,
+  DiffOptions,
+  Pin,
+  PinsReply,
+  WriteReply,
+  GetReply,
+  GetManyEntry,
+  HistoryPage,
+} from './options.js';
 
-export interface CallOptions {
-  /** From now. The default of the router counts if there is neither this nor `deadlineMs`. */
-  readonly timeoutMs?: number | undefined;
-  /** Monotonic milliseconds; of two limits the earlier counts. */
-  readonly deadlineMs?: number | undefined;
-  readonly signal?: AbortSignal | undefined;
-  /** Ends a call whose caller leaves its answers lying while others wait for the room. */
-  readonly cut?: (() => void) | undefined;
-}
-
-export interface WriteOptions extends CallOptions {
-  /** Of a caller that retries by itself; else the router's own session gives one. */
-  readonly id?: RequestId | undefined;
-}
-
-export interface ReadOptions extends CallOptions {
-  readonly consistency?: Consistency | undefined;
-}
-
-export interface ScanOptions extends ReadOptions {
-  readonly reverse?: boolean | undefined;
-  /** Records in all; left out or 0: no limit. */
-  readonly limit?: number | undefined;
-  readonly keysOnly?: boolean | undefined;
-}
-
-export interface HistoryOptions extends CallOptions {
-  /** Versions from `newest` (default: now) down to `oldest` (default: as far as history is kept), both inclusive. */
-  readonly newest?: Timestamp | undefined;
-  readonly oldest?: Timestamp | undefined;
-  readonly limit?: number | undefined;
-}
-
-export interface WriteReply extends WriteResult {
-  readonly served: Served;
-}
-
-export interface GetReply {
-  readonly record: Record | undefined;
-  readonly served: Served;
-}
-
-/** `index` is the position of the key in the request. */
-export interface GetManyEntry extends GetReply {
-  readonly index: number;
-}
-
-export interface HistoryPage {
-  readonly versions: readonly Version[];
-  readonly served: Served;
-}
-
-const LINEARIZABLE: Consistency = { kind: 'linearizable' };
+const LINEARIZABLE = { kind: 'linearizable' } as const;
 const TIMEOUT_MS = 10_000;
 const ATTEMPT_TIMEOUT_MS = 1000;
 const MARGIN_MS_MAX = 200;
@@ -133,6 +86,10 @@ const SESSION_RENEWALS_MAX = 3;
 
 function bytesOfRecord({ key, value }: Record): number {
   return key.length + value.length;
+}
+
+function bytesOfChange({ key, before, after }: Change): number {
+  return key.length + (before?.value.length ?? 0) + (after?.value.length ?? 0);
 }
 
 /** Limited each by itself. */
@@ -174,6 +131,7 @@ export class Router implements NodeHandle {
       isHop: role !== 'client',
       zone,
       attemptTimeoutMs: options.attemptTimeoutMs ?? ATTEMPT_TIMEOUT_MS,
+      now: () => this.now(),
       isClosed: () => this.#closed,
       retried: () => retries.add(),
     });
@@ -255,14 +213,18 @@ export class Router implements NodeHandle {
     const { limits } = this.#options;
     const bytes = checkWrite({ conditions, mutations }, limits);
     if (options.id !== undefined) checkRequestId(options.id);
+    const { atLeast = 0 } = options;
+    checkTimestamp(atLeast, 'at_least');
     return this.#admitted('commands', bytes, async () => {
-      const call = this.#callOf(options);
+      const { seen, ...rest } = this.#callOf(options);
+      const call = { ...rest, seen: Math.max(seen, atLeast) };
       const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
       const bucket = homeOfWrite({ conditions, mutations }, placement.buckets);
       if (options.id !== undefined) this.#checkNotAhead(options.id.born, 'id.born');
       for (const [at, condition] of conditions.entries()) {
         if (condition.kind === 'unchanged') this.#checkNotAhead(condition.since, `conditions[${at}].unchanged.since`);
       }
+      if (atLeast > 0) this.#checkNotAhead(atLeast, 'at_least');
       const execute = (id: RequestId): Promise<Answer<'write'>> =>
         this.#dispatcher.execute(
           { kind: 'write', bucket, request: { id, conditions, mutations } },
@@ -310,14 +272,15 @@ export class Router implements NodeHandle {
 
   async get(key: Bytes, options: ReadOptions = {}): Promise<GetReply> {
     checkKey(key, this.#options.limits);
-    const consistency = options.consistency ?? LINEARIZABLE;
+    const consistency: Consistency = options.consistency ?? LINEARIZABLE;
     checkConsistency(consistency);
     return this.#admitted('queries', key.length, async () => {
       const call = this.#callOf(options);
       const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
       const bucket = bucketOf(key, placement.buckets);
       if (consistency.kind === 'asOf') this.#checkNotAhead(consistency.timestamp, 'as_of');
-      const seen = consistency.kind === 'bounded' ? this.#sessionSeen(bucket) : call.seen;
+      const atLeast = this.#checkAtLeast(options, consistency);
+      const seen = consistency.kind === 'bounded' ? Math.max(atLeast, this.#sessionSeen(bucket)) : call.seen;
       const operation = { kind: 'get', bucket, key, consistency } as const;
       const { result, served } = await this.#dispatcher.execute(operation, seen === call.seen ? call : { ...call, seen });
       if (consistency.kind !== 'asOf') this.#saw(bucket, served.timestamp);
@@ -357,7 +320,8 @@ export class Router implements NodeHandle {
    */
   async *scan(range: KeyRange, options: ScanOptions = {}): AsyncGenerator<ScanPage> {
     const { limits } = this.#options;
-    const { consistency = LINEARIZABLE, reverse = false, keysOnly = false } = options;
+    const { reverse = false, keysOnly = false } = options;
+    const consistency: Consistency = options.consistency ?? LINEARIZABLE;
     checkRange(range, limits);
     checkConsistency(consistency);
     const limit = checkLimit(options.limit);
@@ -365,7 +329,9 @@ export class Router implements NodeHandle {
     const { buckets } = this.#cache.placement ?? (await this.#knownPlacement(callOf()));
     if (consistency.kind === 'asOf') this.#checkNotAhead(consistency.timestamp, 'as_of');
     const touched = bucketsOfRange(range.start, range.end, buckets);
-    const seen = consistency.kind === 'bounded' ? Math.max(...touched.map((each) => this.#sessionSeen(each))) : this.#seen;
+    const atLeast = this.#checkAtLeast(options, consistency);
+    const sessionSeen = (): Timestamp => Math.max(atLeast, ...touched.map((each) => this.#sessionSeen(each)));
+    const seen = consistency.kind === 'bounded' ? sessionSeen() : this.#seen;
     const operation = { kind: 'scan', buckets: touched, range, reverse, keysOnly, limit, consistency } as const;
     const pages = scanPages(this.#dispatcher, operation, limits.pageEntriesMax, () => ({ ...callOf(), seen }));
     const shares = Math.max(1, Math.min(this.#cache.placement?.nodes.length ?? 1, touched.length));
@@ -388,7 +354,8 @@ export class Router implements NodeHandle {
   /** The versions of a key, newest first, in pages. */
   async *history(key: Bytes, options: HistoryOptions = {}): AsyncGenerator<HistoryPage> {
     const { limits } = this.#options;
-    const { newest = TIMESTAMP_MAX, oldest = 0 } = options;
+    const { newest = TIMESTAMP_MAX, oldest = 0, consistency = LINEARIZABLE } = options;
+    checkConsistency(consistency);
     checkKey(key, limits);
     checkTimestamp(newest, 'newest');
     checkTimestamp(oldest, 'oldest');
@@ -407,8 +374,10 @@ export class Router implements NodeHandle {
           const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
           const bucket = bucketOf(key, placement.buckets);
           const limit = Math.min(left, limits.pageEntriesMax);
-          const answer = await this.#dispatcher.execute({ kind: 'history', bucket, key, from, to: oldest, limit }, call);
-          this.#saw(bucket, answer.served.timestamp);
+          if (consistency.kind === 'asOf') this.#checkNotAhead(consistency.timestamp, 'as_of');
+          const operation = { kind: 'history', bucket, key, from, to: oldest, limit, consistency } as const;
+          const answer = await this.#dispatcher.execute(operation, call);
+          if (consistency.kind !== 'asOf') this.#saw(bucket, answer.served.timestamp);
           return answer;
         });
         const { versions, more } = result;
@@ -424,12 +393,54 @@ export class Router implements NodeHandle {
     }
   }
 
+  /**
+   * What changed between two moments in a range, in the order of keys, in pages; of a key that changed several times, only what
+   * came of it. Without `to`: up to a moment that covers all that is acknowledged.
+   */
+  async *diff(range: KeyRange, { from, to, ...options }: DiffOptions): AsyncGenerator<DiffPage> {
+    const { limits } = this.#options;
+    checkRange(range, limits);
+    checkMoments(from, to ?? TIMESTAMP_MAX);
+    const callOf = this.#callsOf(options);
+    const { buckets } = this.#cache.placement ?? (await this.#knownPlacement(callOf()));
+    const touched = bucketsOfRange(range.start, range.end, buckets);
+    if (to !== undefined) this.#checkNotAhead(to, 'to');
+    const until = to ?? Math.max(from, (await readTimestamp(this.#dispatcher, touched, callOf())).timestamp);
+    const operation = { kind: 'diff', buckets: touched, range, from, to: until, limit: limits.pageEntriesMax } as const;
+    const pages = diffPages(this.#dispatcher, operation, callOf);
+    const shares = Math.max(1, Math.min(this.#cache.placement?.nodes.length ?? 1, touched.length));
+    for (;;) {
+      const hold = await this.answers.reserve(2 * this.#pageBytes(shares), callOf().giveUpMs, options.signal);
+      try {
+        const page = await this.#admitted('queries', 0, () => pages.next());
+        if (page.done === true) return;
+        this.#park(hold, page.value.changes.reduce((sum, change) => sum + bytesOfChange(change), 0), options.cut);
+        yield page.value;
+      } finally {
+        hold.release();
+      }
+    }
+  }
+
+  /** Moments that are kept readable by name, and how far back the cluster can be read everywhere. */
+  async pins(action: PinAction = { kind: 'list' }, options: CallOptions = {}): Promise<PinsReply> {
+    checkPinAction(action);
+    return this.#admitted('queries', 0, async () => {
+      const call = this.#callOf(options);
+      const { buckets } = this.#cache.placement ?? (await this.#knownPlacement(call));
+      if (action.kind === 'add') this.#checkNotAhead(action.timestamp, 'timestamp');
+      const all = Array.from({ length: buckets }, (_, bucket) => bucket);
+      const { pins, horizon } = await pinsOverBuckets(this.#dispatcher, all, action, call);
+      return { horizon, pins: pins.map(({ buckets: held, ...pin }) => ({ ...pin, complete: held === buckets })) };
+    });
+  }
+
   // --- for other processes, by which it is a node that holds everything
 
   async execute<O extends Operation>(operation: O, context: OperationContext): Promise<Answer<O['kind']>> {
     const isWrite = operation.kind === 'write';
     const bytes = isWrite ? bytesOfWrite(operation.request.mutations) : 0;
-    const isPage = operation.kind === 'scan' || operation.kind === 'history';
+    const isPage = operation.kind === 'scan' || operation.kind === 'history' || operation.kind === 'diff';
     const hold = isPage ? await this.answers.reserve(this.#pageBytes(), context.deadlineMs, context.signal) : undefined;
     try {
       return await this.#admitted(isQuery(operation) ? 'queries' : 'commands', bytes, () => this.#forward(operation, context));
@@ -446,6 +457,14 @@ export class Router implements NodeHandle {
       case 'scan': {
         const { records, more, served } = await scanPage(this.#dispatcher, operation, call);
         return { result: { records, more }, served };
+      }
+      case 'diff': {
+        const { changes, resume, served } = await diffPage(this.#dispatcher, operation, call);
+        return { result: { changes, resume }, served };
+      }
+      case 'pins': {
+        const { node, ...result } = await pinsOverBuckets(this.#dispatcher, operation.buckets, operation.action, call);
+        return { result, served: { node, timestamp: result.horizon, consistency: 'linearizable', hops: hops + 1 } };
       }
       case 'readTimestamp': {
         const { timestamp, served } = await readTimestamp(this.#dispatcher, operation.buckets, call);
@@ -527,6 +546,18 @@ export class Router implements NodeHandle {
   /** Of a timestamp that the caller has chosen; `now` tells the cluster's time only when the placement is known. */
   #checkNotAhead(timestamp: Timestamp, field: string): void {
     checkNotAhead(timestamp, field, this.now(), this.#options.limits.maxClockOffsetMs);
+  }
+
+  /** The token of a session that was begun elsewhere. */
+  #checkAtLeast({ atLeast = 0 }: ReadOptions, { kind }: Consistency): Timestamp {
+    if (atLeast === 0) return 0;
+    checkTimestamp(atLeast, 'at_least');
+    if (kind !== 'bounded') {
+      const message = `at_least is set; it goes with a bounded read, and this one is ${kind}`;
+      throw new TidemarkError('INVALID_ARGUMENT', 'READ_OPTIONS_CONFLICT', message, { details: { field: 'at_least' } });
+    }
+    this.#checkNotAhead(atLeast, 'at_least');
+    return mutant('token-ignored') ? 0 : atLeast;
   }
 
   /**

@@ -3,7 +3,7 @@ import { keyAfter } from '../lib/ordered.js';
 import { mutant } from '../lib/mutants.js';
 import type { Consistency, KeyRange, Record, Served, Timestamp } from '../bucket/requests.js';
 import type { BucketId } from '../placement/map.js';
-import { isAnywhere, type Call, type Dispatcher } from './dispatch.js';
+import type { Call, Dispatcher } from './dispatch.js';
 import type { Answer, Operation } from './operations.js';
 import { malformedAnswer, scatter, type Part } from './scatter.js';
 
@@ -97,12 +97,12 @@ async function mergedPage(dispatcher: Dispatcher, operation: ScanOperation, call
   return mergeParts(await pageParts(dispatcher, operation, call), operation);
 }
 
-/** As of a timestamp the leaders are asked, which can always serve it; other replicas only when a leader is not known. */
+/** As of a timestamp that followers may not have heard of yet the leaders are asked, which can always serve it. */
 function pageParts(dispatcher: Dispatcher, operation: ScanOperation, call: Call): Promise<Part<ScanOperation>[]> {
   const nodes = Math.max(1, Math.min(dispatcher.cache.placement?.nodes.length ?? 1, operation.buckets.length));
   const share = nodes === 1 ? operation.limit : Math.ceil((operation.limit / nodes) * SHARE_SLACK) + SHARE_EXTRA;
   const limit = Math.min(operation.limit, share);
-  const where = isAnywhere(operation.consistency.kind) ? 'anywhere' : 'leader';
+  const where = dispatcher.isAnywhere(operation.consistency) ? 'anywhere' : 'leader';
   return scatter(dispatcher, operation.buckets, where, (buckets) => ({ ...operation, buckets, limit }), call);
 }
 

@@ -42,7 +42,7 @@ export async function scatter<O extends ManyOperation>(
     const anywhere = where === 'anywhere' && !trail.needsLeader;
     const groups = anywhere ? nearestGroups(dispatcher, left, trail) : leaderGroups(dispatcher, left, trail);
     const served = new Set<BucketId>();
-    await Promise.all(
+    const attempts = await Promise.allSettled(
       groups.map(async (group) => {
         try {
           const answer = await dispatcher.attempt(group.node, make(group.buckets), call, trail);
@@ -50,9 +50,13 @@ export async function scatter<O extends ManyOperation>(
           for (const bucket of group.buckets) served.add(bucket);
         } catch (error) {
           dispatcher.note(group.node, error, trail, group.buckets);
+          if (anywhere) trail.preferLeader();
         }
       }),
     );
+    // When all have ended: who undoes what was asked for must not be overtaken by it.
+    const failed = attempts.find(({ status }) => status === 'rejected');
+    if (failed?.status === 'rejected') throw failed.reason;
     left = left.filter((bucket) => !served.has(bucket));
     if (left.length === 0) return parts;
     dispatcher.checkTime(trail, call, () => describe(left));

@@ -1,5 +1,6 @@
 import { TidemarkError, type Outcome } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
+import { isTimestamp, type Timestamp } from '../mvcc/timestamp.js';
 import type { NodeId } from '../placement/map.js';
 
 /** What one operation has met so far; made when its first attempt fails. */
@@ -15,8 +16,11 @@ export class Trail {
   timeouts = 0;
   /** Only the leader may serve it, or no other replica is fresh enough. */
   needsLeader: boolean;
+  /** As far as some replica was complete that could not serve; 0 if none said. */
+  resolved: Timestamp = 0;
   /** An attempt was sent whose effect is not known. */
   mayHaveApplied = false;
+  readonly #leaderOnly: boolean;
   #attempts = 0;
   /** The latest trouble with each node. */
   readonly #troubles = new Map<NodeId, string>();
@@ -24,6 +28,7 @@ export class Trail {
   constructor(isWrite: boolean, needsLeader: boolean) {
     this.isWrite = isWrite;
     this.needsLeader = needsLeader;
+    this.#leaderOnly = needsLeader;
   }
 
   get outcome(): Outcome {
@@ -34,11 +39,13 @@ export class Trail {
     this.#attempts += 1;
     this.asked.add(node);
     this.#troubles.set(node, `node ${node} at ${address} (${error.reason}: ${error.message})`);
+    const resolved = Number(error.details['resolved'] ?? 0);
+    if (isTimestamp(resolved)) this.resolved = Math.max(this.resolved, resolved);
     if (error.outcome === 'unknown' && !mutant('doubt-reported-as-none')) this.mayHaveApplied = true;
     if (error.reason === 'TIMED_OUT') this.timeouts = Math.min(this.timeouts + 1, TIMEOUTS_MAX);
   }
 
-  /** From now on the leader is asked, which may be a replica that was too stale as a follower. */
+  /** In this round the leader is asked from now on, which may be a replica that was too stale as a follower. */
   staleReplica(node: NodeId): void {
     if (this.needsLeader) return;
     this.needsLeader = true;
@@ -46,9 +53,15 @@ export class Trail {
     this.asked.add(node);
   }
 
+  /** Somebody must be, so the leader, if others cannot; in the next round others may have come further. */
+  preferLeader(): void {
+    this.needsLeader = true;
+  }
+
   newRound(): void {
     this.rounds += 1;
     this.asked.clear();
+    this.needsLeader = this.#leaderOnly;
   }
 
   /** An error as the caller may know it: it says nothing about earlier attempts, so their doubt remains. */

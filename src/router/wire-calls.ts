@@ -3,7 +3,7 @@ import type { Bytes } from '../lib/bytes.js';
 import type { Condition, Consistency, Mutation, Timestamp } from '../bucket/requests.js';
 import type { BucketId } from '../placement/map.js';
 import type { TransactionId } from '../txn/transaction.js';
-import type { Operation, OperationKind } from './operations.js';
+import type { Operation, OperationKind, PinAction } from './operations.js';
 import { CONSISTENCIES, ITEM, OPERATIONS, pick } from './wire.js';
 
 /** Frames to a server (see wire.ts). */
@@ -19,6 +19,8 @@ export interface Request {
 export type Call = { readonly kind: 'request'; readonly request: Request } | { readonly kind: 'cancel'; readonly number: number };
 
 const CONDITIONS: readonly Condition['kind'][] = ['exists', 'absent', 'version', 'value', 'unchanged'];
+
+const PIN_ACTIONS: readonly PinAction['kind'][] = ['list', 'add', 'remove'];
 
 /** Longest time a caller may say that it waits: a day. */
 const REMAINING_MS_MAX = 86_400_000;
@@ -56,6 +58,7 @@ export function encodeRequest(out: BinaryWriter, request: Request): void {
       out.uint(operation.from);
       out.uint(operation.to);
       out.uint(operation.limit);
+      encodeConsistency(out, operation.consistency);
       return;
     case 'scan':
       encodeBuckets(out, operation.buckets);
@@ -64,6 +67,18 @@ export function encodeRequest(out: BinaryWriter, request: Request): void {
       out.byte((operation.reverse ? 1 : 0) + (operation.keysOnly ? 2 : 0));
       out.uint(operation.limit);
       encodeConsistency(out, operation.consistency);
+      return;
+    case 'diff':
+      encodeBuckets(out, operation.buckets);
+      out.bytes(operation.range.start);
+      out.bytes(operation.range.end);
+      out.uint(operation.from);
+      out.uint(operation.to);
+      out.uint(operation.limit);
+      return;
+    case 'pins':
+      encodeBuckets(out, operation.buckets);
+      encodePinAction(out, operation.action);
       return;
     case 'readTimestamp':
       encodeBuckets(out, operation.buckets);
@@ -152,7 +167,12 @@ function decodeOperation(input: BinaryReader, kind: OperationKind): Operation {
     case 'history': {
       const bucket = input.uint();
       const key = input.bytes();
-      return { kind, bucket, key, from: input.uint(), to: input.uint(), limit: input.uint() };
+      const of = { kind, bucket, key, from: input.uint(), to: input.uint(), limit: input.uint() };
+      const consistency = decodeConsistency(input);
+      if (consistency.kind !== 'linearizable' && consistency.kind !== 'asOf') {
+        throw input.malformed(`a history is linearizable or as of a timestamp, not ${consistency.kind}`);
+      }
+      return { ...of, consistency };
     }
     case 'scan': {
       const buckets = decodeBuckets(input);
@@ -162,6 +182,13 @@ function decodeOperation(input: BinaryReader, kind: OperationKind): Operation {
       const consistency = decodeConsistency(input);
       return { kind, buckets, range, reverse: flags % 2 === 1, keysOnly: flags >= 2, limit, consistency };
     }
+    case 'diff': {
+      const buckets = decodeBuckets(input);
+      const range = { start: input.bytes(), end: input.bytes() };
+      return { kind, buckets, range, from: input.uint(), to: input.uint(), limit: input.uint() };
+    }
+    case 'pins':
+      return { kind, buckets: decodeBuckets(input), action: decodePinAction(input) };
     case 'readTimestamp':
       return { kind, buckets: decodeBuckets(input) };
     case 'prepare': {
@@ -230,6 +257,22 @@ function decodeConsistency(input: BinaryReader): Consistency {
   if (kind === 'bounded') return { kind, maxStalenessMs: input.uint() };
   if (kind === 'asOf') return { kind, timestamp: input.uint() };
   return { kind };
+}
+
+function encodePinAction(out: BinaryWriter, action: PinAction): void {
+  out.byte(PIN_ACTIONS.indexOf(action.kind));
+  if (action.kind === 'list') return;
+  out.text(action.name);
+  if (action.kind === 'remove') return;
+  out.uint(action.timestamp);
+  out.uint(action.expires);
+}
+
+function decodePinAction(input: BinaryReader): PinAction {
+  const kind = pick(PIN_ACTIONS, input, 'what is to be done with pins');
+  if (kind === 'list') return { kind };
+  const name = input.text();
+  return kind === 'remove' ? { kind, name } : { kind, name, timestamp: input.uint(), expires: input.uint() };
 }
 
 function encodeBuckets(out: BinaryWriter, buckets: readonly BucketId[]): void {

@@ -1,7 +1,7 @@
 import { BinaryReader, type BinaryWriter } from '../lib/binary.js';
 import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { STATUS, TidemarkError, type StatusCode } from '../lib/errors.js';
-import type { Record, Served, Version } from '../bucket/requests.js';
+import type { Change, Record, Served, Version } from '../bucket/requests.js';
 import { BUCKETS_MAX, type Placement, type ReplicaInfo } from '../placement/map.js';
 import type { Outcome } from '../txn/transaction.js';
 import type { Answer, LeaderHint, OperationKind, Result } from './operations.js';
@@ -50,6 +50,27 @@ export function encodeAnswer(out: BinaryWriter, number: number, kind: OperationK
       out.byte(more ? 1 : 0);
       out.uint(records.length);
       for (const record of records) encodeRecord(out, record);
+      return;
+    }
+    case 'diff': {
+      const { changes, resume } = answer.result as Result['diff'];
+      out.byte(resume === undefined ? 0 : 1);
+      if (resume !== undefined) out.bytes(resume);
+      out.uint(changes.length);
+      for (const change of changes) encodeChange(out, change);
+      return;
+    }
+    case 'pins': {
+      const { pins, horizon } = answer.result as Result['pins'];
+      out.uint(horizon);
+      out.uint(pins.length);
+      for (const { name, timestamp, expires, lost, buckets } of pins) {
+        out.text(name);
+        out.uint(timestamp);
+        out.uint(expires);
+        out.byte(lost ? 1 : 0);
+        out.uint(buckets);
+      }
       return;
     }
     case 'readTimestamp':
@@ -208,6 +229,18 @@ function decodeResult(input: BinaryReader, kind: OperationKind): Result[Operatio
       const more = input.choice(2, 'a flag') === 1;
       return { more, records: input.list(() => decodeRecord(input)) };
     }
+    case 'diff': {
+      const resume = input.choice(2, 'a flag') === 1 ? owned(input.bytes()) : undefined;
+      return { resume, changes: input.list(() => decodeChange(input)) };
+    }
+    case 'pins': {
+      const horizon = input.uint();
+      const pins = input.list(() => {
+        const of = { name: input.text(), timestamp: input.uint(), expires: input.uint() };
+        return { ...of, lost: input.choice(2, 'a flag') === 1, buckets: input.uint() };
+      });
+      return { pins, horizon };
+    }
     case 'readTimestamp':
       return { timestamp: input.uint() };
     case 'prepare':
@@ -256,6 +289,25 @@ function encodeRecord(out: BinaryWriter, record: Record): void {
 
 function decodeRecord(input: BinaryReader): Record {
   return { key: owned(input.bytes()), version: input.uint(), value: owned(input.bytes()) };
+}
+
+/** Which of the two there are, then each with its version. */
+function encodeChange(out: BinaryWriter, { key, before, after }: Change): void {
+  out.bytes(key);
+  out.byte((before === undefined ? 0 : 1) + (after === undefined ? 0 : 2));
+  for (const side of [before, after]) {
+    if (side === undefined) continue;
+    out.uint(side.version);
+    out.bytes(side.value);
+  }
+}
+
+function decodeChange(input: BinaryReader): Change {
+  const key = owned(input.bytes());
+  const sides = input.choice(4, 'which values a change has');
+  const side = (isThere: boolean): Change['after'] =>
+    isThere ? { version: input.uint(), value: owned(input.bytes()) } : undefined;
+  return { key, before: side(sides % 2 === 1), after: side(sides >= 2) };
 }
 
 function encodeVersion(out: BinaryWriter, version: Version): void {

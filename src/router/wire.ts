@@ -46,6 +46,8 @@ export const OPERATIONS = [
   'prepare',
   'resolve',
   'outcomes',
+  'diff',
+  'pins',
 ] as const satisfies readonly OperationKind[];
 export const CONSISTENCIES: readonly Consistency['kind'][] = ['linearizable', 'bounded', 'local', 'asOf'];
 

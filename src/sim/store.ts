@@ -95,6 +95,13 @@ export class SimStore implements Store {
     return { entries, more: false };
   }
 
+  approximateBytes(gte: Bytes, lt: Bytes): Promise<number> {
+    if (this.#closing !== undefined) return Promise.reject(this.#closedError());
+    let bytes = 0;
+    for (const [key, value] of this.#map.range(gte, lt)) bytes += key.length + value.length;
+    return Promise.resolve(bytes);
+  }
+
   batch(): Batch {
     this.#assertOpen();
     return new SimBatch(

@@ -30,6 +30,7 @@ const META: Meta = {
   applied: { index: 0, term: 2 },
   maxTimestamp: 0,
   horizon: 0,
+  pins: [],
   digest: 5,
   config: { voters: [65_537], outgoing: [], learners: [], learnersNext: [] },
   sessionsIndex: 0,

@@ -9,6 +9,7 @@ const META: Meta = {
   applied: { index: 7, term: 2 },
   maxTimestamp: 9,
   horizon: 0,
+  pins: [],
   digest: 5,
   config: { voters: [65_537], outgoing: [], learners: [], learnersNext: [] },
   sessionsIndex: 0,

@@ -130,6 +130,23 @@ export function describeStoreContract(name: string, newPlace: () => Place): void
         expect(await read({ bytesMax: 31 })).to.deep.equal({ text: 'a=123456789 b=123456789 c=123456789', more: false });
       });
 
+      it('tell about how much a range takes on disk', async function () {
+        this.timeout(60_000);
+        const values = Array.from({ length: 12 }, (_, at) => {
+          const value = Buffer.alloc(1024 * 1024);
+          for (let i = 0; i < value.length; i += 4) value.writeUInt32LE(((at * 262_144 + i) * 2_654_435_761) % 2 ** 32, i);
+          return value;
+        });
+        for (const [at, value] of values.entries()) {
+          await place.settle(write((batch) => batch.put(Buffer.from([0x61, at]), value)));
+        }
+        await reopen();
+        const all = await place.settle(store.approximateBytes(b('a'), b('b')));
+        expect(all).to.be.within(4 * 1024 * 1024, 16 * 1024 * 1024);
+        expect(await place.settle(store.approximateBytes(Buffer.from([0x61, 6]), b('b')))).to.be.lessThan(all);
+        expect(await place.settle(store.approximateBytes(b('c'), b('d')))).to.equal(0);
+      });
+
       it('stop near one mebibyte if nothing is said', async () => {
         const value = Buffer.alloc(300 * 1024, 1);
         await place.settle(write((batch) => ['a', 'b', 'c', 'd', 'e'].forEach((key) => batch.put(b(key), value))));

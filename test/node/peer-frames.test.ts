@@ -26,6 +26,7 @@ describe('peer frames', () => {
       message: fc.string({ maxLength: 100 }),
     }),
     fc.constant({ kind: 'unfit' as const }),
+    fc.record({ kind: fc.constant('held' as const), lowest: natural }),
     fc.record({ kind: fc.constant('digestAsked' as const), bucket: of.bucket, index: natural }),
     fc.record({ kind: fc.constantFrom('digestTold' as const, 'digestJudged' as const), bucket: of.bucket, index: natural, digest: crc }),
   );
@@ -75,17 +76,18 @@ describe('peer frames', () => {
     const asked = { kind: 'digestAsked', bucket: 1, index: 2 } as const;
     const told = { bucket: 1, index: 2, digest: 3 } as const;
     const digests = [asked, { kind: 'digestTold', ...told }, { kind: 'digestJudged', ...told }] as const;
-    const frame = encodeFrame([heartbeat(3), taken, { kind: 'unfit' }, ...digests]);
+    const frame = encodeFrame([heartbeat(3), taken, { kind: 'unfit' }, ...digests, { kind: 'held', lowest: 5 }]);
     expect(frame.toString('hex')).to.equal(
-      '47c28587' + // checksum
-        '96' +
+      '0c45f707' + // checksum
+        '97' +
         '930003' + // raft, bucket 3
         '9902ce00010001ce0001000207cd03e801cb4303e52b9abe0000cb4303e52b9abe0000cd03e9' + // the message: raft/codec.ts
         '9404010203' + // taken, bucket 1, transfer 2, sequence 3
         '9107' + // unfit
         '93080102' + // asked, bucket 1, index 2
         '9409010203' + // told, bucket 1, index 2, digest 3
-        '940a010203', // judged, the same
+        '940a010203' + // judged, the same
+        '920b05', // held: 5
     );
   });
 });

@@ -113,7 +113,7 @@ class SnapshotNode extends TestNode {
       limits: this.limits,
     });
     this.onItem = (from, item) => {
-      if (item.kind !== 'raft' && item.kind !== 'unfit' && !isDigest(item)) this.transfers.onItem(from, item);
+      if (item.kind !== 'raft' && item.kind !== 'unfit' && item.kind !== 'held' && !isDigest(item)) this.transfers.onItem(from, item);
     };
   }
 }

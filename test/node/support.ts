@@ -255,7 +255,7 @@ export class TestNode {
 
 /** -1 for an item of no bucket. */
 export function bucketOf(item: PeerItem): number {
-  return item.kind === 'unfit' ? -1 : item.bucket;
+  return item.kind === 'unfit' || item.kind === 'held' ? -1 : item.bucket;
 }
 
 export function heartbeat(bucket: number, round = 1): PeerItem {

@@ -180,6 +180,10 @@ export class FakeNode implements NodeHandle {
         return { result: {}, served };
       case 'outcomes':
         return { result: { outcomes: operation.ids.map(() => ({ kind: 'pending' })) }, served };
+      case 'diff':
+        return { result: { changes: [], resume: undefined }, served };
+      case 'pins':
+        return { result: { pins: [], horizon: 0 }, served };
     }
   }
 

@@ -42,6 +42,7 @@ const mutation: fc.Arbitrary<Mutation> = fc.oneof(
 );
 
 const transactionId = fc.record({ session: uint, sequence: uint, attempt: uint });
+const side = fc.record({ value: data, version: uint });
 
 const operation: fc.Arbitrary<Operation> = fc.oneof(
   fc.record({
@@ -54,7 +55,35 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
     }),
   }),
   fc.record({ kind: fc.constant('get' as const), bucket, key: data, consistency }),
-  fc.record({ kind: fc.constant('history' as const), bucket, key: data, from: uint, to: uint, limit: uint }),
+  fc.record({
+    kind: fc.constant('history' as const),
+    bucket,
+    key: data,
+    from: uint,
+    to: uint,
+    limit: uint,
+    consistency: fc.oneof(
+      fc.constant({ kind: 'linearizable' } as const),
+      uint.map((timestamp) => ({ kind: 'asOf', timestamp }) as const),
+    ),
+  }),
+  fc.record({
+    kind: fc.constant('diff' as const),
+    buckets: fc.array(bucket, { maxLength: 10 }),
+    range: fc.record({ start: data, end: data }),
+    from: uint,
+    to: uint,
+    limit: uint,
+  }),
+  fc.record({
+    kind: fc.constant('pins' as const),
+    buckets: fc.array(bucket, { maxLength: 10 }),
+    action: fc.oneof(
+      fc.constant({ kind: 'list' } as const),
+      fc.record({ kind: fc.constant('remove' as const), name: fc.string() }),
+      fc.record({ kind: fc.constant('add' as const), name: fc.string(), timestamp: uint, expires: uint }),
+    ),
+  }),
   fc.record({
     kind: fc.constant('scan' as const),
     buckets: fc.array(bucket, { maxLength: 10 }),
@@ -127,6 +156,16 @@ const results: { readonly [K in OperationKind]: fc.Arbitrary<Answer<K>['result']
       ),
     ),
   }),
+  diff: fc.record({
+    changes: fc.array(
+      fc.record({ key: data, before: fc.option(side, { nil: undefined }), after: fc.option(side, { nil: undefined }) }),
+    ),
+    resume: fc.option(data, { nil: undefined }),
+  }),
+  pins: fc.record({
+    pins: fc.array(fc.record({ name: fc.string(), timestamp: uint, expires: uint, lost: fc.boolean(), buckets: uint })),
+    horizon: uint,
+  }),
 };
 
 const served = fc.record({
@@ -137,7 +176,7 @@ const served = fc.record({
 });
 
 const answer = fc
-  .constantFrom<OperationKind>('write', 'get', 'history', 'scan', 'readTimestamp', 'prepare', 'resolve', 'outcomes')
+  .constantFrom<OperationKind>('write', 'get', 'history', 'scan', 'readTimestamp', 'prepare', 'resolve', 'outcomes', 'diff', 'pins')
   .chain((kind) => fc.record({ kind: fc.constant(kind), number: uint, result: results[kind], served }));
 
 const error = fc

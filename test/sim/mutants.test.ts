@@ -15,7 +15,9 @@ import '../raft/log.test.js';
 import './ranges.test.js';
 import './reads.test.js';
 import './recovery.test.js';
+import './retention.test.js';
 import './seams.test.js';
+import './time-travel.test.js';
 
 /** Of these one must fail. Chance decides which: a change of the code makes other runs of the same seeds. */
 const SEEDS_MAX = 25;

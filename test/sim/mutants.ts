@@ -132,6 +132,20 @@ export const WEATHERS = {
     ],
     faultMs: 600,
   },
+  histories: {
+    ...THREE,
+    ...WORK,
+    keys: ['k0', 'k1', '{g0}a', '{g0}b'],
+    work: [...WORK.work, ['delete', 5], ['getAsOf', 10], ['scanAsOf', 10], ['scanLocal', 3]],
+    faults: [
+      ['crash', 1],
+      ['isolate', 1],
+      ['stallDisk', 1],
+    ],
+    limits: { ...TINY_LOG, retentionMs: 1000, pageEntriesMax: 1 },
+    durationMs: 12_000,
+    faultMs: 1000,
+  },
 } satisfies Readonly<Record<string, Partial<SwarmPlan>>>;
 
 export const PLANTED: Readonly<Record<Mutant, Planted>> = {
@@ -320,6 +334,11 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'a write may get a timestamp below what its session saw elsewhere',
     by: { swarm: 'any' },
   },
+  'token-ignored': {
+    like: 'Replica reads: a leader read older than a follower read (tikv#16069)',
+    what: 'a read in a session that came from elsewhere ignores its token',
+    by: { test: 'sim/time-travel', name: 'through any node, with the token' },
+  },
   'scan-unconfirmed': {
     like: 'Leases and ReadIndex: stale reads after a pause (etcd#20418)',
     what: 'a scan takes its timestamp from a leader that nobody confirmed',
@@ -334,6 +353,46 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     like: 'Scans: pages of several moments',
     what: 'each page is as of a moment of its own',
     by: { swarm: 'any' },
+  },
+  'pins-ignored': {
+    like: 'Garbage collection: what a pin holds is removed',
+    what: 'a horizon passes the pins',
+    by: { test: 'sim/retention', name: 'holds what is pinned' },
+  },
+  'holds-ignored': {
+    like: 'Garbage collection: threshold checked before the snapshot is pinned (cockroach#78980)',
+    what: 'a horizon passes what is being read',
+    by: { test: 'sim/retention', name: 'is not passed while a read in pages runs' },
+  },
+  'horizon-not-rechecked': {
+    like: 'Garbage collection: threshold checked before the snapshot is pinned (cockroach#78980)',
+    what: 'a read looks at the horizon only before it reads',
+    by: { test: 'sim/retention', name: 'that rose while it was read' },
+  },
+  'collect-beyond-horizon': {
+    like: 'Garbage collection: removed before the horizon has risen',
+    what: 'versions go that moments above the horizon show',
+    by: { swarm: 'histories' },
+  },
+  'collect-unchecked-pointer': {
+    like: 'Garbage collection: a key that was written again is removed',
+    what: 'a pointer goes with a deletion that is not the latest any more',
+    by: { swarm: 'histories' },
+  },
+  'horizon-beyond-resolved': {
+    like: 'Replica reads: closed timestamp badly bootstrapped (cockroach#65823)',
+    what: 'a horizon rises above what is resolved',
+    by: { test: 'sim/retention', name: 'never above what is resolved' },
+  },
+  'snapshot-holds-no-horizon': {
+    like: 'Garbage collection: threshold checked before the snapshot is pinned (cockroach#78980)',
+    what: 'versions are collected while a snapshot copies them',
+    by: { test: 'sim/retention', name: 'collects nothing while a snapshot' },
+  },
+  'snapshot-without-horizon': {
+    like: 'Garbage collection: a follower read below an incoming snapshot’s threshold (cockroach#173315)',
+    what: 'an installed snapshot leaves the horizon as it was',
+    by: { test: 'sim/retention', name: 'comes with a snapshot' },
   },
   'answer-before-commit': {
     like: 'Acknowledged before fsync (nats-server#7564)',

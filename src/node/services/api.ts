@@ -6,7 +6,10 @@ import type { Router } from '../../router/router.js';
  * What the public services need of the process that serves them; a node and a sidecar both have it. The services translate
  * messages and nothing more: every rule about keys, buckets, time and retries lives behind this.
  */
-export type RequestRouter = Pick<Router, 'put' | 'delete' | 'write' | 'get' | 'getMany' | 'scan' | 'history' | 'now' | 'answers'>;
+export type RequestRouter = Pick<
+  Router,
+  'put' | 'delete' | 'write' | 'get' | 'getMany' | 'scan' | 'history' | 'diff' | 'pins' | 'now' | 'answers'
+>;
 
 export interface ClusterStatus {
   readonly clusterId: string;

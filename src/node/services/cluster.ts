@@ -3,12 +3,13 @@ import { VERSION } from '../../lib/version.js';
 import { checkTimestamp } from '../../mvcc/timestamp.js';
 import { checkEpoch } from '../../placement/epoch.js';
 import type { BucketInfo, Placement } from '../../placement/map.js';
-import type { ClusterView } from './api.js';
+import type { ClusterView, RequestRouter } from './api.js';
 import type * as wire from './messages.js';
-import { outOfPlacement } from './translate.js';
+import { momentOf, optionalMoment, outOfPlacement } from './translate.js';
 
 /** `tidemark.v1.Cluster`. Inner names and message fields are the same here, so most of it passes through. */
-export function clusterService(cluster: ClusterView): RpcService {
+export function clusterService(cluster: ClusterView, router: RequestRouter): RpcService {
+  const now = (): number => router.now();
   return {
     Status: {
       kind: 'unary',
@@ -37,6 +38,23 @@ export function clusterService(cluster: ClusterView): RpcService {
         existing(map, bucket, buckets);
         return { leader: await cluster.transferLeader(bucket, node, deadlineMs) };
       },
+    },
+    AddPin: {
+      kind: 'unary',
+      handle: async ({ name, moment, expires }: wire.AddPinRequest, { deadlineMs, signal }: RpcContext) => {
+        const until = optionalMoment(expires, now, 'expires') ?? 0;
+        const action = { kind: 'add', name, timestamp: momentOf(moment, now, 'moment'), expires: until } as const;
+        return router.pins(action, { deadlineMs, signal });
+      },
+    },
+    RemovePin: {
+      kind: 'unary',
+      handle: ({ name }: wire.RemovePinRequest, { deadlineMs, signal }: RpcContext) =>
+        router.pins({ kind: 'remove', name }, { deadlineMs, signal }),
+    },
+    ListPins: {
+      kind: 'unary',
+      handle: (_request: unknown, { deadlineMs, signal }: RpcContext) => router.pins({ kind: 'list' }, { deadlineMs, signal }),
     },
   };
 }

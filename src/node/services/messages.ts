@@ -22,6 +22,7 @@ export interface ReadOptions {
   readonly consistency: ConsistencyName | number;
   readonly maxStalenessMs: number;
   readonly asOf: Moment | null;
+  readonly atLeast: number;
 }
 
 export interface ReplyHeader {
@@ -130,11 +131,41 @@ export interface HistoryRequest {
   readonly newest: Moment | null;
   readonly oldest: Moment | null;
   readonly limit: number;
+  readonly asOf: Moment | null;
 }
 
 export interface HistoryReply {
   readonly versions: readonly { readonly version: number; readonly deleted: boolean; readonly value: Bytes }[];
   readonly header: ReplyHeader;
+}
+
+export interface DiffRequest {
+  readonly from: Moment | null;
+  readonly to: Moment | null;
+  readonly start: Bytes;
+  readonly end: Bytes;
+  readonly prefix: Bytes;
+}
+
+export interface ChangeMessage {
+  readonly key: Bytes;
+  readonly before?: { readonly value: Bytes; readonly version: number } | undefined;
+  readonly after?: { readonly value: Bytes; readonly version: number } | undefined;
+}
+
+export interface DiffReply {
+  readonly changes: readonly ChangeMessage[];
+  readonly header: ReplyHeader;
+}
+
+export interface AddPinRequest {
+  readonly name: string;
+  readonly moment: Moment | null;
+  readonly expires: Moment | null;
+}
+
+export interface RemovePinRequest {
+  readonly name: string;
 }
 
 export interface BucketsRequest {

@@ -1,9 +1,9 @@
 import type { RpcContext, RpcService } from '../../env/network.js';
-import type { Record, Version } from '../../bucket/requests.js';
+import type { Change, Record, Version } from '../../bucket/requests.js';
 import type { CallOptions, GetManyEntry } from '../../router/router.js';
 import type { RequestRouter, ServicePorts } from './api.js';
 import type * as wire from './messages.js';
-import { chunks, consistencyOf, headerOf, limitOf, optionalMoment, rangeOf } from './translate.js';
+import { chunks, consistencyOf, headerOf, limitOf, momentOf, optionalMoment, rangeOf } from './translate.js';
 
 /**
  * `tidemark.v1.Queries`. Pages of the router become one or more replies, so that large values never add up to a message over
@@ -16,7 +16,7 @@ export function queriesService({ router, pageBytesMax }: ServicePorts): RpcServi
       async handle({ key, read }: wire.GetRequest, context: RpcContext): Promise<wire.GetReply> {
         const { deadlineMs, signal } = context;
         const consistency = consistencyOf(read, () => router.now());
-        const { record, served } = await router.get(key, { consistency, deadlineMs, signal });
+        const { record, served } = await router.get(key, { consistency, atLeast: read?.atLeast, deadlineMs, signal });
         if (record === undefined) return { found: false, header: headerOf(served) };
         keepUntilSent(router, sizeOf(record), context);
         return { found: true, value: record.value, version: record.version, header: headerOf(served) };
@@ -33,6 +33,10 @@ export function queriesService({ router, pageBytesMax }: ServicePorts): RpcServi
     History: {
       kind: 'stream',
       handle: (request: wire.HistoryRequest, context) => history(router, request, context, pageBytesMax),
+    },
+    Diff: {
+      kind: 'stream',
+      handle: (request: wire.DiffRequest, context) => diff(router, request, context, pageBytesMax),
     },
   };
 }
@@ -56,7 +60,7 @@ async function* getMany(
   bytesMax: number,
 ): AsyncGenerator<wire.GetManyReply> {
   const consistency = consistencyOf(read, () => router.now());
-  for await (const batch of router.getMany(keys, { consistency, ...callOf(context) })) {
+  for await (const batch of router.getMany(keys, { consistency, atLeast: read?.atLeast, ...callOf(context) })) {
     for (const part of chunks(batch, ({ record }) => sizeOf(record), bytesMax)) {
       for (const reply of byServer(part)) {
         yield reply;
@@ -94,7 +98,8 @@ async function* scan(
 ): AsyncGenerator<wire.ScanReply> {
   const { read, reverse, keysOnly } = request;
   const consistency = consistencyOf(read, () => router.now());
-  const options = { consistency, reverse, keysOnly, limit: limitOf(request.limit), ...callOf(context) };
+  const limit = limitOf(request.limit);
+  const options = { consistency, atLeast: read?.atLeast, reverse, keysOnly, limit, ...callOf(context) };
   for await (const { records, served } of router.scan(rangeOf(request), options)) {
     for (const part of chunks(records, sizeOf, bytesMax)) {
       yield { records: part, header: headerOf(served) };
@@ -106,7 +111,7 @@ async function* scan(
 
 async function* history(
   router: RequestRouter,
-  { key, newest, oldest, limit }: wire.HistoryRequest,
+  { key, newest, oldest, limit, asOf }: wire.HistoryRequest,
   context: RpcContext,
   bytesMax: number,
 ): AsyncGenerator<wire.HistoryReply> {
@@ -115,6 +120,7 @@ async function* history(
     newest: optionalMoment(newest, now, 'newest'),
     oldest: optionalMoment(oldest, now, 'oldest'),
     limit: limitOf(limit),
+    ...(asOf === null ? {} : { consistency: { kind: 'asOf', timestamp: momentOf(asOf, now, 'as_of') } as const }),
     ...callOf(context),
   };
   const versionSize = ({ value }: Version): number => value.length;
@@ -124,6 +130,26 @@ async function* history(
       drop(part);
     }
     drop(versions);
+  }
+}
+
+async function* diff(
+  router: RequestRouter,
+  request: wire.DiffRequest,
+  context: RpcContext,
+  bytesMax: number,
+): AsyncGenerator<wire.DiffReply> {
+  const now = (): number => router.now();
+  const { from, to } = request;
+  const options = { from: momentOf(from, now, 'from'), to: optionalMoment(to, now, 'to'), ...callOf(context) };
+  const size = ({ key, before, after }: Change): number =>
+    key.length + (before?.value.length ?? 0) + (after?.value.length ?? 0);
+  for await (const { changes, served } of router.diff(rangeOf(request), options)) {
+    for (const part of chunks(changes, size, bytesMax)) {
+      yield { changes: part, header: headerOf(served) };
+      drop(part);
+    }
+    drop(changes);
   }
 }
 

@@ -17,6 +17,6 @@ export function publicServices(ports: ServicePorts): Readonly<Record<string, Rpc
   return {
     'tidemark.v1.Commands': commandsService(ports.router),
     'tidemark.v1.Queries': queriesService(ports),
-    'tidemark.v1.Cluster': clusterService(ports.cluster),
+    'tidemark.v1.Cluster': clusterService(ports.cluster, ports.router),
   };
 }

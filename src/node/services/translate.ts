@@ -1,6 +1,7 @@
 import { EMPTY } from '../../lib/bytes.js';
 import { TidemarkError } from '../../lib/errors.js';
 import { prefixEnd } from '../../lib/ordered.js';
+import { ANY_STALENESS_MS } from '../../bucket/requests.js';
 import { checkTimestamp, parseTimestamp } from '../../mvcc/timestamp.js';
 import type { Condition, Consistency, KeyRange, Mutation, RequestId, Served, Timestamp } from '../../bucket/requests.js';
 import { invalid } from '../../bucket/validate.js';
@@ -22,7 +23,9 @@ export function headerOf({ node, timestamp, consistency, hops }: Served): wire.R
 /** Spans before now are counted from `now`. */
 export function consistencyOf(read: wire.ReadOptions | null, now: () => Timestamp): Consistency {
   if (read === null) return { kind: 'linearizable' };
-  const { consistency, maxStalenessMs, asOf } = read;
+  const { maxStalenessMs, asOf, atLeast } = read;
+  const isSession = atLeast !== 0 && read.consistency === 'CONSISTENCY_UNSPECIFIED' && asOf === null;
+  const consistency = isSession ? 'CONSISTENCY_BOUNDED' : read.consistency;
   const bounded = consistency === 'CONSISTENCY_BOUNDED';
   const inPast = consistency === 'CONSISTENCY_AS_OF' || (consistency === 'CONSISTENCY_UNSPECIFIED' && asOf !== null);
   if (maxStalenessMs !== 0 && !bounded) {
@@ -35,7 +38,7 @@ export function consistencyOf(read: wire.ReadOptions | null, now: () => Timestam
   }
   switch (consistency) {
     case 'CONSISTENCY_BOUNDED':
-      return { kind: 'bounded', maxStalenessMs };
+      return { kind: 'bounded', maxStalenessMs: atLeast !== 0 && maxStalenessMs === 0 ? ANY_STALENESS_MS : maxStalenessMs };
     case 'CONSISTENCY_LOCAL':
       return { kind: 'local' };
     case 'CONSISTENCY_LINEARIZABLE':

@@ -29,6 +29,8 @@ export interface CheckOptions {
   readonly buckets: number;
   /** How much a node's wall clock may differ from true time. */
   readonly clockSkewMs: number;
+  /** If history is collected: how long it is kept at least. */
+  readonly retentionMs?: number | undefined;
 }
 
 export function check(options: CheckOptions): string[] {
@@ -300,11 +302,22 @@ class Checker {
     const { key, proof, versions } = read;
     const name = nameOfRead(read);
     const expected = (this.#versions.get(key) ?? []).filter(({ version }) => version <= proof.timestamp).reverse();
-    if (JSON.stringify(expected) !== JSON.stringify(versions)) {
+    if (!this.#isHistory(versions, expected, read.retMs)) {
       const [got, wanted] = [versions, expected].map((list) => list.map(brief).join(' '));
       this.#fail(`${name} as of ${proof.timestamp} shows ${got}, not ${wanted}`);
     }
     this.#checkFresh(name, key, expected[0]?.version ?? 0, read.invoke);
+  }
+
+  /** The newest ones, all that are not so old that they may be gone: the one that is the latest then is still there. */
+  #isHistory(versions: readonly VersionSeen[], expected: readonly VersionSeen[], retMs: number): boolean {
+    const { retentionMs, clockSkewMs } = this.#options;
+    if (JSON.stringify(expected.slice(0, versions.length)) !== JSON.stringify(versions)) return false;
+    const missing = expected[versions.length];
+    if (missing === undefined) return true;
+    if (retentionMs === undefined) return false;
+    const horizon = compose(WALL_START_MS + Math.max(0, retMs - retentionMs + clockSkewMs), 0);
+    return (versions.at(-1)?.version ?? Infinity) <= horizon || (missing.deleted && missing.version <= horizon);
   }
 
   #checkNotFromFuture(read: Done, key: string, version: Timestamp | undefined): void {

@@ -135,6 +135,13 @@ export class Inspector {
     spans.set(latest, Math.max(timestamp, spans.get(latest) ?? 0));
   }
 
+  /** The highest of all replicas: what is above was not collected anywhere. */
+  get horizon(): Timestamp {
+    const running = this.#cluster.ids.filter((id) => this.#cluster.running(id));
+    const replicas = running.flatMap((id) => [...this.#cluster.node(id).hosting.replicas.values()]);
+    return Math.max(0, ...replicas.map(({ state }) => state.horizon));
+  }
+
   /** Nothing was committed in a span of time that had been closed without it. */
   checkClosed(finals: ReadonlyMap<string, readonly VersionSeen[]>, buckets: number): void {
     for (const [key, versions] of finals) {

@@ -92,6 +92,11 @@ export function hasWildClocks({ clockSkewMs, limits }: SwarmPlan): boolean {
   return 2 * clockSkewMs > (limits.maxClockOffsetMs ?? DEFAULT_LIMITS.maxClockOffsetMs);
 }
 
+/** History is so short that it ends while the run goes on. */
+export function collectsHistory({ limits }: SwarmPlan): boolean {
+  return limits.retentionMs !== undefined;
+}
+
 export function drawPlan(random: SimRandom): SwarmPlan {
   const nodes = random.pick([1, 3, 3, 3, 5]);
   const replicas = nodes === 5 && random.chance(0.5) ? 5 : Math.min(3, nodes);
@@ -183,6 +188,8 @@ function drawLimits(random: SimRandom): Partial<Limits> {
   maybe('endedAttemptsPerBucketMax', [1, 3]);
   maybe('lockWaitersPerBucketMax', [1, 3]);
   maybe('transactionLifeMs', [3000]);
+  maybe('retentionMs', [1000, 4000]);
+  maybe('horizonHoldMsMax', [1000]);
   if (random.chance(0.3)) {
     // A queue must hold what may be in flight of one snapshot, and an append.
     drawn.appendBytesMax = Math.min(drawn.appendBytesMax ?? 20_000, 20_000);

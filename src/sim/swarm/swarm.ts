@@ -6,10 +6,11 @@ import type { Router } from '../../router/router.js';
 import { SimCluster } from '../cluster.js';
 import { SimRandom } from '../random.js';
 import { readable } from '../readable.js';
+import { Archive } from './archive.js';
 import { check } from './check.js';
 import { Inspector } from './inspect.js';
 import { Nemesis } from './nemesis.js';
-import { describePlan, drawPlan, hasWildClocks, type SwarmPlan } from './plan.js';
+import { collectsHistory, describePlan, drawPlan, hasWildClocks, type SwarmPlan } from './plan.js';
 import { Recorder, type VersionSeen } from './record.js';
 import { Witness } from './witness.js';
 import { Workload } from './workload.js';
@@ -74,6 +75,7 @@ class SwarmRun {
   readonly #nemesis: Nemesis;
   readonly #workload: Workload;
   readonly #witness = new Witness();
+  readonly #archive = new Archive();
   readonly #inspector: Inspector;
   readonly #prober: Router;
   readonly #problems: string[] = [];
@@ -89,6 +91,7 @@ class SwarmRun {
       diskFaults: plan.disk,
       onUp: (id, node) => {
         this.#witness.attach(node);
+        this.#archive.attach(node);
         this.#inspector.checkStart(id);
       },
     });
@@ -144,19 +147,22 @@ class SwarmRun {
     await this.#becomeUsable();
     await loop.runUntil(() => this.#inspector.unresolved().length === 0, SETTLE_MS);
     this.#problems.push(...this.#inspector.unresolved());
-    const finals = await this.#readFinals();
+    const read = await this.#readFinals();
+    const finals = collectsHistory(this.#plan) ? this.#archive.complete(read, this.#inspector.horizon) : read;
     await loop.runUntil(() => this.#inspector.compareReplicas().length === 0, SETTLE_MS);
     this.#inspector.stop();
     this.#inspector.checkClosed(finals, this.#plan.buckets);
-    this.#problems.push(...this.#witness.problems, ...this.#inspector.problems, ...this.#inspector.compareReplicas());
+    this.#problems.push(...this.#witness.problems, ...this.#inspector.problems, ...this.#archive.problems);
+    this.#problems.push(...this.#inspector.compareReplicas());
     for (const { node, error } of this.#cluster.fatal) {
       if (!this.#nemesis.excuses(node) || !isDiskFailure(error)) {
         this.#problems.push(`node ${node} stopped: ${error instanceof Error ? error.stack : messageOf(error)}`);
       }
     }
-    const { buckets, clockSkewMs, wallRateMax } = this.#plan;
+    const { buckets, clockSkewMs, wallRateMax, limits } = this.#plan;
     const skewMs = clockSkewMs + wallRateMax * loop.nowMs;
-    this.#problems.push(...check({ recorder: this.#recorder, finals, buckets, clockSkewMs: skewMs }));
+    const { retentionMs } = limits;
+    this.#problems.push(...check({ recorder: this.#recorder, finals, buckets, clockSkewMs: skewMs, retentionMs }));
   }
 
   /** Every key can be written; read it is by the verdict. */
@@ -204,6 +210,7 @@ class SwarmRun {
     for (const { attempts } of this.#recorder.commands) {
       for (const { outcome } of attempts) counts[outcome] = (counts[outcome] ?? 0) + 1;
     }
+    if (this.#archive.collected > 0) counts['collected'] = this.#archive.collected;
     for (const [reason, count] of this.#recorder.failures) counts[reason] = count;
     return {
       seed,

@@ -2,7 +2,7 @@ import type { Condition, Consistency, KeyRange, Mutation, RequestId, Served, Tim
 import { EMPTY } from '../../lib/bytes.js';
 import { isTidemarkError, messageOf, TidemarkError } from '../../lib/errors.js';
 import { prefixEnd } from '../../lib/ordered.js';
-import { compose, earlier } from '../../mvcc/timestamp.js';
+import { compose, earlier, unixMsOf } from '../../mvcc/timestamp.js';
 import type { Router } from '../../router/router.js';
 import { WALL_START_MS } from '../clock.js';
 import type { SimLoop } from '../loop.js';
@@ -18,6 +18,8 @@ const ATTEMPTS_MAX = 3;
 const RETRYING_MAX = 4;
 const FUTURE_MS = 150;
 const GONE_MS = 1000;
+/** A clock that was right at the start of a run goes wrong with time. */
+const SLACK_MS = 100;
 
 export interface WorkloadOptions {
   readonly loop: SimLoop;
@@ -266,6 +268,8 @@ export class Workload {
       if (!isTidemarkError(error)) throw error;
       attempt.outcome = error.outcome;
       attempt.reason = error.reason;
+      const since = Math.min(...command.conditions.map((each) => (each.kind === 'unchanged' ? each.since : Infinity)));
+      if (error.reason === 'BEFORE_HORIZON' && this.#mayBeGone({ kind: 'asOf', timestamp: since }, 0)) return attempt;
       this.#excuse(error.code, error.reason, error.message);
     }
     return attempt;
@@ -276,7 +280,7 @@ export class Workload {
     const { router, name } = this.#door(client);
     const span = recorder.begin(name);
     const timeoutMs = this.#timeoutMs();
-    await this.#reading(async () => {
+    await this.#reading(asked, async () => {
       const reply = router.get(Buffer.from(key), { consistency: asked, timeoutMs });
       const { record, served } = await this.#answered(timeoutMs, reply);
       recorder.end(span);
@@ -297,7 +301,7 @@ export class Workload {
     const { router, name } = this.#door(client);
     const span = recorder.begin(name);
     const timeoutMs = this.#timeoutMs();
-    await this.#reading(async () => {
+    await this.#reading(asked, async () => {
       const proofs: Proof[] = [];
       const found: Found[] = [];
       const pages = router.scan(range, { consistency: asked, reverse, limit, timeoutMs });
@@ -318,7 +322,7 @@ export class Workload {
     const { router, name } = this.#door(client);
     const span = recorder.begin(name);
     const timeoutMs = this.#timeoutMs();
-    await this.#reading(async () => {
+    await this.#reading({ kind: 'linearizable' }, async () => {
       let proof: Proof | undefined;
       const versions: VersionSeen[] = [];
       const pages = router.history(Buffer.from(key), { timeoutMs });
@@ -335,14 +339,25 @@ export class Workload {
     });
   }
 
-  async #reading(work: () => Promise<void>): Promise<void> {
+  async #reading(asked: Consistency, work: () => Promise<void>): Promise<void> {
+    const beganMs = this.#options.loop.nowMs;
     try {
       await work();
     } catch (error) {
       if (!isTidemarkError(error)) throw error;
       this.#options.recorder.failed(error.reason);
+      if (error.reason === 'BEFORE_HORIZON' && this.#mayBeGone(asked, beganMs)) return;
       this.#excuse(error.code, error.reason, error.message);
     }
+  }
+
+  /** A moment that was asked for, or one that was chosen when the read began, is older by now than is kept. */
+  #mayBeGone(asked: Consistency, beganMs: number): boolean {
+    const { loop, plan } = this.#options;
+    const { retentionMs = Infinity } = plan.limits;
+    const staleMs = asked.kind === 'bounded' ? asked.maxStalenessMs : 0;
+    const chosenMs = asked.kind === 'asOf' ? unixMsOf(asked.timestamp) - WALL_START_MS : beganMs - staleMs;
+    return chosenMs <= loop.nowMs - retentionMs + plan.clockSkewMs + SLACK_MS;
   }
 
   #excuse(code: string, reason: string, message: string): void {

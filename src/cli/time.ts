@@ -1,0 +1,104 @@
+import { Option, type Command } from 'commander';
+import type { Pin } from '../client/index.js';
+import type { Bytes } from '../lib/bytes.js';
+import { formatTimestamp, later } from '../mvcc/timestamp.js';
+import { duration, withConnection, type ConnectionArguments } from './arguments.js';
+import { dataCommand, encodingOf, rangeOf, withRange, type RangeArguments } from './data-arguments.js';
+import { withDatabase } from './database.js';
+import { jsonLine, LineWriter, table, write, type Terminal } from './terminal.js';
+import { encode, jsonFields, type Encoding } from './values.js';
+
+/** `tidemark diff`: what changed between two moments; `tidemark pin`: moments that are kept readable. */
+interface DiffArguments extends RangeArguments {
+  readonly from: string;
+  readonly to?: string;
+  readonly keysOnly: boolean;
+}
+
+interface PinArguments extends ConnectionArguments {
+  readonly asOf: string;
+  readonly expires?: number;
+}
+
+const MOMENT = 'a timestamp, an ISO time, or a span before now like -10s';
+const SIGNS = { added: '+', changed: '~', removed: '-' } as const;
+
+export function addTime(program: Command, terminal: Terminal): void {
+  withRange(dataCommand(program, 'diff', 'print what changed between two moments, in the order of keys'))
+    .requiredOption('--from <time>', MOMENT)
+    .option('--to <time>', `${MOMENT}; now, if not given`)
+    .option('--keys-only', 'without values', false)
+    .action((prefix: string | undefined, options: DiffArguments) => diff(prefix, options, terminal));
+  const pin = program.command('pin').description('keep moments readable that would be too old');
+  withConnection(pin.command('add'))
+    .description('keep a moment readable, under a name; again with the same moment, to set when it expires')
+    .argument('<name>')
+    .option('--as-of <time>', MOMENT, 'now')
+    .addOption(new Option('--expires <duration>', 'remove it by itself after; never, if not given').argParser(duration))
+    .action((name: string, options: PinArguments) => addPin(name, options, terminal));
+  withConnection(pin.command('remove'))
+    .description('let a moment go')
+    .argument('<name>')
+    .action((name: string, options: ConnectionArguments) => removePin(name, options, terminal));
+  withConnection(pin.command('list'))
+    .description('the pins, and the earliest moment that can be read everywhere')
+    .action((options: ConnectionArguments) => listPins(options, terminal));
+}
+
+async function diff(prefix: string | undefined, options: DiffArguments, terminal: Terminal): Promise<void> {
+  const encoding = encodingOf(options);
+  const { from, to, keysOnly, json } = options;
+  await withDatabase(options, async (db) => {
+    const lines = new LineWriter(terminal.stdout);
+    for await (const { kind, key, before, after, served } of db.diff({ ...rangeOf(prefix, options), from, to })) {
+      if (json) {
+        const sides = keysOnly ? {} : { before: side(before, encoding), after: side(after, encoding) };
+        await lines.add(jsonLine({ kind, ...jsonFields('key', key, encoding), ...sides, served }));
+      } else {
+        const shown = [before, after].flatMap((each) => (each === undefined ? [] : [encode(each.value, encoding)]));
+        await lines.add(`${SIGNS[kind]} ${encode(key, encoding)}${keysOnly ? '' : `\t${shown.join('\t')}`}\n`);
+      }
+    }
+    await lines.flush();
+  });
+}
+
+function side(shown: { readonly value: Bytes; readonly version: number } | undefined, encoding: Encoding): object | undefined {
+  return shown && { ...jsonFields('value', shown.value, encoding), version: shown.version };
+}
+
+async function addPin(name: string, options: PinArguments, terminal: Terminal): Promise<void> {
+  const pin = await withDatabase(options, async (db) => {
+    await db.ready();
+    const expires = options.expires === undefined ? undefined : later(db.now(), options.expires);
+    return db.pin(name, options.asOf, { expires });
+  });
+  const line = `pinned ${pin.name} at ${pin.timestamp} (${formatTimestamp(pin.timestamp)})\n`;
+  await write(terminal.stdout, options.json ? jsonLine({ ...pin }) : line);
+}
+
+async function removePin(name: string, options: ConnectionArguments, terminal: Terminal): Promise<void> {
+  await withDatabase(options, (db) => db.unpin(name));
+  await write(terminal.stdout, options.json ? jsonLine({ removed: name }) : `removed ${name}\n`);
+}
+
+async function listPins(options: ConnectionArguments, terminal: Terminal): Promise<void> {
+  const { pins, horizon } = await withDatabase(options, (db) => db.pins());
+  if (options.json) {
+    await write(terminal.stdout, jsonLine({ horizon, pins }));
+    return;
+  }
+  const state = ({ lost, complete }: Pin): string => {
+    if (lost) return 'lost';
+    return complete ? 'held' : 'incomplete: add it again, or remove it';
+  };
+  const rows = pins.map((pin) => [
+    pin.name,
+    String(pin.timestamp),
+    formatTimestamp(pin.timestamp),
+    pin.expires === 0 ? 'never' : formatTimestamp(pin.expires),
+    state(pin),
+  ]);
+  await write(terminal.stdout, table(['PIN', 'TIMESTAMP', 'TIME', 'EXPIRES', 'STATE'], rows));
+  await write(terminal.stdout, `earliest readable: ${horizon} (${formatTimestamp(horizon)})\n`);
+}

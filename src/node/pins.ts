@@ -1,0 +1,62 @@
+import type { Limits } from '../env/limits.js';
+import { TidemarkError } from '../lib/errors.js';
+import type { Replica } from '../bucket/replica.js';
+import { beforeHorizon } from '../bucket/retention.js';
+import { earlier, formatTimestamp, type Timestamp } from '../mvcc/timestamp.js';
+import type { PinAction, Result } from '../router/operations.js';
+import { mergePins } from '../router/pins.js';
+
+/**
+ * Pins in the buckets that this node leads. A pin is kept in every bucket by itself (bucket/retention.ts), so that no bucket asks
+ * anybody before it raises its horizon. Adding one again with the same timestamp, and removing what is not there, succeed: so a
+ * router may ask again until all buckets have it.
+ */
+export async function changePins(
+  action: PinAction,
+  replicas: readonly Replica[],
+  limits: Limits,
+  now: Timestamp,
+): Promise<Result['pins']> {
+  if (action.kind === 'add') {
+    const floor = earlier(now, limits.pinMsMax);
+    if (action.timestamp < floor) {
+      const message = `a pin holds at most ${limits.pinMsMax} ms: the earliest timestamp that can be pinned is ${floor}`;
+      throw new TidemarkError('OUT_OF_RANGE', 'PIN_TOO_OLD', message, { details: { earliestReadable: String(floor) } });
+    }
+    await Promise.all(replicas.map((replica) => add(replica, action, limits.pinsMax)));
+  } else if (action.kind === 'remove') {
+    const holding = replicas.filter(({ state }) => state.meta.pins.some(({ name }) => name === action.name));
+    await Promise.all(holding.map((replica) => replica.retain({ kind: 'unpin', name: action.name })));
+  }
+  const seen = replicas.map(({ state }) => state.meta.pins.filter(({ expires }) => expires === 0 || expires > now));
+  const horizon = Math.max(0, ...replicas.map(({ state }) => state.horizon));
+  return { pins: mergePins(seen.map((pins) => pins.map((pin) => ({ ...pin, buckets: 1 })))), horizon };
+}
+
+type Addition = Extract<PinAction, { kind: 'add' }>;
+
+async function add(replica: Replica, { name, timestamp, expires }: Addition, most: number): Promise<void> {
+  check(replica, name, timestamp, most);
+  const present = replica.state.meta.pins.find((pin) => pin.name === name);
+  if (present?.expires === expires) return;
+  await replica.retain({ kind: 'pin', name, timestamp, expires, most });
+  // Whatever was in flight before may have changed what there was.
+  check(replica, name, timestamp, most);
+  if (replica.state.meta.pins.some((pin) => pin.name === name && pin.timestamp === timestamp && !pin.lost)) return;
+  const message = `bucket ${replica.bucket} did not keep pin ${name}`;
+  throw new TidemarkError('UNAVAILABLE', 'LEADERSHIP_LOST', message, { retriable: true });
+}
+
+function check({ bucket, state }: Replica, name: string, timestamp: Timestamp, most: number): void {
+  const { horizon, pins } = state.meta;
+  if (timestamp < horizon) throw beforeHorizon(timestamp, horizon);
+  const same = pins.find((pin) => pin.name === name);
+  if (same === undefined && pins.length >= most) {
+    const message = `there are ${pins.length} pins, and at most ${most} may be; remove one first`;
+    throw new TidemarkError('RESOURCE_EXHAUSTED', 'TOO_MANY_PINS', message, { details: { limit: String(most) } });
+  }
+  if (same === undefined || (same.timestamp === timestamp && !same.lost)) return;
+  const what = same.lost ? 'is there and lost' : `holds ${formatTimestamp(same.timestamp)} (${same.timestamp})`;
+  const message = `pin ${name} ${what}, in bucket ${bucket}; remove it first`;
+  throw new TidemarkError('ALREADY_EXISTS', 'PIN_EXISTS', message, { details: { timestamp: String(same.timestamp) } });
+}

@@ -1,0 +1,123 @@
+import { expect } from 'chai';
+import type { Change, Timestamp } from '../../src/bucket/requests.js';
+import { EMPTY } from '../../src/lib/bytes.js';
+import { later, LOGICAL } from '../../src/mvcc/timestamp.js';
+import type { Router } from '../../src/router/router.js';
+import type { SimCluster } from '../../src/sim/cluster.js';
+import { bytes, failure, replicasOf, startCluster, untilLed } from './support.js';
+
+const BUCKETS = 4;
+
+async function diff(cluster: SimCluster, router: Router, from: Timestamp, to?: Timestamp, prefix = ''): Promise<Change[]> {
+  const found: Change[] = [];
+  const read = async (): Promise<void> => {
+    const end = prefix === '' ? EMPTY : bytes(`${prefix}\u007f`);
+    for await (const { changes } of router.diff({ start: bytes(prefix), end }, { from, to })) found.push(...changes);
+  };
+  await cluster.settle(read());
+  return found;
+}
+
+const shown = ({ key, before, after }: Change): string =>
+  `${key.toString()}: ${before?.value.toString() ?? '-'} > ${after?.value.toString() ?? '-'}`;
+
+describe('what changed between two moments', () => {
+  it('is what scans at both would show to differ, over all buckets, in pages, from any node', async () => {
+    const limits = { pageEntriesMax: 3 };
+    const cluster = await startCluster({ seed: 'diff', nodes: 3, buckets: BUCKETS, limits });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const keys = Array.from({ length: 20 }, (_, at) => `k${String(at).padStart(2, '0')}`);
+    const now = new Map<string, string>();
+    const moments: { readonly at: Timestamp; readonly state: ReadonlyMap<string, string> }[] = [];
+    for (let round = 0; round < 5; round += 1) {
+      for (const [at, key] of keys.entries()) {
+        if ((at * 7 + round * 3) % 5 > 1) continue;
+        if ((at + round) % 3 === 0) {
+          await cluster.settle(client.delete(bytes(key)));
+          now.delete(key);
+        } else {
+          await cluster.settle(client.put(bytes(key), bytes(`${key}.${round}`)));
+          now.set(key, `${key}.${round}`);
+        }
+      }
+      const { timestamp } = await cluster.settle(client.put(bytes('mark'), bytes(String(round))));
+      now.set('mark', String(round));
+      moments.push({ at: timestamp, state: new Map(now) });
+    }
+    await cluster.loop.runFor(2000);
+    for (const router of [client, ...cluster.ids.map((id) => cluster.node(id).router)]) {
+      for (const from of moments) {
+        for (const to of moments.filter(({ at }) => at >= from.at)) {
+          const expected = [...new Set([...from.state.keys(), ...to.state.keys()])]
+            .filter((key) => from.state.get(key) !== to.state.get(key))
+            .sort()
+            .map((key) => `${key}: ${from.state.get(key) ?? '-'} > ${to.state.get(key) ?? '-'}`);
+          expect((await diff(cluster, router, from.at, to.at)).map(shown)).to.deep.equal(expected);
+        }
+      }
+    }
+    const first = moments[0]?.at ?? 0;
+    const last = moments.at(-1)?.at ?? 0;
+    expect((await diff(cluster, client, first)).map(shown), 'up to now').to.deep.equal(
+      (await diff(cluster, client, first, last)).map(shown),
+    );
+    expect((await diff(cluster, client, first, last, 'mar')).map(shown)).to.deep.equal(['mark: 0 > 4']);
+    const inverted = await failure(diff(cluster, client, last, first));
+    expect(inverted).to.include({ code: 'INVALID_ARGUMENT', reason: 'RANGE_INVERTED' });
+  });
+
+  it('is refused below the horizon, with the earliest moment', async () => {
+    const cluster = await startCluster({ seed: 'diff-old', nodes: 3, buckets: BUCKETS, limits: { retentionMs: 2000 } });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const { timestamp } = await cluster.settle(client.put(bytes('k'), bytes('1')));
+    await cluster.loop.runFor(6000);
+    const refused = await failure(diff(cluster, client, timestamp));
+    expect(refused).to.include({ code: 'OUT_OF_RANGE', reason: 'BEFORE_HORIZON' });
+    expect(Number(refused.details['earliestReadable'])).to.be.greaterThan(timestamp);
+  });
+});
+
+describe('pins', () => {
+  it('are kept by all buckets, or refused as a whole, and found through any node', async () => {
+    const limits = { retentionMs: 2000, pinsMax: 2 };
+    const cluster = await startCluster({ seed: 'pins', nodes: 3, buckets: BUCKETS, limits });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const { timestamp: early } = await cluster.settle(client.put(bytes('k'), bytes('early')));
+    const { timestamp } = await cluster.settle(client.put(bytes('k'), bytes('pinned')));
+    await cluster.settle(client.put(bytes('k'), bytes('later')));
+    const add = (name: string, at: Timestamp, expires = 0): Promise<unknown> =>
+      cluster.settle(client.pins({ kind: 'add', name, timestamp: at, expires }));
+    await add('audit', timestamp);
+    await add('audit', timestamp, later(timestamp, 3_600_000));
+    await cluster.loop.runFor(7000);
+    for (const id of cluster.ids) {
+      const { pins, horizon } = await cluster.settle(cluster.node(id).router.pins());
+      const expires = later(timestamp, 3_600_000);
+      expect(pins).to.deep.equal([{ name: 'audit', timestamp, expires, lost: false, complete: true }]);
+      expect(horizon).to.be.at.most(timestamp);
+    }
+    const consistency = { kind: 'asOf', timestamp } as const;
+    expect((await cluster.settle(client.get(bytes('k'), { consistency }))).record?.value.toString()).to.equal('pinned');
+    expect(await failure(add('audit', early))).to.include({ code: 'ALREADY_EXISTS', reason: 'PIN_EXISTS' });
+    // Some bucket has no version and no horizon yet: it would take the pin, and must let it go again.
+    const horizons = Array.from({ length: BUCKETS }, (_, bucket) => replicasOf(cluster, bucket)[0]?.replica.state.horizon ?? 0);
+    expect(Math.max(...horizons)).to.be.greaterThan(early);
+    expect(await failure(add('too-old', early))).to.include({ code: 'OUT_OF_RANGE', reason: 'BEFORE_HORIZON' });
+    await add('second', timestamp);
+    const full = await failure(add('third', timestamp));
+    expect(full).to.include({ code: 'RESOURCE_EXHAUSTED', reason: 'TOO_MANY_PINS' });
+    const names = async (): Promise<string[]> => (await cluster.settle(client.pins())).pins.map(({ name }) => name);
+    expect(await names()).to.deep.equal(['audit', 'second']);
+    for (const name of ['audit', 'second', 'never-there']) await cluster.settle(client.pins({ kind: 'remove', name }));
+    expect(await names()).to.deep.equal([]);
+    await cluster.loop.runFor(6000);
+    expect((await failure(cluster.settle(client.get(bytes('k'), { consistency })))).reason).to.equal('BEFORE_HORIZON');
+    for (const name of ['', 'a b', 'x'.repeat(65)]) {
+      expect((await failure(add(name, client.now() - LOGICAL))).reason).to.equal('PIN_NAME_MALFORMED');
+    }
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+});

@@ -1,0 +1,189 @@
+import { expect } from 'chai';
+import type { Timestamp } from '../../src/bucket/requests.js';
+import { ANY_STALENESS_MS } from '../../src/bucket/requests.js';
+import { EMPTY } from '../../src/lib/bytes.js';
+import { LOGICAL } from '../../src/mvcc/timestamp.js';
+import type { Router } from '../../src/router/router.js';
+import type { SimCluster } from '../../src/sim/cluster.js';
+import { bytes, failure, leaderOf, replicasOf, startCluster, untilLed } from './support.js';
+
+const BUCKETS = 4;
+const KEYS = Array.from({ length: 12 }, (_, at) => `k${at}`);
+
+async function contents(cluster: SimCluster, router: Router, timestamp: Timestamp, timeoutMs = 5000): Promise<Map<string, string>> {
+  const found = new Map<string, string>();
+  const read = async (): Promise<void> => {
+    const pages = router.scan({ start: EMPTY, end: EMPTY }, { consistency: { kind: 'asOf', timestamp }, timeoutMs });
+    for await (const { records } of pages) for (const { key, value } of records) found.set(key.toString(), value.toString());
+  };
+  await cluster.settle(read());
+  return found;
+}
+
+describe('time travel', () => {
+  it('shows all buckets at one moment, from any replica, though no leader can be asked', async () => {
+    const cluster = await startCluster({ seed: 'cut', nodes: 3, buckets: BUCKETS, limits: { pageEntriesMax: 5 } });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const moments: { readonly at: Timestamp; readonly want: ReadonlyMap<string, string> }[] = [];
+    const now = new Map<string, string>();
+    for (let round = 0; round < 8; round += 1) {
+      for (const key of KEYS) {
+        if ((round + key.length) % 3 === 2) {
+          await cluster.settle(client.delete(bytes(key)));
+          now.delete(key);
+        } else {
+          await cluster.settle(client.put(bytes(key), bytes(`${key} in ${round}`)));
+          now.set(key, `${key} in ${round}`);
+        }
+      }
+      const { timestamp } = await cluster.settle(client.put(bytes('mark'), bytes(String(round))));
+      now.set('mark', String(round));
+      moments.push({ at: timestamp, want: new Map(now) });
+    }
+    await cluster.loop.runFor(2000);
+    const check = async (router: Router): Promise<void> => {
+      for (const { at, want } of moments) {
+        const found = await contents(cluster, router, at);
+        expect([...found].sort()).to.deep.equal([...want].sort());
+        const { record, served } = await cluster.settle(router.get(bytes('mark'), { consistency: { kind: 'asOf', timestamp: at } }));
+        expect(record?.value.toString()).to.equal(want.get('mark'));
+        expect(served).to.include({ consistency: 'asOf', timestamp: at });
+      }
+    };
+    await check(client);
+    // Each node by itself: most buckets are led by others, which it cannot hear.
+    for (const id of cluster.ids) {
+      cluster.network.isolate(`n${id}`);
+      await cluster.loop.runFor(2500);
+      await check(cluster.node(id).router);
+      const tooLate = cluster.node(id).hybrid.physicalNow();
+      const began = cluster.loop.nowMs;
+      const refused = await failure(contents(cluster, cluster.node(id).router, tooLate, 2000));
+      expect(refused).to.include({ code: 'UNAVAILABLE' });
+      expect(Number(refused.details['resolved']), 'says how far it got').to.be.within(moments.at(-1)?.at ?? Infinity, tooLate);
+      expect(cluster.loop.nowMs - began, 'after waiting').to.be.within(1000, 2000);
+      cluster.network.heal();
+      await untilLed(cluster);
+      await cluster.loop.runFor(1000);
+    }
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('waits for a moment that is not complete yet', async () => {
+    const cluster = await startCluster({ seed: 'wait', nodes: 3, buckets: BUCKETS });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    await cluster.settle(client.put(bytes('k'), bytes('1')));
+    const key = 'k';
+    const leader = leaderOf(cluster, key, BUCKETS);
+    // The client reaches all but the leader, whose followers hear it.
+    cluster.network.partition('c1', `n${leader}`);
+    await cluster.loop.runFor(1500);
+    const timestamp = cluster.node(leader).hybrid.physicalNow();
+    const { record, served } = await cluster.settle(
+      client.get(bytes(key), { consistency: { kind: 'asOf', timestamp }, timeoutMs: 5000 }),
+    );
+    expect(record?.value.toString()).to.equal('1');
+    expect(served.node).to.not.equal(leader);
+  });
+
+  it('serves a bounded read as soon as a replica has come far enough, though the leader stays out of reach', async () => {
+    const cluster = await startCluster({ seed: 'far-enough', nodes: 3, buckets: 1 });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    await cluster.settle(client.put(bytes('k'), bytes('1')));
+    const leader = leaderOf(cluster, 'k', 1);
+    const others = cluster.ids.filter((id) => id !== leader);
+    cluster.network.partition('c1', `n${leader}`);
+    await cluster.loop.runFor(1000);
+    for (const id of others) cluster.network.setLatency({ minMs: 200, maxMs: 200 }, `n${leader}`, `n${id}`);
+    await cluster.loop.runFor(1000);
+    const consistency = { kind: 'bounded', maxStalenessMs: ANY_STALENESS_MS } as const;
+    const atLeast = cluster.node(leader).hybrid.physicalNow();
+    const { record, served } = await cluster.settle(client.get(bytes('k'), { consistency, atLeast, timeoutMs: 5000 }));
+    expect(served.timestamp).to.be.at.least(atLeast);
+    expect(record?.value.toString()).to.equal('1');
+    expect(served.node).to.not.equal(leader);
+  });
+
+  it('lets a session read its own writes through any node, with the token, and never goes back', async () => {
+    const cluster = await startCluster({ seed: 'token', nodes: 3, buckets: BUCKETS });
+    await untilLed(cluster);
+    const writer = cluster.client('c1');
+    const bounded = { kind: 'bounded', maxStalenessMs: ANY_STALENESS_MS } as const;
+    for (let round = 0; round < 15; round += 1) {
+      const key = KEYS[round % KEYS.length] ?? '';
+      const { timestamp: token } = await cluster.settle(writer.put(bytes(key), bytes(String(round))));
+      const { timestamp: later } = await cluster.settle(writer.put(bytes('last'), bytes(String(round)), { atLeast: token }));
+      expect(later).to.be.greaterThan(token);
+      for (const id of cluster.ids) {
+        const gateway = cluster.node(id).router;
+        const read = gateway.get(bytes(key), { consistency: bounded, atLeast: later });
+        const { record } = await cluster.settle(read);
+        expect(record?.value.toString(), `through node ${id}`).to.equal(String(round));
+        const found = new Map<string, string>();
+        const scan = async (): Promise<void> => {
+          const pages = gateway.scan({ start: EMPTY, end: EMPTY }, { consistency: bounded, atLeast: later });
+          for await (const page of pages) for (const each of page.records) found.set(each.key.toString(), each.value.toString());
+        };
+        await cluster.settle(scan());
+        expect(found.get('last')).to.equal(String(round));
+        expect(found.get(key)).to.equal(String(round));
+      }
+      await cluster.loop.runFor(50);
+    }
+    // Once followers have heard of it, they serve it themselves.
+    const { timestamp } = await cluster.settle(writer.put(bytes('last'), bytes('end')));
+    await cluster.loop.runFor(1000);
+    for (const id of cluster.ids) {
+      const options = { consistency: bounded, atLeast: timestamp };
+      const { record, served } = await cluster.settle(cluster.node(id).router.get(bytes('last'), options));
+      expect(record?.value.toString()).to.equal('end');
+      expect(served).to.include({ node: id, consistency: 'bounded' });
+    }
+  });
+
+  it('says how far the replicas are if none comes as far as the token before the deadline', async () => {
+    const cluster = await startCluster({ seed: 'token-late', nodes: 3, buckets: 1 });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    await cluster.settle(client.put(bytes('k'), bytes('1')));
+    await cluster.loop.runFor(1000);
+    for (const id of cluster.ids) cluster.network.isolate(`n${id}`);
+    await cluster.loop.runFor(3000);
+    const [replica] = replicasOf(cluster, 0).map((each) => each.replica);
+    const token = (replica?.resolved() ?? 0) + 500 * LOGICAL;
+    const gateway = cluster.node(replicasOf(cluster, 0)[0]?.node ?? 1).router;
+    const consistency = { kind: 'bounded', maxStalenessMs: ANY_STALENESS_MS } as const;
+    const began = cluster.loop.nowMs;
+    const refused = await failure(cluster.settle(gateway.get(bytes('k'), { consistency, atLeast: token, timeoutMs: 2000 })));
+    expect(refused).to.include({ code: 'UNAVAILABLE', outcome: 'none' });
+    expect(Number(refused.details['resolved'])).to.equal(replica?.resolved());
+    expect(refused.message).to.include('at best complete up to');
+    expect(cluster.loop.nowMs - began).to.be.within(1000, 2000);
+  });
+
+  it('lists the versions that there were at a moment, from any replica', async () => {
+    const cluster = await startCluster({ seed: 'history', nodes: 3, buckets: 1 });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const versions: Timestamp[] = [];
+    for (let n = 0; n < 5; n += 1) versions.push((await cluster.settle(client.put(bytes('k'), bytes(String(n))))).timestamp);
+    await cluster.loop.runFor(2000);
+    for (const id of cluster.ids) {
+      const found: Timestamp[] = [];
+      const nodes = new Set<number>();
+      const read = async (): Promise<void> => {
+        const consistency = { kind: 'asOf', timestamp: versions[2] ?? 0 } as const;
+        for await (const page of cluster.node(id).router.history(bytes('k'), { consistency })) {
+          found.push(...page.versions.map(({ version }) => version));
+          nodes.add(page.served.node);
+        }
+      };
+      await cluster.settle(read());
+      expect(found).to.deep.equal([versions[2], versions[1], versions[0]]);
+      expect([...nodes]).to.deep.equal([id]);
+    }
+  });
+});
