@@ -40,7 +40,8 @@ Workloads
   register     read, write, compare-and-set
   set          elements added one by one, read by a scan
   counter      increments, repeated under their request id until it is known what became of them
-  append       transactions that read and append to several lists
+  append       transactions that read and append to several lists, which lie in two buckets
+  bank         transfers between accounts in three buckets, and readers of all accounts at one moment
 
 Nemeses
 ${[...NEMESES.values()].map(({ name, help }) => `  ${name.padEnd(18)} ${help}`).join('\n')}

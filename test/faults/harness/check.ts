@@ -6,6 +6,7 @@ import { LinearizabilityChecker } from '../../../src/check/register.js';
 import type { Result } from '../../../src/check/result.js';
 import { SetChecker } from '../../../src/check/set.js';
 import { run, type Work } from '../../../src/check/work.js';
+import { BankChecker } from './bank.js';
 import { ReadListChecker } from './lists.js';
 
 /** Which checker judges the history of which workload. */
@@ -19,6 +20,7 @@ const CHECKERS: Readonly<Record<string, () => Checker>> = {
   set: () => new SetChecker(),
   counter: () => new CounterChecker(),
   append: () => new ReadListChecker(),
+  bank: () => new BankChecker(),
 };
 
 /** A checker that is not done by then says `unknown`, which fails the run. */

@@ -3,8 +3,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { connect, type Database } from '../../../src/client/index.js';
 import { SimRandom } from '../../../src/sim/random.js';
 import { sharedNowMs } from './clock.js';
+import type { Workload } from './group.js';
 import { Caller, Numbers, Recorder, type Sample } from './recorder.js';
-import { WORKLOADS, type Workload } from './workloads.js';
+import { WORKLOADS } from './workloads.js';
 
 /**
  * A client process: its share of the callers of every group, working through a few connected databases, and its part of every
@@ -20,12 +21,12 @@ const REST_MS = 90;
 const REPORT_MS = 25;
 const POLL_MS = 20;
 
-/** Some clients that work on the same objects, all in one bucket; spread over all client processes. */
+/** Some clients that work on the same objects, spread over all client processes. */
 export interface GroupPlan {
   readonly id: number;
   readonly workload: string;
-  /** A partition key of the bucket. */
-  readonly tag: string;
+  /** Partition keys, each of another bucket, the group's own first. */
+  readonly tags: readonly string[];
 }
 
 export interface ClientsPlan {
@@ -105,7 +106,7 @@ export class Load {
 
   #groupOf(plan: GroupPlan): OwnGroup {
     const { folder, index, processes, originMs } = this.#plan;
-    const { id, workload: name, tag } = plan;
+    const { id, workload: name, tags } = plan;
     const create = WORKLOADS[name];
     if (create === undefined) throw new RangeError(`no workload '${name}'`);
     let recorder = this.#recorders.get(name);
@@ -114,7 +115,8 @@ export class Load {
       this.#recorders.set(name, recorder);
     }
     const nowMs = (): number => sharedNowMs() - originMs;
-    const workload = create({ tag, recorder, random: this.#random.fork(`group ${id}`), nowMs, values: new Numbers(index + 1, processes) });
+    const random = this.#random.fork(`group ${id}`);
+    const workload = create({ id, tags, recorder, random, nowMs, values: new Numbers(index + 1, processes) });
     const callers = Array.from({ length: CALLERS_PER_GROUP }, () => new Caller(id, this.#numbers));
     return { plan, workload, callers };
   }

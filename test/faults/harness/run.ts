@@ -108,7 +108,8 @@ export class Run {
       await cluster.settled();
       const { seed, workloads, out } = options;
       const groups = Array.from({ length: BUCKETS }, (_, id): GroupPlan => {
-        return { id, workload: workloads[id % workloads.length] ?? '', tag: tagOf(id, BUCKETS) };
+        const tags = Array.from({ length: BUCKETS }, (_, next) => tagOf((id + next) % BUCKETS, BUCKETS));
+        return { id, workload: workloads[id % workloads.length] ?? '', tags };
       });
       const folder = join(out, PARTS);
       mkdirSync(folder);

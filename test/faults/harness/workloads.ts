@@ -1,7 +1,6 @@
 import type { Json } from '../../../src/check/history.js';
 import {
   isTidemarkError,
-  type ConditionOf,
   type Database,
   type Entry,
   type Missing,
@@ -10,78 +9,18 @@ import {
   type Write,
   type WriteOutcome,
 } from '../../../src/client/index.js';
-import type { SimRandom } from '../../../src/sim/random.js';
-import type { Answered, Caller, Numbers, Recorder } from './recorder.js';
+import { BankWorkload } from './bank-workload.js';
+import { Objects, timely, unchanged, type Group, type Workload } from './group.js';
+import type { Answered, Caller } from './recorder.js';
 
-/**
- * What the clients of a run do. A group is some clients, spread over several processes, that work on the same objects, all in one
- * bucket: when it hears nothing for a while, that bucket was unavailable. Objects are left for fresh ones after a while, so
- * that no history of one grows without bounds, and unknown outcomes do not pile up on it.
- *
- * Each workload is one object model of the checkers: see check.ts.
- */
-export interface Group {
-  /** A partition key of the bucket. */
-  readonly tag: string;
-  readonly recorder: Recorder;
-  readonly random: SimRandom;
-  /** The time of the run, the same in all processes. */
-  readonly nowMs: () => number;
-  /** Values that no other process draws. */
-  readonly values: Numbers;
-}
-
-export interface Workload {
-  /** One operation, from its begin to its end. */
-  step(caller: Caller, database: Database): Promise<void>;
-  /** The objects that there are, to be read when all is over, so that nothing acknowledged goes unread. */
-  readonly objects: readonly string[];
-  /** Reads one of them; false if there was no answer. */
-  read(caller: Caller, database: Database, object: string): Promise<boolean>;
-}
-
+/** What the clients of a run do. Each workload is one object model of the checkers: see check.ts. */
 export const WORKLOADS: Readonly<Record<string, (group: Group) => Workload>> = {
   register: (group) => new RegisterWorkload(group),
   set: (group) => new SetWorkload(group),
   counter: (group) => new CounterWorkload(group),
   append: (group) => new AppendWorkload(group),
+  bank: (group) => new BankWorkload(group),
 };
-
-/** Longer than an election, so that most operations survive one; short enough that some do not. */
-const TIMEOUT_MS = 3000;
-const timely = { timeoutMs: TIMEOUT_MS };
-
-/**
- * Names of objects in use. Each is given up for the next after so much time, one after the other, in all processes at the same
- * moment.
- */
-class Objects {
-  readonly #used = new Set<string>();
-  readonly #group: Group;
-  readonly #kind: string;
-  readonly #active: number;
-  readonly #lifeMs: number;
-
-  constructor(group: Group, kind: string, { active, lifeMs }: { readonly active: number; readonly lifeMs: number }) {
-    this.#group = group;
-    this.#kind = kind;
-    this.#active = active;
-    this.#lifeMs = lifeMs;
-  }
-
-  get all(): readonly string[] {
-    return [...this.#used];
-  }
-
-  pick(): string {
-    const { tag, random, nowMs } = this.#group;
-    const slot = random.below(this.#active);
-    const life = Math.floor(nowMs() / this.#lifeMs + slot / this.#active);
-    const name = `{${tag}}${this.#kind}${slot}-${life}`;
-    this.#used.add(name);
-    return name;
-  }
-}
 
 /** A register with read, write and compare-and-set. No value is written twice. */
 class RegisterWorkload implements Workload {
@@ -248,7 +187,7 @@ const ATTEMPTS_MAX = 4;
 
 /**
  * Transactions that read lists and append to them, as Elle checks them: they read all their keys, and write on the condition
- * that no key has another version meanwhile. All keys are in one bucket, where such a write is atomic.
+ * that no key has another version meanwhile. The lists lie in two buckets.
  */
 class AppendWorkload implements Workload {
   readonly #group: Group;
@@ -256,7 +195,7 @@ class AppendWorkload implements Workload {
 
   constructor(group: Group) {
     this.#group = group;
-    this.#lists = new Objects(group, 'l', { active: 3, lifeMs: 6000 });
+    this.#lists = new Objects(group, 'l', { active: 4, lifeMs: 8000, buckets: 2 });
   }
 
   get objects(): readonly string[] {
@@ -281,7 +220,7 @@ class AppendWorkload implements Workload {
 
   async #transact(caller: Caller, database: Database, micros: readonly Micro[]): Promise<boolean> {
     const isRead = micros.every(([f]) => f === 'r');
-    const answer = await this.#group.recorder.record(caller, { f: 'txn', key: this.#group.tag, value: micros, isRead }, async () => {
+    const answer = await this.#group.recorder.record(caller, { f: 'txn', key: `group ${this.#group.id}`, value: micros, isRead }, async () => {
       const entries = new Map<string, Entry | Missing>();
       for await (const entry of database.getMany([...new Set(micros.map(([, key]) => key))], timely)) {
         entries.set(entry.key.toString(), entry);
@@ -304,10 +243,6 @@ class AppendWorkload implements Workload {
 }
 
 type Micro = readonly [f: 'r' | 'append', key: string, value: Json];
-
-function unchanged(entry: Entry | Missing): ConditionOf<Uint8Array> {
-  return entry.found ? { kind: 'version', key: entry.key, version: entry.version } : { kind: 'absent', key: entry.key };
-}
 
 function listOf(entry: Entry | Missing): number[] {
   return entry.found ? entry.json<number[]>() : [];
