@@ -134,6 +134,11 @@ export function contradictions(config: ConfigFile): { path: readonly (string | n
     const expected = `at most limits.messageBytesMax less ${room}, ${limits.messageBytesMax - room}`;
     complain(['limits', 'writeBytesMax'], expected, limits.writeBytesMax);
   }
+  // In a frame, and in the queue before it, each entry takes more than what counts here.
+  const appendMost = Math.floor(limits.messageBytesMax / 2);
+  if (limits.appendBytesMax > appendMost) {
+    complain(['limits', 'appendBytesMax'], `at most half of limits.messageBytesMax, ${appendMost}`, limits.appendBytesMax);
+  }
   if (limits.peerQueueBytesMax < limits.messageBytesMax) {
     const expected = `at least limits.messageBytesMax, ${limits.messageBytesMax}`;
     complain(['limits', 'peerQueueBytesMax'], expected, limits.peerQueueBytesMax);

@@ -134,6 +134,7 @@ describe('the configuration', () => {
       [(t) => `${t}limits: { pinMsMax: 60000 }\n`, 'limits.pinMsMax: expected at least limits.retentionMs, 86400000: a pin holds more than is kept without it, got 60000'],
       [(t) => `${t}limits: { keyBytesMax: 65536 }\n`, 'limits.keyBytesMax: expected a whole number from 1 to 65535, got 65536'],
       [(t) => `${t}limits: { writeMutationsMax: 65536 }\n`, 'limits.writeMutationsMax: expected a whole number from 1 to 65535, got 65536'],
+      [(t) => `${t}limits: { appendBytesMax: 16777216 }\n`, 'limits.appendBytesMax: expected at most half of limits.messageBytesMax, 8388608, got 16777216'],
       [(t) => `${t}limits: { peerQueueBytesMax: 1000000 }\n`, 'limits.peerQueueBytesMax: expected at least limits.messageBytesMax, 16777216, got 1000000'],
       [(t) => `${t}raft: { electionTimeoutMs: 300 }\n`, 'raft.electionTimeoutMs: expected at least three heartbeats, 1200, got 300'],
       [(t) => `${t}raft: { readMode: leases }\n`, `raft.readMode: expected one of lease, read-index, got 'leases'`],
