@@ -388,6 +388,10 @@ export class Reads {
     return true;
   }
 
+  get areWaiting(): boolean {
+    return this.#waiters.length > 0;
+  }
+
   /** Wakes the reads whose gate has opened. */
   advance(): void {
     if (this.#waiters.length === 0) return;

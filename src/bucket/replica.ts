@@ -8,7 +8,7 @@ import { later, type HybridClock, type Timestamp } from '../mvcc/timestamp.js';
 import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
 import { Raft } from '../raft/raft.js';
 import type { ConfigChange } from '../raft/config.js';
-import type { Entry, HardState, LogIndex, Message, Ready, ReplicaId, SnapshotMeta, Term } from '../raft/types.js';
+import type { Entry, HardState, LogIndex, Message, Ready, ReplicaId, SnapshotMeta, TellBeat, Term } from '../raft/types.js';
 import type { Outcome, Prepared, TransactionId } from '../txn/transaction.js';
 import type { BucketLog } from './log-storage.js';
 import { PendingEntries } from './pending-entries.js';
@@ -60,6 +60,8 @@ export interface ReplicaHost {
   outcomes(asked: readonly Prepared[], asOf: Timestamp, deadlineMs: number): Promise<ReadonlyMap<Prepared, Outcome>>;
   /** The replica has something for collect(). */
   changed(replica: Replica): void;
+  /** What a leader tells a follower of a group at rest; see Raft.beat. */
+  tellBeat(replica: Replica, ...beat: Parameters<TellBeat>): void;
   /** The replica has learned who leads, or that its leader leads in a later term; if it leads itself, that it serves. */
   leaderLearned(replica: Replica): void;
 }
@@ -119,6 +121,7 @@ export class Replica {
   #lowestIntent: () => Timestamp | undefined = () => this.state.participant.lowestIntent();
   /** Committed entries that wait because the state store's overlay is full or a snapshot is being installed. */
   readonly #backlog: Entry[] = [];
+  readonly #tellBeat: TellBeat = (...beat) => this.#host.tellBeat(this, ...beat);
 
   constructor({ host, state, log, hardState, voteNotBefore, logCacheBytesMax }: ReplicaOptions) {
     const { limits, timing } = host;
@@ -384,6 +387,23 @@ export class Replica {
     this.#host.changed(this);
   }
 
+  /**
+   * A beat of the leader came: the floor to answer it with, or -1 where it is to be stepped on as a heartbeat. It takes no turn
+   * of its own: nothing comes of it that is to be written or sent, only closed timestamps move.
+   */
+  onBeat(from: ReplicaId, term: Term, index: LogIndex, floor: number, closed: number): number {
+    const answer = this.raft.onBeat(from, term, index, floor, closed, this.#host.clock.monotonicMs());
+    if (answer >= 0 && this.reads.areWaiting) this.#host.changed(this);
+    return answer;
+  }
+
+  /** The answer to a beat came. False where it is to be stepped on as a heartbeat's. */
+  onBeatReply(from: ReplicaId, term: Term, round: number, floor: number): boolean {
+    if (!this.raft.onBeatReply(from, term, round, floor, this.#host.clock.monotonicMs())) return false;
+    if (this.reads.areWaiting || this.raft.hasReady()) this.#host.changed(this);
+    return true;
+  }
+
   /** When `tick` has something to do: kept here because a node looks at it for every replica, many times a second. */
   get dueMs(): number {
     return this.#dueMs;
@@ -392,7 +412,7 @@ export class Replica {
   tick(now: number): void {
     // All that a follower does by the clock is to stand: it does so when it may.
     if (!this.isLeader && !this.#host.mayLead()) return;
-    this.raft.tick(now);
+    if (!this.raft.beat(now, this.#tellBeat)) this.raft.tick(now);
     this.#dueMs = this.raft.nextTickMs;
     // Where no quorum was heard leadership is over, which leaves nothing to write or to send, but callers who wait.
     if (this.raft.hasReady() || this.#hasLostLeadership) this.#host.changed(this);

@@ -43,6 +43,8 @@ interface Check {
   askedMs: number;
   /** By node, this one included. Who has told is not asked again. */
   readonly told: Map<NodeId, number>;
+  /** All had told when it was last looked at. */
+  isOver: boolean;
 }
 
 interface Mark {
@@ -89,16 +91,20 @@ export class DigestCheck {
     const known = this.#checks.get(bucket);
     if (known !== undefined && now - known.askedMs < CHECK_MS) return;
     const same = known?.index === raft.lastIndex && known.term === raft.term;
-    const check: Check = same ? known : { index: raft.lastIndex, term: raft.term, askedMs: now, told: new Map() };
+    const check: Check = same ? known : { index: raft.lastIndex, term: raft.term, askedMs: now, told: new Map(), isOver: false };
     check.askedMs = now;
+    if (check.isOver) return;
     this.#checks.set(bucket, check);
     const { nodeId, send } = this.#options;
     if (!check.told.has(nodeId)) {
       replica.state.watchDigest(check.index, (digest) => this.#take(replica, nodeId, { index: check.index, digest }));
     }
+    check.isOver = check.told.has(nodeId);
     for (const { id } of raft.progress()) {
       const node = nodeOfReplica(id);
-      if (node !== nodeId && !check.told.has(node)) send(node, { kind: 'digestAsked', bucket, index: check.index });
+      if (node === nodeId || check.told.has(node)) continue;
+      check.isOver = false;
+      send(node, { kind: 'digestAsked', bucket, index: check.index });
     }
   }
 
@@ -165,6 +171,7 @@ export class DigestCheck {
       if (digest === verdict) continue;
       // Whoever has been judged is asked again: it may have been started again with what it had.
       told.delete(node);
+      check.isOver = false;
       if (node === nodeId) this.#stop({ index, digest: own }, bucket, verdict);
       else send(node, { kind: 'digestJudged', bucket, index, digest: verdict });
     }

@@ -15,6 +15,7 @@ import type { LeaderHint } from '../router/operations.js';
 import { Router } from '../router/router.js';
 import { Sessions as RequestIds } from '../router/session.js';
 import { LeaderBalance } from './balance.js';
+import { Beats } from './beats.js';
 import { ClockCeiling, ClockGuard } from './ceiling.js';
 import { Collector } from './collector.js';
 import { DigestCheck } from './digest-check.js';
@@ -26,7 +27,7 @@ import { claimStores, completeIdentity, openPins, readIdentity, type Identity } 
 import { Installs } from './installs.js';
 import { LogWriter } from './log-writer.js';
 import { Holds } from './holds.js';
-import { isDigest } from './peer-items.js';
+import { isBeats, isDigest } from './peer-items.js';
 import { Peers, type PeerItem, type PeerPins } from './peers.js';
 import { NodeView } from './services/node-view.js';
 import { Retention } from './retention.js';
@@ -60,7 +61,9 @@ export interface NodeConfig {
   readonly limits: Limits;
 }
 
-const TICK_MS = 50;
+/** A node looks at its clock this often: a quarter of a heartbeat, within these bounds. */
+const TICK_MS_MIN = 50;
+const TICK_MS_MAX = 100;
 const SECOND_MS = 1000;
 /** How often it is looked for transactions that somebody left behind. */
 const TRANSACTIONS_MS = 250;
@@ -135,6 +138,7 @@ export class Node {
   readonly #transactions: Transactions;
   readonly #retention: Retention;
   readonly #collector: Collector;
+  readonly #beats: Beats;
   readonly #pipelines: PipelineServer;
   readonly #requestIds: RequestIds;
   readonly #leadersTold = new Map<BucketId, LeaderHint>();
@@ -239,10 +243,7 @@ export class Node {
       clock,
       log,
       replicas: this.hosting.replicas,
-      send: (to, item) => {
-        this.#peers.send(to, item);
-        this.#turns.touched();
-      },
+      send: (to, item) => this.#send(to, item),
       onDiverged: onFatal,
     });
     this.holds = new Holds({
@@ -256,6 +257,7 @@ export class Node {
     const history = { clock, timers, log, metrics, limits, replicas, state: this.#state, onBug: onFatal };
     this.#retention = new Retention({ ...history, hybrid: this.hybrid, holds: this.holds });
     this.#collector = new Collector(history);
+    this.#beats = new Beats({ replicas: this.hosting.replicas, send: (to, item) => this.#send(to, item) });
     this.#snapshots = new SnapshotTransfer({
       env,
       limits,
@@ -346,6 +348,7 @@ export class Node {
       mayLead: () => this.#mayLead,
       outcomes: (asked, asOf, deadlineMs) => this.#transactions.outcomes(asked, asOf, deadlineMs),
       changed: (replica) => this.#turns.changed(replica),
+      tellBeat: (replica, ...beat) => this.#beats.tell(replica, ...beat),
       leaderLearned: (replica) => void this.#leadersToTell.add(replica),
     };
   }
@@ -376,7 +379,8 @@ export class Node {
       }),
     });
     this.router.adopt(this.#placement);
-    this.#timers.push(every(timers, TICK_MS, () => this.#tick()));
+    const tickMs = Math.min(Math.max(TICK_MS_MIN, config.timing.heartbeatMs / 4), TICK_MS_MAX);
+    this.#timers.push(every(timers, tickMs, () => this.#tick()));
     this.#timers.push(every(timers, SECOND_MS, () => this.#eachSecond()));
     this.#timers.push(every(timers, TRANSACTIONS_MS, () => this.#transactions.tick()));
     if (!this.#gate.isOpen) await this.#meetFounders();
@@ -419,6 +423,7 @@ export class Node {
       replica.expire(now);
       if (replica.blocked && !this.#state.full) this.#turns.changed(replica);
     }
+    this.#beats.send();
     this.#tellLeaders();
   }
 
@@ -462,6 +467,12 @@ export class Node {
 
   // --- consensus
 
+  /** Sends an item in this turn's frame. */
+  #send(to: NodeId, item: PeerItem): void {
+    this.#peers.send(to, item);
+    this.#turns.touched();
+  }
+
   #received(from: NodeId, items: readonly PeerItem[]): void {
     if (!this.#gate.isOpen) {
       this.#gate.hold(from, items);
@@ -474,6 +485,10 @@ export class Node {
       }
       if (item.kind === 'held') {
         this.holds.heard(from, item.lowest);
+        continue;
+      }
+      if (isBeats(item)) {
+        this.#beats.onItem(from, item);
         continue;
       }
       if (isDigest(item)) {

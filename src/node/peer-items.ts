@@ -11,13 +11,21 @@ import type { Entry, LogIndex, Message } from '../raft/types.js';
  * msgpack array of items, each an array that begins with its kind. The checksum is not only against the wire: an array of
  * numbers with one bit turned mostly is another valid array of numbers, and would go into the log.
  */
-export type PeerItem = RaftItem | SnapshotItem | UnfitItem | HeldItem | DigestItem;
+export type PeerItem = RaftItem | BeatsItem | SnapshotItem | UnfitItem | HeldItem | DigestItem;
 
 export interface RaftItem {
   readonly kind: 'raft';
   readonly bucket: BucketId;
   readonly message: Message;
 }
+
+/** Heartbeats of groups at rest, or the answers to such, BEAT_FIELDS numbers each; see beats.ts. */
+export interface BeatsItem {
+  readonly kind: 'beats' | 'beatReplies';
+  readonly fields: readonly number[];
+}
+
+export const BEAT_FIELDS = { beats: 8, beatReplies: 6 } as const satisfies Record<BeatsItem['kind'], number>;
 
 /** The sender should lead nothing for now; see balance.ts. */
 export interface UnfitItem {
@@ -120,6 +128,8 @@ const DIGEST_ASKED = 8;
 const DIGEST_TOLD = 9;
 const DIGEST_JUDGED = 10;
 const HELD = 11;
+const BEATS = 12;
+const BEAT_REPLIES = 13;
 
 const CRC_BYTES = 4;
 const TEXT_MAX = 1000;
@@ -132,6 +142,10 @@ export function isDigest(item: PeerItem): item is DigestItem {
   return item.kind === 'digestAsked' || item.kind === 'digestTold' || item.kind === 'digestJudged';
 }
 
+export function isBeats(item: PeerItem): item is BeatsItem {
+  return item.kind === 'beats' || item.kind === 'beatReplies';
+}
+
 /** An upper estimate of an item's bytes in a frame. */
 export function sizeOf(item: PeerItem): number {
   if (item.kind === 'raft') {
@@ -139,6 +153,7 @@ export function sizeOf(item: PeerItem): number {
     if (item.message.type === 'append') for (const entry of item.message.entries) size += entry.data.length + 40;
     return size;
   }
+  if (isBeats(item)) return 16 + 9 * item.fields.length;
   if (item.kind === 'snapshotOffer') return 64 + item.header.length;
   if (item.kind === 'snapshotChunk') return 64 + item.data.length;
   return item.kind === 'snapshotAborted' ? 128 + 4 * TEXT_MAX : 64;
@@ -171,6 +186,9 @@ function toArray(item: PeerItem): readonly unknown[] {
   switch (item.kind) {
     case 'raft':
       return [RAFT, item.bucket, messageToArray(item.message)];
+    case 'beats':
+    case 'beatReplies':
+      return [item.kind === 'beats' ? BEATS : BEAT_REPLIES, ...item.fields];
     case 'snapshotOffer':
       return [OFFER, item.bucket, item.transfer, item.toReplica, item.header];
     case 'snapshotChunk':
@@ -202,6 +220,7 @@ function fromArray(parts: unknown, frameBytes: number): PeerItem {
   const [kind, second, third, ...rest] = parts as readonly unknown[];
   if (kind === UNFIT) return { kind: 'unfit' };
   if (kind === HELD) return { kind: 'held', lowest: natural(second, 'a held timestamp') };
+  if (kind === BEATS || kind === BEAT_REPLIES) return beatsFrom(kind === BEATS ? 'beats' : 'beatReplies', parts);
   const bucket = natural(second, 'bucket');
   if (bucket > 0xffff_ffff) throw malformed('a bucket id is out of range');
   if (kind === RAFT) {
@@ -243,6 +262,13 @@ function fromArray(parts: unknown, frameBytes: number): PeerItem {
     default:
       throw malformed(`an item of unknown kind ${String(kind)}`);
   }
+}
+
+function beatsFrom(kind: BeatsItem['kind'], parts: readonly unknown[]): BeatsItem {
+  const fields: number[] = [];
+  for (let at = 1; at < parts.length; at += 1) fields.push(natural(parts[at], 'a field of a beat'));
+  if (fields.length % BEAT_FIELDS[kind] !== 0) throw malformed('beats end in the middle of one');
+  return { kind, fields };
 }
 
 /**

@@ -4,7 +4,7 @@ import type { Counter, Env, FrameStream, Logger, Timer } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import type { NodeId } from '../placement/map.js';
 import { decodeWelcome, type Welcome } from './peer-hello.js';
-import { encodeFrame, sizeOf, type PeerItem } from './peer-items.js';
+import { encodeFrame, isBeats, sizeOf, type PeerItem } from './peer-items.js';
 
 /** What an outgoing stream asks of the node's Peers. */
 export interface LinkHost {
@@ -96,7 +96,7 @@ export class PeerLink {
       this.#host.messagesDropped.add();
       return false;
     }
-    const isUrgent = item.kind === 'raft' || item.kind === 'unfit';
+    const isUrgent = item.kind === 'raft' || item.kind === 'unfit' || isBeats(item);
     (isUrgent ? this.#raft : this.#bulk).push(item);
     this.#queuedBytes += size;
     return true;

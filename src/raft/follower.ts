@@ -63,6 +63,12 @@ export class Follower {
     core.send({ type: 'heartbeatReply', from: core.id, to: m.from, term: core.term, round: m.round, floor });
   }
 
+  /** As `onHeartbeat`, where that would move no commit index; returns what the answer carries. */
+  onBeat(index: LogIndex, floor: number, closed: number): number {
+    this.closed.hear(closed, index, this.core.applied);
+    return this.core.options.promises.acceptFloor(floor);
+  }
+
   onAppend(m: AppendMessage): void {
     const { core } = this;
     const { log } = core;

@@ -6,7 +6,7 @@ import type { ConfigChange } from './config.js';
 import type { Core } from './core.js';
 import { Replication } from './replication.js';
 import type { Bytes } from '../lib/bytes.js';
-import type { AppendReply, Config, HeartbeatReply, LogIndex, ReplicaId } from './types.js';
+import type { AppendReply, Config, LogIndex, ReplicaId, TellBeat } from './types.js';
 
 /**
  * One leader's term of office: made when the election is won, thrown away when leadership ends, so that nothing of it can
@@ -129,6 +129,30 @@ export class Leadership {
     return true;
   }
 
+  /**
+   * `tick` for a group at rest: where heartbeats are due, and nothing else is, tells each follower's straight away. False, and
+   * nothing has changed, where there is more to do.
+   */
+  beat(now: number, tell: TellBeat): boolean {
+    const { core, replication } = this;
+    if (now < this.heartbeatDueMs || this.hasWork || !this.isAtRest || !this.hasQuorum(now)) return false;
+    this.heartbeatDueMs = this.nextHeartbeat(now);
+    let round = 0;
+    for (const peer of replication.peers) {
+      if (!replication.needsHeartbeat(peer)) continue;
+      if (round === 0) round = this.openRound();
+      peer.roundSentMs = now;
+      tell(peer.id, core.term, core.commit, round, replication.floor, replication.closed);
+    }
+    return true;
+  }
+
+  private get isAtRest(): boolean {
+    const { core, replication } = this;
+    const isWritten = this.canServe && core.termDurable && core.commit === core.log.lastIndex;
+    return isWritten && this.transferTarget === 0 && !this.hasPendingConfig && replication.isInStep;
+  }
+
   propose(data: Bytes): LogIndex {
     this.mustAcceptProposals();
     const index = this.core.append('data', data);
@@ -195,20 +219,20 @@ export class Leadership {
   }
 
   onAppendReply(m: AppendReply): void {
-    this.onAnswer(m);
+    this.onAnswer(m.from, m.round, m.floor);
     if (!this.replication.onAppendReply(m)) return;
     if (m.index > this.core.commit) this.commitByCounting();
     this.continueTransfer();
   }
 
-  onAnswer(m: AppendReply | HeartbeatReply): void {
+  onAnswer(from: ReplicaId, round: number, floor: number): void {
     const { replication, core } = this;
-    if (!replication.heard(m.from)) return;
-    if (m.floor > 0 && replication.rounds.acceptFloor(m.from, m.floor)) {
+    if (!replication.heard(from)) return;
+    if (floor > 0 && replication.rounds.acceptFloor(from, floor)) {
       this.floor = undefined;
       if (isJoint(core.config)) replication.wake();
     }
-    if (m.round > 0 && replication.rounds.answer(m.from, m.round)) this.countRounds();
+    if (round > 0 && replication.rounds.answer(from, round)) this.countRounds();
   }
 
   onUnreachable(from: ReplicaId): void {

@@ -9,7 +9,7 @@ import { Leadership } from './leadership.js';
 import type { ProgressState } from './progress.js';
 import { ForwardedReads } from './reads.js';
 import type {
-  Config, LogIndex, Message, Ready, ReplicaId, Role, SnapshotMeta, Term, VoteMessage, VoteReply,
+  Config, LogIndex, Message, Ready, ReplicaId, Role, SnapshotMeta, TellBeat, Term, VoteMessage, VoteReply,
 } from './types.js';
 
 export type { RaftOptions } from './core.js';
@@ -206,7 +206,7 @@ export class Raft {
         this.leadership?.onAppendReply(m);
         break;
       case 'heartbeatReply':
-        this.leadership?.onAnswer(m);
+        this.leadership?.onAnswer(m.from, m.round, m.floor);
         break;
       case 'vote':
       case 'preVote':
@@ -229,6 +229,29 @@ export class Raft {
       default:
         unreachable(m);
     }
+  }
+
+  /** Leader: see Leadership.beat. Where it is false, `tick`. */
+  beat(now: number, tell: TellBeat): boolean {
+    this.setTime(now);
+    return this.leadership?.beat(now, tell) ?? false;
+  }
+
+  /** A beat came. The floor to answer it with; -1, and nothing has changed, where it is to be stepped on as a heartbeat. */
+  onBeat(from: ReplicaId, term: Term, index: LogIndex, floor: number, closed: number, now: number): number {
+    const { core } = this;
+    if (term !== core.term || from !== core.leader || core.role !== 'follower' || index !== core.commit) return -1;
+    this.setTime(now);
+    this.hearLeader(from);
+    return this.follower.onBeat(index, floor, closed);
+  }
+
+  /** The answer to a beat came. False, and nothing has changed, where it is to be stepped on as a heartbeat's. */
+  onBeatReply(from: ReplicaId, term: Term, round: number, floor: number, now: number): boolean {
+    if (term !== this.core.term || this.leadership === undefined) return false;
+    this.setTime(now);
+    this.leadership.onAnswer(from, round, floor);
+    return true;
   }
 
   /** Appends a command to the log; it is committed when it comes out of `ready()`, which it may never do. */

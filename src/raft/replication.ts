@@ -40,6 +40,16 @@ export class Replication {
     return this.awake || this.heartbeatWanted || this.noticeWanted || this.rounds.isRoundWanted;
   }
 
+  /** There are followers, and each has the whole log and was told that all of it is committed. */
+  get isInStep(): boolean {
+    const { commit, log } = this.core;
+    if (this.peers.length === 0) return false;
+    for (const { state, match, commitTold } of this.peers) {
+      if (state !== 'replicate' || match !== log.lastIndex || commitTold !== commit) return false;
+    }
+    return true;
+  }
+
   peer(id: ReplicaId): Progress | undefined {
     return this.byId.get(id);
   }
@@ -263,7 +273,7 @@ export class Replication {
   }
 
   /** Under load appends carry the rounds; but their answers wait for the follower's disk, which may be slow. */
-  private needsHeartbeat(peer: Progress): boolean {
+  needsHeartbeat(peer: Progress): boolean {
     const { now, options } = this.core;
     return now - peer.roundSentMs >= options.heartbeatMs / 2 || this.isSilent(peer);
   }

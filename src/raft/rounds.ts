@@ -41,11 +41,11 @@ export class Rounds {
     return this.current;
   }
 
-  /** True if this is news. An answer to a round that was never asked proves nothing. */
+  /** True if this may confirm a newer round. An answer to a round that was never asked proves nothing. */
   answer(from: ReplicaId, round: number): boolean {
     if (round > this.current || round <= this.answeredOf(from)) return false;
     this.answered.set(from, round);
-    return true;
+    return round > this.confirmed;
   }
 
   /** True if this is news. */

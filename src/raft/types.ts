@@ -104,6 +104,14 @@ export interface HeartbeatReply extends Envelope {
   readonly floor: number;
 }
 
+/**
+ * Beats. Where a leader and a follower are in step (the follower has the whole log and knows all of it to be committed, so that
+ * commit and closedIndex are the same index) a heartbeat and its answer change nothing but times. They are by far the most of all
+ * messages of an idle group, and go in and out of the core as plain numbers, past `ready()`: see Raft.beat. What they mean is
+ * what HeartbeatMessage and HeartbeatReply mean, and either side may treat one as such.
+ */
+export type TellBeat = (to: ReplicaId, term: Term, index: LogIndex, round: number, floor: number, closed: number) => void;
+
 export interface VoteMessage extends Envelope {
   readonly type: 'vote' | 'preVote';
   readonly lastIndex: LogIndex;

@@ -1,7 +1,7 @@
 import { expect } from 'chai';
 import fc from 'fast-check';
 import { TidemarkError } from '../../src/lib/errors.js';
-import { decodeFrame, encodeFrame, sizeOf, type PeerItem } from '../../src/node/peer-items.js';
+import { BEAT_FIELDS, decodeFrame, encodeFrame, sizeOf, type PeerItem } from '../../src/node/peer-items.js';
 import { append, checksummed, heartbeat } from './support.js';
 
 describe('peer frames', () => {
@@ -27,6 +27,11 @@ describe('peer frames', () => {
     }),
     fc.constant({ kind: 'unfit' as const }),
     fc.record({ kind: fc.constant('held' as const), lowest: natural }),
+    ...(['beats', 'beatReplies'] as const).map((kind) =>
+      fc
+        .array(fc.array(natural, { minLength: BEAT_FIELDS[kind], maxLength: BEAT_FIELDS[kind] }), { maxLength: 9 })
+        .map((beats) => ({ kind, fields: beats.flat() })),
+    ),
     fc.record({ kind: fc.constant('digestAsked' as const), bucket: of.bucket, index: natural }),
     fc.record({ kind: fc.constantFrom('digestTold' as const, 'digestJudged' as const), bucket: of.bucket, index: natural, digest: crc }),
   );
@@ -63,6 +68,13 @@ describe('peer frames', () => {
     );
   });
 
+  it('are refused if they end in the middle of a beat', () => {
+    for (const kind of ['beats', 'beatReplies'] as const) {
+      const frame = encodeFrame([{ kind, fields: [1, 2, 3, 4, 5, 6, 7] }]);
+      expect(() => decodeFrame(frame)).to.throw(TidemarkError).with.property('reason', 'MALFORMED_FRAME');
+    }
+  });
+
   it('do not keep a large frame alive for the sake of a small entry', () => {
     const frame = Buffer.from(encodeFrame(Array.from({ length: 100 }, (_, i) => append(i, Buffer.alloc(500, i)))));
     for (const one of decodeFrame(frame)) {
@@ -76,10 +88,13 @@ describe('peer frames', () => {
     const asked = { kind: 'digestAsked', bucket: 1, index: 2 } as const;
     const told = { bucket: 1, index: 2, digest: 3 } as const;
     const digests = [asked, { kind: 'digestTold', ...told }, { kind: 'digestJudged', ...told }] as const;
-    const frame = encodeFrame([heartbeat(3), taken, { kind: 'unfit' }, ...digests, { kind: 'held', lowest: 5 }]);
+    const beats = { kind: 'beats', fields: [1, 2, 3, 4, 5, 6, 7, 8] } as const;
+    const replies = { kind: 'beatReplies', fields: [1, 3, 2, 4, 6, 7] } as const;
+    const held = { kind: 'held', lowest: 5 } as const;
+    const frame = encodeFrame([heartbeat(3), taken, { kind: 'unfit' }, ...digests, held, beats, replies]);
     expect(frame.toString('hex')).to.equal(
-      '0c45f707' + // checksum
-        '97' +
+      '001c70dc' + // checksum
+        '99' +
         '930003' + // raft, bucket 3
         '9902ce00010001ce0001000207cd03e801cb4303e52b9abe0000cb4303e52b9abe0000cd03e9' + // the message: raft/codec.ts
         '9404010203' + // taken, bucket 1, transfer 2, sequence 3
@@ -87,7 +102,9 @@ describe('peer frames', () => {
         '93080102' + // asked, bucket 1, index 2
         '9409010203' + // told, bucket 1, index 2, digest 3
         '940a010203' + // judged, the same
-        '920b05', // held: 5
+        '920b05' + // held: 5
+        '990c0102030405060708' + // a beat of bucket 1, from 2 to 3, term 4, index 5, round 6, floor 7, closed 8
+        '970d010302040607', // its answer
     );
   });
 });

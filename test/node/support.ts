@@ -7,6 +7,7 @@ import { systemTimers } from '../../src/env/real/timers.js';
 import type { Bytes } from '../../src/lib/bytes.js';
 import type { Founding } from '../../src/placement/founding.js';
 import { encodeHello } from '../../src/node/peer-hello.js';
+import { isBeats } from '../../src/node/peer-items.js';
 import { Peers, type PeerItem, type PeersOptions } from '../../src/node/peers.js';
 import { SimLoop } from '../../src/sim/loop.js';
 import { SimWorldNetwork, type SimNetworkOptions } from '../../src/sim/network.js';
@@ -255,7 +256,7 @@ export class TestNode {
 
 /** -1 for an item of no bucket. */
 export function bucketOf(item: PeerItem): number {
-  return item.kind === 'unfit' || item.kind === 'held' ? -1 : item.bucket;
+  return item.kind === 'unfit' || item.kind === 'held' || isBeats(item) ? -1 : item.bucket;
 }
 
 export function heartbeat(bucket: number, round = 1): PeerItem {

@@ -210,12 +210,29 @@ export class Replica {
     this.paused = false;
   }
 
+  /** Heartbeats are taken as beats wherever that can be done, and sent so; on the wire they are what they stand for. */
   step(message: Message): void {
-    this.raft?.step(message, this.now);
+    if (this.raft === undefined || this.stepBeat(this.raft, message)) return;
+    this.raft.step(message, this.now);
+  }
+
+  private stepBeat(raft: Raft, m: Message): boolean {
+    const isMine = m.to === this.id && m.from !== this.id;
+    if (isMine && m.type === 'heartbeat' && m.round > 0 && m.commit === m.closedIndex) {
+      const floor = raft.onBeat(m.from, m.term, m.commit, m.floor, m.closed, this.now);
+      if (floor < 0) return false;
+      this.network.send({ type: 'heartbeatReply', from: this.id, to: m.from, term: m.term, round: m.round, floor });
+      return true;
+    }
+    return isMine && m.type === 'heartbeatReply' && raft.onBeatReply(m.from, m.term, m.round, m.floor, this.now);
   }
 
   tick(): void {
-    if (this.raft !== undefined && this.now >= this.raft.nextTickMs) this.raft.tick(this.now);
+    if (this.raft === undefined || this.now < this.raft.nextTickMs) return;
+    const told = this.raft.beat(this.now, (to, term, index, round, floor, closed) => {
+      this.network.send({ type: 'heartbeat', from: this.id, to, term, commit: index, round, floor, closed, closedIndex: index });
+    });
+    if (!told) this.raft.tick(this.now);
   }
 
   /** Carries out every Ready there is. */

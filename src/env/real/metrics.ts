@@ -6,7 +6,7 @@ import type { Counter, Gauge, Histogram, Metrics } from '../telemetry.js';
 type Labels = Readonly<Record<string, string>>;
 
 /** The event loop's delay is sampled this often: an idle process should hardly wake for it. */
-const LOOP_SAMPLE_MS = 50;
+const LOOP_SAMPLE_MS = 250;
 
 export interface PromMetrics extends Metrics {
   /** Of `text()`, for the HTTP answer. */

@@ -2,6 +2,8 @@ import type { Timer, Timers } from '../time.js';
 
 /** setTimeout takes a delay of at most 31 bits and fires at once beyond it. */
 const DELAY_MS_MAX = 2 ** 31 - 1;
+/** Longer delays get a millisecond more: nearly all of them would fire early else, and wake the process twice. */
+const EXACT_DELAY_MS_MAX = 20;
 
 /**
  * Timers of Node's event loop, made exact: Node counts a delay from the moment at which the loop last looked at its clock, so
@@ -33,7 +35,8 @@ class SystemTimer implements Timer {
   }
 
   #arm(nowMs: number): void {
-    const delayMs = Math.min(Math.max(0, Math.ceil(this.#dueMs - nowMs)), DELAY_MS_MAX);
+    const restMs = Math.max(0, Math.ceil(this.#dueMs - nowMs));
+    const delayMs = Math.min(restMs > EXACT_DELAY_MS_MAX ? restMs + 1 : restMs, DELAY_MS_MAX);
     this.#handle = setTimeout(() => this.#fire(), delayMs);
   }
 
