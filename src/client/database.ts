@@ -2,13 +2,14 @@ import type { Env } from '../env/env.js';
 import { DEFAULT_LIMITS, type Limits } from '../env/limits.js';
 import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
-import { prefixEnd } from '../lib/ordered.js';
 import { checkTimestamp, parseTimestamp } from '../mvcc/timestamp.js';
 import { ANY_STALENESS_MS } from '../bucket/requests.js';
-import type { Condition, Consistency, KeyRange, Mutation, RequestId, Served, Timestamp } from '../bucket/requests.js';
+import type { Condition, Consistency, Mutation, RequestId, Served, Timestamp } from '../bucket/requests.js';
 import type { Placement } from '../placement/map.js';
 import { Router, type Pin, type PinsReply } from '../router/router.js';
-import { Entry, Missing, VersionEntry, bytesOf, type Data } from './entries.js';
+import { bytesOf, contradiction, Entry, Missing, rangeOf, VersionEntry, type Data, type RangeOf } from './entries.js';
+import { runTransaction, type TransactionOptions } from './run-transaction.js';
+import type { Transaction } from './transaction.js';
 
 /**
  * The public API for TypeScript and JavaScript: a thin, typed face of the router (router/router.ts), which does the work.
@@ -19,6 +20,11 @@ import { Entry, Missing, VersionEntry, bytesOf, type Data } from './entries.js';
  *     if (user.found) console.log(user.json(), user.version, user.served.node);
  *     for await (const entry of db.scan({ prefix: 'user/' })) console.log(entry.key.toString());
  *     const before = await db.asOf('-10s').get('user/1');
+ *     await db.transaction(async (tx) => {
+ *       const from = await tx.get('{bank}/ada');
+ *       tx.put('{bank}/ada', String(Number(from.text()) - 5));
+ *       tx.put('{bank}/bob', '5');
+ *     });
  *
  * One Database is one session: its bounded reads see its own writes, and never go back in time for a key. It is meant to be
  * shared by everything in a process, and to be closed at the end; until then it keeps the process alive.
@@ -88,13 +94,6 @@ export type ConditionOf<K> =
   | { readonly kind: 'value'; readonly key: K; readonly value: K }
   | (RangeOf<K> & { readonly kind: 'unchanged'; readonly since: Timestamp });
 
-/** Keys that begin with `prefix`, or from `start` on and below `end`; neither: all keys. */
-export interface RangeOf<K> {
-  readonly prefix?: K | undefined;
-  readonly start?: K | undefined;
-  readonly end?: K | undefined;
-}
-
 export type MutationOf<K> =
   | { readonly kind: 'put'; readonly key: K; readonly value: K }
   | { readonly kind: 'delete'; readonly key: K };
@@ -150,6 +149,8 @@ export interface Snapshot {
 }
 
 export class Database implements AsyncDisposable {
+  readonly #env: ClientEnv;
+  readonly #limits: Limits;
   readonly #router: Router;
 
   constructor(env: ClientEnv, options: DatabaseOptions) {
@@ -157,8 +158,9 @@ export class Database implements AsyncDisposable {
     if (endpoints.length === 0) {
       throw new TidemarkError('INVALID_ARGUMENT', 'NO_ENDPOINTS', 'endpoints is empty; expected host:port of a node or sidecar');
     }
-    const merged = { ...DEFAULT_LIMITS, ...limits };
-    this.#router = new Router({ env, limits: merged, role: 'client', seeds: endpoints, clusterId, zone, timeoutMs });
+    this.#env = env;
+    this.#limits = { ...DEFAULT_LIMITS, ...limits };
+    this.#router = new Router({ env, limits: this.#limits, role: 'client', seeds: endpoints, clusterId, zone, timeoutMs });
   }
 
   /** Resolves when a node has answered. Requests may be made before. */
@@ -201,6 +203,17 @@ export class Database implements AsyncDisposable {
     const { applied, timestamp, failedCondition, failedVersion, served } = reply;
     const written = { applied, version: timestamp, served };
     return applied ? written : { ...written, failed: { condition: failedCondition, version: failedVersion } };
+  }
+
+  /**
+   * Runs a function whose reads and writes are one atomic step (run-transaction.ts). It is called again when somebody else has
+   * changed what it had read, so it must do nothing else that cannot be repeated. What it returns is the result.
+   *
+   * Rejects with TransactionConflict when that happened too often, and with what the function throws; nothing was written then.
+   * Any error with outcome `unknown`: it may have been.
+   */
+  async transaction<T>(work: (tx: Transaction) => Promise<T> | T, options: TransactionOptions = {}): Promise<T> {
+    return runTransaction(this.#env, this.#router, this.#limits, work, options);
   }
 
   async get(key: Data, options: ReadOptions = {}): Promise<Entry | Missing> {
@@ -392,17 +405,6 @@ export class Session {
   }
 }
 
-export function rangeOf({ prefix, start, end }: RangeOf<Data>): KeyRange {
-  if (prefix === undefined) return { start: boundOf(start), end: boundOf(end) };
-  if (start !== undefined || end !== undefined) throw contradiction('prefix', 'start or end');
-  const first = bytesOf(prefix);
-  return { start: first, end: prefixEnd(first) };
-}
-
-function boundOf(bound: Data | undefined): Bytes {
-  return bound === undefined ? EMPTY : bytesOf(bound);
-}
-
 function conditionOf(condition: ConditionOf<Data>): Condition {
   if (condition.kind === 'unchanged') return { kind: 'unchanged', range: rangeOf(condition), since: condition.since };
   const key = bytesOf(condition.key);
@@ -419,8 +421,4 @@ function conditionOf(condition: ConditionOf<Data>): Condition {
 function mutationOf(mutation: MutationOf<Data>): Mutation {
   const key = bytesOf(mutation.key);
   return mutation.kind === 'put' ? { kind: 'put', key, value: bytesOf(mutation.value) } : { kind: 'delete', key };
-}
-
-function contradiction(one: string, other: string): TidemarkError {
-  return new TidemarkError('INVALID_ARGUMENT', 'OPTIONS_CONTRADICT', `${one} cannot be combined with ${other}`);
 }

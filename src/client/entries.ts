@@ -1,11 +1,35 @@
-import { toBytes, type Bytes } from '../lib/bytes.js';
-import type { Record, Served, Timestamp, Version } from '../bucket/requests.js';
+import { EMPTY, toBytes, type Bytes } from '../lib/bytes.js';
+import { TidemarkError } from '../lib/errors.js';
+import { prefixEnd } from '../lib/ordered.js';
+import type { KeyRange, Record, Served, Timestamp, Version } from '../bucket/requests.js';
 
 /** Keys and values as callers have them; strings are UTF-8. */
 export type Data = string | Uint8Array;
 
 export function bytesOf(data: Data): Bytes {
   return typeof data === 'string' ? Buffer.from(data) : toBytes(data);
+}
+
+/** Keys that begin with `prefix`, or from `start` on and below `end`; neither: all keys. */
+export interface RangeOf<K> {
+  readonly prefix?: K | undefined;
+  readonly start?: K | undefined;
+  readonly end?: K | undefined;
+}
+
+export function rangeOf({ prefix, start, end }: RangeOf<Data>): KeyRange {
+  if (prefix === undefined) return { start: boundOf(start), end: boundOf(end) };
+  if (start !== undefined || end !== undefined) throw contradiction('prefix', 'start or end');
+  const first = bytesOf(prefix);
+  return { start: first, end: prefixEnd(first) };
+}
+
+function boundOf(bound: Data | undefined): Bytes {
+  return bound === undefined ? EMPTY : bytesOf(bound);
+}
+
+export function contradiction(one: string, other: string): TidemarkError {
+  return new TidemarkError('INVALID_ARGUMENT', 'OPTIONS_CONTRADICT', `${one} cannot be combined with ${other}`);
 }
 
 /** A key that exists, with its value. */

@@ -19,7 +19,9 @@ export {
   type WriteOutcome,
   type Written,
 } from './database.js';
-export { Entry, Missing, VersionEntry, type Data } from './entries.js';
+export { Entry, Missing, VersionEntry, type Data, type RangeOf } from './entries.js';
+export { TransactionConflict, type Commit, type TransactionOptions } from './run-transaction.js';
+export type { Transaction, TransactionScanOptions } from './transaction.js';
 export { STATUS, TidemarkError, isTidemarkError, type Outcome, type StatusCode } from '../lib/errors.js';
 export { formatTimestamp, parseTimestamp, type Timestamp } from '../mvcc/timestamp.js';
 export type { RequestId, Served } from '../bucket/requests.js';

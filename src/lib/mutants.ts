@@ -81,6 +81,10 @@ export const MUTANTS = [
   'session-horizon-lost',
   'sessions-not-replayed',
   'doubt-reported-as-none',
+  // Transactions of clients
+  'transaction-forgets-reads',
+  'transaction-forgets-ranges',
+  'transaction-reads-on',
   // State and snapshots
   'torn-state-batch',
   'overlay-dropped-early',

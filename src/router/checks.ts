@@ -1,7 +1,7 @@
 import type { Limits } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
 import { printable, type Bytes } from '../lib/bytes.js';
-import type { Condition, Mutation } from '../bucket/requests.js';
+import type { Change, Condition, Mutation, Record } from '../bucket/requests.js';
 import {
   checkConsistency,
   checkKey,
@@ -138,6 +138,14 @@ export function bytesOfWrite(mutations: readonly Mutation[]): number {
   let bytes = 0;
   for (const mutation of mutations) bytes += mutation.key.length + (mutation.kind === 'put' ? mutation.value.length : 0);
   return bytes;
+}
+
+export function bytesOfRecord({ key, value }: Record): number {
+  return key.length + value.length;
+}
+
+export function bytesOfChange({ key, before, after }: Change): number {
+  return key.length + (before?.value.length ?? 0) + (after?.value.length ?? 0);
 }
 
 /** How many items a caller wants in all: 0 or nothing stands for as many as there are. */

@@ -3,22 +3,13 @@ import type { Bytes } from '../lib/bytes.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { EPOCH_MS, TIMESTAMP_MAX, checkNotAhead, checkTimestamp, later } from '../mvcc/timestamp.js';
-import type {
-  Change,
-  Condition,
-  Consistency,
-  KeyRange,
-  Mutation,
-  Record,
-  RequestId,
-  Timestamp,
-} from '../bucket/requests.js';
+import type { Condition, Consistency, KeyRange, Mutation, RequestId, Timestamp } from '../bucket/requests.js';
 import { checkConsistency, checkKey, checkRange, checkRequestId, checkValue, checkWrite } from '../bucket/validate.js';
 import { bucketOf, type BucketId, type NodeId, type Placement } from '../placement/map.js';
 import { bucketsOfRange } from '../placement/range.js';
 import { Alarms } from './alarms.js';
 import { AnswerBudget, type Hold } from './answer-budget.js';
-import { homeOfWrite, bytesOfWrite, checkLimit, checkMoments, checkPinAction } from './checks.js';
+import { bytesOfChange, bytesOfRecord, bytesOfWrite, homeOfWrite, checkLimit, checkMoments, checkPinAction } from './checks.js';
 import { Connections } from './connections.js';
 import { Dispatcher, isBornAhead, type Call } from './dispatch.js';
 import { diffPage, diffPages, type DiffPage } from './diff.js';
@@ -83,14 +74,6 @@ const GET_MANY_WINDOW_MIN = 16;
 const GET_MANY_WINDOW_MAX = 256;
 /** New sessions for one command; each is younger than all that its bucket had forgotten a moment ago. */
 const SESSION_RENEWALS_MAX = 3;
-
-function bytesOfRecord({ key, value }: Record): number {
-  return key.length + value.length;
-}
-
-function bytesOfChange({ key, before, after }: Change): number {
-  return key.length + (before?.value.length ?? 0) + (after?.value.length ?? 0);
-}
 
 /** Limited each by itself. */
 type Sort = 'commands' | 'queries';
@@ -177,6 +160,11 @@ export class Router implements NodeHandle {
   /** ... and who leads. */
   learn(hints: readonly LeaderHint[]): void {
     for (const hint of hints) this.#cache.hint(hint);
+  }
+
+  /** The highest timestamp that callers of this router have seen. */
+  get seen(): Timestamp {
+    return this.#seen;
   }
 
   /** Calls `changed` after each new placement, until the returned function is called. */
@@ -432,6 +420,18 @@ export class Router implements NodeHandle {
       const all = Array.from({ length: buckets }, (_, bucket) => bucket);
       const { pins, horizon } = await pinsOverBuckets(this.#dispatcher, all, action, call);
       return { horizon, pins: pins.map(({ buckets: held, ...pin }) => ({ ...pin, complete: held === buckets })) };
+    });
+  }
+
+  /** A moment that shows all that was acknowledged in the buckets of these keys, and all that this router's callers have seen. */
+  async readTimestamp(keys: readonly Bytes[], options: CallOptions = {}): Promise<Timestamp> {
+    for (const [index, key] of keys.entries()) checkKey(key, this.#options.limits, `keys[${index}]`);
+    return this.#admitted('queries', 0, async () => {
+      const call = this.#callOf(options);
+      const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
+      const buckets = [...new Set(keys.map((key) => bucketOf(key, placement.buckets)))].sort((a, b) => a - b);
+      const { timestamp } = await readTimestamp(this.#dispatcher, buckets, call);
+      return Math.max(timestamp, call.seen);
     });
   }
 

@@ -18,6 +18,7 @@ import './recovery.test.js';
 import './retention.test.js';
 import './seams.test.js';
 import './time-travel.test.js';
+import './transactions.test.js';
 
 /** Of these one must fail. Chance decides which: a change of the code makes other runs of the same seeds. */
 const SEEDS_MAX = 25;

@@ -454,6 +454,21 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'a router forgets that an attempt may have taken effect',
     by: { swarm: 'any' },
   },
+  'transaction-forgets-reads': {
+    like: 'Transactions: lost update, bank sum changed without any fault (tidb#21900)',
+    what: 'a transaction commits whatever became of the keys that it has read',
+    by: { test: 'sim/client-transactions', name: 'loses no update' },
+  },
+  'transaction-forgets-ranges': {
+    like: 'Transactions: write skew through a phantom',
+    what: 'a transaction commits whatever became of the ranges that it has scanned',
+    by: { test: 'sim/client-transactions', name: 'lets no phantom in' },
+  },
+  'transaction-reads-on': {
+    like: 'Transactions: read skew',
+    what: 'the reads of a transaction are of several moments',
+    by: { test: 'sim/client-transactions', name: 'reads one moment' },
+  },
   'torn-state-batch': {
     like: 'LevelDB after power loss: half of a Write (leveldb#189)',
     what: 'a state batch is cut in the midst of an apply',

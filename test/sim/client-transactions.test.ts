@@ -1,0 +1,341 @@
+import { expect } from 'chai';
+import { Database } from '../../src/client/database.js';
+import { TransactionConflict } from '../../src/client/run-transaction.js';
+import type { Transaction } from '../../src/client/transaction.js';
+import type { Limits } from '../../src/env/limits.js';
+import type { SimCluster } from '../../src/sim/cluster.js';
+import { SimRandom } from '../../src/sim/random.js';
+import { TransactionLoad } from '../../src/sim/swarm/transactions.js';
+import { failure, leaderOf, startCluster, untilLed } from './support.js';
+
+interface World {
+  readonly cluster: SimCluster;
+  readonly db: Database;
+  /** Another client. */
+  readonly other: Database;
+}
+
+function clientOf(cluster: SimCluster, name: string): Database {
+  const { env } = cluster.machine(name, cluster.loop.clock());
+  return new Database(env, { endpoints: cluster.endpoints, limits: cluster.limits });
+}
+
+async function start(seed: string, limits: Partial<Limits> = {}, buckets = 4): Promise<World> {
+  const cluster = await startCluster({ seed, nodes: 3, buckets, limits });
+  await untilLed(cluster);
+  const [db, other] = [clientOf(cluster, 'c1'), clientOf(cluster, 'c2')];
+  await cluster.settle(Promise.all([db.ready(), other.ready()]));
+  return { cluster, db, other };
+}
+
+/** Two that go on together, once. */
+function meeting(): () => Promise<void> {
+  let waiting: (() => void) | undefined;
+  let met = false;
+  return () => {
+    if (met) return Promise.resolve();
+    if (waiting === undefined) return new Promise((resolve) => (waiting = resolve));
+    met = true;
+    waiting();
+    return Promise.resolve();
+  };
+}
+
+async function texts(entries: AsyncIterable<{ readonly key: Buffer; text(): string | undefined }>): Promise<string[]> {
+  const found: string[] = [];
+  for await (const entry of entries) found.push(`${entry.key.toString()}=${entry.text() ?? '-'}`);
+  return found;
+}
+
+describe('a transaction', () => {
+  it('loses no update: two that read the same and both write do so one after the other', async () => {
+    const { cluster, db, other } = await start('lost-update');
+    await cluster.settle(db.put('{c}n', '0'));
+    const meet = meeting();
+    const attempts: number[] = [];
+    const increment = async (tx: Transaction): Promise<void> => {
+      const count = Number((await tx.get('{c}n')).text());
+      await meet();
+      tx.put('{c}n', String(count + 1));
+      attempts.push(tx.attempt);
+    };
+    await cluster.settle(Promise.all([db.transaction(increment), other.transaction(increment)]));
+    expect((await cluster.settle(db.get('{c}n'))).text()).to.equal('2');
+    expect(attempts.sort()).to.deep.equal([1, 1, 2]);
+  });
+
+  it('lets no write skew happen: of two on call, who both see the other, one stays', async () => {
+    const { cluster, db, other } = await start('write-skew');
+    await cluster.settle(db.write({ mutations: ['a', 'b'].map((name) => ({ kind: 'put', key: `{call}${name}`, value: 'on' })) }));
+    const meet = meeting();
+    const leave = (name: string) => async (tx: Transaction): Promise<boolean> => {
+      const [a, b] = await Promise.all([tx.get('{call}a'), tx.get('{call}b')]);
+      await meet();
+      if (a.text() !== 'on' || b.text() !== 'on') return false;
+      tx.put(`{call}${name}`, 'off');
+      return true;
+    };
+    const left = await cluster.settle(Promise.all([db.transaction(leave('a')), other.transaction(leave('b'))]));
+    expect(left.filter(Boolean).length).to.equal(1);
+  });
+
+  it('lets no phantom in: of two that find a range empty, and each put their own key there, one does', async () => {
+    const { cluster, db, other } = await start('phantom');
+    const meet = meeting();
+    const book = (name: string) => async (tx: Transaction): Promise<boolean> => {
+      const taken = await texts(tx.scan({ prefix: '{room}/' }));
+      await meet();
+      if (taken.length > 0) return false;
+      tx.put(`{room}/${name}`, 'booked');
+      return true;
+    };
+    const booked = await cluster.settle(Promise.all([db.transaction(book('a')), other.transaction(book('b'))]));
+    expect(booked.filter(Boolean).length).to.equal(1);
+    expect((await cluster.settle(texts(db.scan({ prefix: '{room}/' })))).length).to.equal(1);
+  });
+
+  it('reads one moment, whatever others commit meanwhile, and commits a read only if that is still so', async () => {
+    const { cluster, db, other } = await start('read-skew');
+    const both = (value: string) => ['{r}x', '{r}y'].map((key) => ({ kind: 'put' as const, key, value }));
+    await cluster.settle(db.write({ mutations: both('old') }));
+    const seen: string[][] = [];
+    const look = async (tx: Transaction): Promise<string[]> => {
+      const x = await tx.get('{r}x');
+      if (tx.attempt === 1) await other.write({ mutations: both('new') });
+      const y = await tx.get('{r}y');
+      const pair = [x.text() ?? '', y.text() ?? ''];
+      seen.push(pair);
+      return pair;
+    };
+    expect(await cluster.settle(db.transaction(look))).to.deep.equal(['new', 'new']);
+    expect(seen).to.deep.equal([['old', 'old'], ['new', 'new']]);
+    const snapshot = await cluster.settle(
+      db.transaction(
+        async (tx) => {
+          const x = await tx.get('{r}x');
+          await other.write({ mutations: both('newest') });
+          return [x.text(), ...(await texts(tx.scan({ prefix: '{r}' }))), ...(await texts(tx.getMany(['{r}y'])))];
+        },
+        { snapshot: true },
+      ),
+    );
+    expect(snapshot).to.deep.equal(['new', '{r}x=new', '{r}y=new', '{r}y=new']);
+  });
+
+  it('sees what it has written itself: by key, among others, in scans of both directions', async () => {
+    const { cluster, db } = await start('own-writes', { pageEntriesMax: 2 });
+    const stored = ['b', 'd', 'f', 'h'].map((name) => ({ kind: 'put' as const, key: `{o}${name}`, value: 'stored' }));
+    await cluster.settle(db.write({ mutations: stored }));
+    await cluster.settle(
+      db.transaction(async (tx) => {
+        for (const name of ['a', 'd', 'g', 'i']) tx.put(`{o}${name}`, 'own');
+        tx.put('{o}z', 'own');
+        tx.delete('{o}z');
+        tx.delete('{o}f');
+        tx.delete('{o}none');
+        const all = ['{o}a=own', '{o}b=stored', '{o}d=own', '{o}g=own', '{o}h=stored', '{o}i=own'];
+        expect(await texts(tx.scan({ prefix: '{o}' }))).to.deep.equal(all);
+        expect(await texts(tx.scan({ prefix: '{o}', reverse: true }))).to.deep.equal([...all].reverse());
+        expect(await texts(tx.scan({ prefix: '{o}', limit: 4 }))).to.deep.equal(all.slice(0, 4));
+        expect(await texts(tx.scan({ start: '{o}e', end: '{o}h' }))).to.deep.equal(['{o}g=own']);
+        expect(await texts(tx.getMany(['{o}f', '{o}b', '{o}a']))).to.deep.equal(['{o}f=-', '{o}b=stored', '{o}a=own']);
+        expect((await tx.get('{o}f')).found).to.equal(false);
+        expect(await tx.get('{o}a')).to.include({ found: true, version: 0 });
+      }),
+    );
+    const after = ['{o}a=own', '{o}b=stored', '{o}d=own', '{o}g=own', '{o}h=stored', '{o}i=own'];
+    expect(await cluster.settle(texts(db.scan({ prefix: '{o}' })))).to.deep.equal(after);
+  });
+
+  it('that broke a scan off has read no further: what appears behind is no phantom, what appears before is one', async () => {
+    const { cluster, db, other } = await start('broken-off');
+    for (const name of ['b', 'd', 'f']) await cluster.settle(db.put(`{s}${name}`, 'x'));
+    const first = (reverse: boolean, meanwhile: string): Promise<number> =>
+      cluster.settle(
+        db.transaction(async (tx) => {
+          for await (const entry of tx.scan({ prefix: '{s}', reverse })) {
+            if (entry.key.toString() === '{s}d') break;
+          }
+          if (tx.attempt === 1) await other.put(`{s}${meanwhile}`, 'y');
+          tx.put('{s}~', 'done');
+          return tx.attempt;
+        }),
+      );
+    expect(await first(false, 'e')).to.equal(1);
+    expect(await first(false, 'c')).to.equal(2);
+    await cluster.settle(db.delete('{s}~'));
+    expect(await first(true, 'c2')).to.equal(1);
+    await cluster.settle(db.delete('{s}~'));
+    expect(await first(true, 'e2')).to.equal(2);
+  });
+
+  it('that met others too often is a conflict, which names what and how often', async () => {
+    const { cluster, db, other } = await start('conflict');
+    const disturb = (key: string) => async (tx: Transaction): Promise<void> => {
+      await tx.get('{d}k');
+      await texts(tx.scan({ prefix: '{d}range/' }));
+      await other.put(key, String(tx.attempt));
+      tx.put('{d}out', 'x');
+    };
+    const onKey = await failure(cluster.settle(db.transaction(disturb('{d}k'), { attemptsMax: 3 })));
+    expect(onKey).to.be.instanceOf(TransactionConflict);
+    expect(onKey).to.include({ code: 'ABORTED', reason: 'TRANSACTION_CONFLICT', outcome: 'none', retriable: true, attempts: 3 });
+    expect(onKey.details).to.include({ key: '{d}k', attempts: '3' });
+    const onRange = await failure(cluster.settle(db.transaction(disturb('{d}range/1'), { attemptsMax: 2 })));
+    expect(onRange.details).to.include({ start: '{d}range/', end: '{d}range0', attempts: '2' });
+    expect(onRange.message).to.include("the range from '{d}range/' to '{d}range0'");
+    expect((await cluster.settle(db.get('{d}out'))).found).to.equal(false);
+  });
+
+  it('writes nothing when its function throws, and throws that only if what it read was so', async () => {
+    const { cluster, db, other } = await start('throws');
+    const thrown = new Error('no');
+    const failing = db.transaction(async (tx) => {
+      await tx.get('{t}a');
+      tx.put('{t}a', 'x');
+      throw thrown;
+    });
+    expect(await cluster.settle(failing.catch((error: unknown) => error))).to.equal(thrown);
+    expect((await cluster.settle(db.get('{t}a'))).found).to.equal(false);
+    const attempts = await cluster.settle(
+      db.transaction(async (tx) => {
+        const [a, b] = [await tx.get('{t}a'), await tx.get('{t}b')];
+        if (tx.attempt === 1) await other.write({ mutations: ['{t}a', '{t}b'].map((key) => ({ kind: 'put', key, value: 'now' })) });
+        if (!a.found || !b.found) throw thrown;
+        return tx.attempt;
+      }),
+    );
+    expect(attempts).to.equal(2);
+  });
+
+  it('is over when its function is: later operations are errors', async () => {
+    const { cluster, db } = await start('over');
+    let escaped: Transaction | undefined;
+    await cluster.settle(
+      db.transaction(async (tx) => {
+        escaped = tx;
+        await tx.get('{e}a');
+        tx.put('{e}a', 'x');
+      }),
+    );
+    const tx = escaped as unknown as Transaction;
+    const uses: (() => unknown)[] = [() => tx.get('{e}a'), () => texts(tx.scan()), () => texts(tx.getMany(['{e}a']))];
+    for (const use of uses) expect(await failure(Promise.resolve(use()))).to.include({ reason: 'TRANSACTION_ENDED' });
+    for (const use of [() => tx.put('{e}a', 'y'), () => tx.delete('{e}a')]) expect(use).to.throw('the transaction is over');
+    const readOnly = await failure(cluster.settle(db.transaction((inner) => inner.put('{e}a', 'y'), { snapshot: true })));
+    expect(readOnly).to.include({ reason: 'READ_ONLY' });
+  });
+
+  it('takes many operations at once, and another transaction inside', async () => {
+    const { cluster, db } = await start('nested');
+    const names = Array.from({ length: 20 }, (_, n) => `{n}${String(n).padStart(2, '0')}`);
+    await cluster.settle(
+      db.transaction(async (tx) => {
+        const [found, scanned] = await Promise.all([Promise.all(names.map((name) => tx.get(name))), texts(tx.scan({ prefix: '{n}' }))]);
+        expect(found.every((entry) => !entry.found) && scanned.length === 0).to.equal(true);
+        await db.transaction(async (inner) => {
+          await inner.get('{other}');
+          inner.put('{other}', 'inner');
+        });
+        await Promise.all(names.map(async (name) => tx.put(name, (await tx.get('{n}none')).found ? 'there' : 'not')));
+      }),
+    );
+    expect((await cluster.settle(texts(db.scan({ prefix: '{n}' })))).length).to.equal(20);
+    expect((await cluster.settle(db.get('{other}'))).text()).to.equal('inner');
+  });
+
+  it('has limits, which are said before it commits', async () => {
+    const { cluster, db } = await start('limits', { writeMutationsMax: 5, writeRangesMax: 2, writeBytesMax: 60, valueBytesMax: 40 });
+    const many = db.transaction((tx) => {
+      for (let n = 0; n < 6; n += 1) tx.put(`{l}${n}`, '');
+    });
+    expect(await failure(cluster.settle(many))).to.include({ reason: 'TRANSACTION_TOO_LARGE' });
+    const large = db.transaction((tx) => {
+      for (const name of ['a', 'b']) tx.put(`{l}${name}`, 'x'.repeat(30));
+    });
+    expect((await failure(cluster.settle(large))).message).to.include('more than 60 bytes');
+    const scans = db.transaction(async (tx) => {
+      for (let n = 0; n < 3; n += 1) await texts(tx.scan({ prefix: `{l}${n}` }));
+    });
+    expect(await failure(cluster.settle(scans))).to.include({ reason: 'TRANSACTION_TOO_LARGE' });
+    const again = db.transaction((tx) => {
+      for (let n = 0; n < 50; n += 1) tx.put('{l}same', String(n));
+    });
+    await cluster.settle(again);
+    expect((await cluster.settle(db.get('{l}same'))).text()).to.equal('49');
+  });
+
+  it('whose commit is not answered in time is of unknown outcome; in time, it is found out under the same id', async () => {
+    const { cluster, db } = await start('unknown', {}, 1);
+    await cluster.settle(db.put('{u}n', '0'));
+    const increment = (timeoutMs: number, fault: (leader: number) => void): Promise<number> =>
+      db.transaction(
+        async (tx) => {
+          const count = Number((await tx.get('{u}n')).text());
+          tx.put('{u}n', String(count + 1));
+          const leader = leaderOf(cluster, '{u}n', 1);
+          // When the commit is on its way.
+          cluster.loop.timers.after(1, () => fault(leader));
+          return count + 1;
+        },
+        { timeoutMs },
+      );
+    const cutOff = increment(700, (leader) => cluster.network.isolate(`n${leader}`));
+    expect(await failure(cluster.settle(cutOff))).to.include({ outcome: 'unknown' });
+    cluster.network.heal();
+    await cluster.loop.runFor(3000);
+    await untilLed(cluster);
+    const before = Number((await cluster.settle(db.get('{u}n'))).text());
+    expect(before).to.be.oneOf([0, 1]);
+    let crashed = 0;
+    const counted = await cluster.settle(
+      increment(20_000, (leader) => {
+        if (crashed === 0) cluster.crash((crashed = leader));
+      }),
+    );
+    expect(counted).to.equal(before + 1);
+    expect((await cluster.settle(db.get('{u}n'))).text()).to.equal(String(before + 1));
+  });
+
+  for (const fault of ['no fault', 'crashes', 'partitions', 'changes of leaders'] as const) {
+    it(`keeps the money of a bank and the order of lists, with ${fault}`, async function () {
+      this.timeout(60_000);
+      const { cluster, db, other } = await start(`load-${fault}`, { logEntriesKept: 20 }, 2);
+      const load = new TransactionLoad({
+        loop: cluster.loop,
+        random: new SimRandom(`load/${fault}`),
+        databases: [db, other],
+        workers: 2,
+        thinkMs: 25,
+        spread: false,
+        excuses: ({ code }) => fault !== 'no fault' && code === 'UNAVAILABLE',
+      });
+      load.start();
+      for (let round = 0; round < 2; round += 1) {
+        await cluster.loop.runFor(1000);
+        const leader = leaderOf(cluster, '{txn}', 2);
+        if (fault === 'crashes') cluster.crash(leader);
+        if (fault === 'partitions') cluster.network.isolate(`n${leader}`);
+        if (fault === 'changes of leaders') for (const id of cluster.ids) handOver(cluster, id);
+        await cluster.loop.runFor(1000);
+        cluster.network.heal();
+        if (fault === 'crashes') await cluster.restart(leader);
+        await untilLed(cluster);
+      }
+      await cluster.settle(load.stop());
+      expect(await cluster.settle(load.finish(db))).to.deep.equal([]);
+      const count = (what: string): number => load.counts.get(what) ?? 0;
+      expect(count('transfer ok')).to.be.above(20);
+      expect(count('audit ok')).to.be.above(20);
+      expect(count('lists ok')).to.be.above(20);
+      expect(cluster.fatal).to.deep.equal([]);
+    });
+  }
+});
+
+function handOver(cluster: SimCluster, id: number): void {
+  for (const replica of cluster.node(id).hosting.replicas.values()) {
+    const heir = replica.raft.progress()[0]?.id;
+    if (replica.raft.canServe() && heir !== undefined) replica.transferLeadership(heir);
+  }
+}
