@@ -10,6 +10,7 @@ import { addSim } from './sim/command.js';
 import type { Terminal } from './terminal.js';
 import { addTime } from './time.js';
 import { addTransfer } from './transfer.js';
+import { addTxn } from './txn.js';
 import { VERSION } from './version.js';
 
 /** Runs one command line (without the program's name) and says how it ended. Throws nothing. */
@@ -42,6 +43,7 @@ function buildProgram(terminal: Terminal): Command {
   addClusterStart(cluster, terminal);
   addInspection(cluster, terminal);
   addData(program, terminal);
+  addTxn(program, terminal);
   addTransfer(program, terminal);
   addTime(program, terminal);
   addBench(program, terminal);

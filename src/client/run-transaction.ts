@@ -140,7 +140,7 @@ class Run {
       reply = await this.#router.write(conditions, mutations, this.#callOptions());
     } catch (error) {
       if (isTidemarkError(error) && mayHelpAgain(error)) return { again: error };
-      throw error;
+      throw mutations.length === 0 ? withoutEffect(error) : error;
     }
     const conflict = conflictOf(reply, conditions);
     if (conflict !== undefined) return { conflict };
@@ -205,6 +205,13 @@ class Run {
 function mayHelpAgain({ code, reason, outcome, retriable }: TidemarkError): boolean {
   if (outcome !== 'none') return false;
   return reason === 'BEFORE_HORIZON' || (code === 'RESOURCE_EXHAUSTED' && retriable);
+}
+
+/** Whatever became of a check of conditions: it wrote nothing. */
+function withoutEffect(error: unknown): unknown {
+  if (!isTidemarkError(error) || error.outcome === 'none') return error;
+  const { code, reason, message, retriable, details } = error;
+  return new TidemarkError(code, reason, message, { retriable, details, cause: error });
 }
 
 function conflictOf(reply: WriteReply, conditions: readonly Condition[]): Conflict | undefined {

@@ -32,6 +32,7 @@ describe('the command line', () => {
     ['half of TLS', ['get', 'k', '--tls-ca', 'ca.pem'], /are needed together/],
     ['a value file that is not there', ['put', 'k', '@/nowhere'], /value's file cannot be read: ENOENT/],
     ['an import file that is not there', ['import', '/nowhere'], /file cannot be opened: ENOENT/],
+    ['a transaction file that is not there', ['txn', '/nowhere'], /file cannot be opened: ENOENT/],
     ['a prefix beside bounds', ['scan', 'a', '--start', 'b'], /give a prefix, or --start and --end, not both/],
     ['a missing configuration', ['node'], /required option '-c, --config <file>' not specified/],
     ['a configuration that is not there', ['node', '-c', '/nowhere.yaml'], /\/nowhere\.yaml: the configuration cannot be read/],
@@ -61,7 +62,7 @@ describe('the command line', () => {
   it('helps, with the exit codes', async () => {
     const { code, out } = await tidemark(['--help']);
     expect(code).to.equal(0);
-    for (const name of ['node', 'sidecar', 'cluster', 'put', 'get', 'delete', 'scan', 'history', 'import', 'export', 'bench', 'check']) {
+    for (const name of ['node', 'sidecar', 'cluster', 'put', 'get', 'delete', 'scan', 'history', 'txn', 'import', 'export', 'bench', 'check']) {
       expect(out).to.match(new RegExp(`\\n  ${name} `));
     }
     expect(out).to.include('5  outcome unknown');

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
@@ -91,6 +91,56 @@ describe('a local cluster', function () {
     expect(json.code).to.equal(4);
     expect(jsonOf(json)).to.include({ applied: false, failedVersion: 0 });
     expect((await succeed('get', 'once', ...sidecar)).out).to.equal('1\n');
+  });
+
+  it('commits what a transaction says, or nothing, and says which line stands in the way', async () => {
+    const lines = (...objects: object[]): string => `# a transfer\n\n${objects.map((each) => JSON.stringify(each)).join('\n')}\n`;
+    const txn = (text: string, ...more: string[]): Promise<Outcome> => tidemark(['txn', ...more, ...sidecar], text);
+    const open = lines({ if: 'absent', key: '{bank}ada' }, { put: '{bank}ada', value: '20' }, { put: '{bank}bob', valueBase64: 'AA==' });
+    const first = await txn(open, '--json');
+    expect([first.code, first.err]).to.deep.equal([0, '']);
+    const { version, served } = JSON.parse(first.out) as { version: number; served: object };
+    expect(served).to.have.all.keys(SERVED);
+    const again = await txn(open);
+    expect([again.code, again.out]).to.deep.equal([4, '']);
+    expect(again.err).to.equal(`tidemark: not committed: line 3 does not hold, the key has version ${version}\n`);
+    const path = join(data, 'transfer.jsonl');
+    const transfer = lines(
+      { if: 'value', key: '{bank}ada', value: '20' },
+      { if: 'version', key: '{bank}bob', version },
+      { if: 'unchanged', prefix: '{bank}', since: version },
+      { put: '{bank}ada', value: '15' },
+      { delete: '{bank}bob' },
+    );
+    writeFileSync(path, transfer);
+    const done = await tidemark(['txn', path, ...nodes]);
+    expect(done.out).to.match(/^committed at \d+ \(.*\): 3 conditions held, 2 keys changed\n$/);
+    expect(done.code).to.equal(0);
+    const changed = await txn(lines({ if: 'unchanged', start: '{bank}a', end: '{bank}b', since: version }), '--json');
+    expect(changed.code).to.equal(4);
+    expect(JSON.parse(changed.out)).to.have.nested.property('failed.line', 3);
+    expect((await tidemark(['get', '{bank}ada', ...nodes])).out).to.equal('15\n');
+    expect((await tidemark(['get', '{bank}bob', ...nodes])).code).to.equal(3);
+  });
+
+  it('refuses a transaction with a line that it does not understand', async () => {
+    const wrong: [line: string, message: RegExp][] = [
+      ['', /there is nothing to do/],
+      ['{"put":"a"}', /line 1 is neither a condition nor a change: expected either 'value' or 'valueBase64'/],
+      ['{"if":"newer","key":"a"}', /'if' is 'newer'; expected exists, absent, version, value or unchanged/],
+      ['{"if":"exists","key":"a","value":"x"}', /'value' means nothing here/],
+      ['{"if":"version","key":"a","version":true}', /'version' is not a timestamp/],
+      ['{"value":"x"}', /it has none of 'if', 'put', 'delete'/],
+      ['[1]', /it is not a JSON object/],
+    ];
+    for (const [line, message] of wrong) {
+      const { code, out, err } = await tidemark(['txn', ...nodes], line);
+      expect([code, out]).to.deep.equal([2, '']);
+      expect(err).to.match(message);
+    }
+    expect((await tidemark(['txn', '--help'])).out).to.include('{"if":"unchanged","prefix":"cart/","since":123}');
+    const nobody = await tidemark(['txn', '-e', '127.0.0.1:1', '--timeout', '100ms'], '{"delete":"a"}');
+    expect(nobody.code).to.equal(6);
   });
 
   it('takes and gives any bytes', async () => {

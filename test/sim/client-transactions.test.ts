@@ -323,7 +323,7 @@ describe('a transaction', () => {
         await untilLed(cluster);
       }
       await cluster.settle(load.stop());
-      expect(await cluster.settle(load.finish(db))).to.deep.equal([]);
+      expect(await cluster.settle(load.finish())).to.deep.equal([]);
       const count = (what: string): number => load.counts.get(what) ?? 0;
       expect(count('transfer ok')).to.be.above(20);
       expect(count('audit ok')).to.be.above(20);

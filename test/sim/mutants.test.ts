@@ -12,6 +12,7 @@ import '../bucket/log-storage.test.js';
 import '../mvcc/records.test.js';
 import '../node/turn.test.js';
 import '../raft/log.test.js';
+import './client-transactions.test.js';
 import './ranges.test.js';
 import './reads.test.js';
 import './recovery.test.js';

@@ -83,6 +83,8 @@ export interface SwarmPlan {
   /** Monotonic clocks run between 1 - this and 1 + this. */
   readonly monotonicRateMax: number;
   readonly durationMs: number;
+  /** Clients that run transactions beside the others; 0: none. */
+  readonly transactions: number;
 }
 
 /** Beyond what the cluster allows: requests may be refused for it, but no promise is broken. */
@@ -135,8 +137,12 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     wallRateMax: 0.002,
     monotonicRateMax: 0.04,
     durationMs: random.pick([6000, 12_000, 20_000]),
+    transactions: random.chance(0.3) ? 1 + random.below(3) : 0,
   };
 }
+
+/** Above all keys that are drawn; those of other clients begin with it. */
+export const BEYOND_KEYS = '~';
 
 function drawKeys(random: SimRandom): string[] {
   const keys = Array.from({ length: random.pick([1, 3, 10, 30]) }, (_, at) => `k${at}`);

@@ -12,6 +12,7 @@ import { Inspector } from './inspect.js';
 import { Nemesis } from './nemesis.js';
 import { collectsHistory, describePlan, drawPlan, hasWildClocks, type SwarmPlan } from './plan.js';
 import { Recorder, type VersionSeen } from './record.js';
+import { transactionsOf, type TransactionLoad } from './transactions.js';
 import { Witness } from './witness.js';
 import { Workload } from './workload.js';
 
@@ -78,6 +79,7 @@ class SwarmRun {
   readonly #archive = new Archive();
   readonly #inspector: Inspector;
   readonly #prober: Router;
+  readonly #transactions: TransactionLoad | undefined;
   readonly #problems: string[] = [];
 
   constructor(seed: string | number, plan: SwarmPlan, random: SimRandom) {
@@ -109,6 +111,7 @@ class SwarmRun {
       return cluster.client(`c${at}`, clock);
     });
     this.#prober = cluster.client('prober');
+    this.#transactions = plan.transactions > 0 ? transactionsOf(cluster, plan, random.fork('transactions')) : undefined;
     this.#workload = new Workload({
       loop,
       plan,
@@ -138,10 +141,11 @@ class SwarmRun {
     await loop.runUntilSettled(Promise.all(this.#cluster.ids.map((id) => this.#cluster.boot(id))), START_MS);
     this.#inspector.start();
     this.#workload.start();
+    this.#transactions?.start();
     const nemesis = this.#nemesis.run();
     await loop.runFor(this.#plan.durationMs);
     this.#nemesis.heal();
-    await loop.runUntilSettled(Promise.all([nemesis, this.#workload.stop()]), LIVENESS_MS);
+    await loop.runUntilSettled(Promise.all([nemesis, this.#workload.stop(), this.#transactions?.stop()]), LIVENESS_MS);
     // Until no clock is behind what the wildest one had said.
     if (hasWildClocks(this.#plan)) await loop.runFor(2 * this.#plan.clockSkewMs);
     await this.#becomeUsable();
@@ -149,6 +153,9 @@ class SwarmRun {
     this.#problems.push(...this.#inspector.unresolved());
     const read = await this.#readFinals();
     const finals = collectsHistory(this.#plan) ? this.#archive.complete(read, this.#inspector.horizon) : read;
+    if (this.#transactions !== undefined) {
+      this.#problems.push(...(await loop.runUntilSettled(this.#transactions.finish(), LIVENESS_MS)));
+    }
     await loop.runUntil(() => this.#inspector.compareReplicas().length === 0, SETTLE_MS);
     this.#inspector.stop();
     this.#inspector.checkClosed(finals, this.#plan.buckets);
@@ -203,15 +210,17 @@ class SwarmRun {
     const { log, loop } = this.#cluster;
     const hash = createHash('sha256');
     for (const line of log.lines) hash.update(line);
+    const told = [...(this.#transactions?.counts ?? [])];
     // One by one: all of them may be longer than a string can be.
     for (const entry of [...this.#recorder.commands, ...this.#recorder.reads]) hash.update(JSON.stringify(entry));
-    hash.update(JSON.stringify([loop.eventsRun, this.#problems]));
+    hash.update(JSON.stringify([told, loop.eventsRun, this.#problems]));
     const counts: Record<string, number> = { commands: this.#recorder.commands.length, reads: this.#recorder.reads.length };
     for (const { attempts } of this.#recorder.commands) {
       for (const { outcome } of attempts) counts[outcome] = (counts[outcome] ?? 0) + 1;
     }
     if (this.#archive.collected > 0) counts['collected'] = this.#archive.collected;
     for (const [reason, count] of this.#recorder.failures) counts[reason] = count;
+    for (const [what, count] of told) counts[what] = count;
     return {
       seed,
       plan: this.#plan,

@@ -1,11 +1,15 @@
 import type { Json, Operation } from '../../check/history.js';
 import { ListAppendChecker } from '../../check/list-append.js';
 import { run } from '../../check/work.js';
-import type { Database } from '../../client/database.js';
+import { Database } from '../../client/database.js';
 import type { Transaction } from '../../client/transaction.js';
+import { assert } from '../../lib/assert.js';
 import { isTidemarkError, messageOf, type TidemarkError } from '../../lib/errors.js';
+import type { SimCluster } from '../cluster.js';
 import type { SimLoop } from '../loop.js';
 import type { SimRandom } from '../random.js';
+import { isExcused } from './excuses.js';
+import { BEYOND_KEYS, type SwarmPlan } from './plan.js';
 
 /**
  * Clients that run transactions through the client library, and what must be true of them:
@@ -27,6 +31,19 @@ export interface TransactionLoadOptions {
   readonly spread: boolean;
   /** What clients may be told when nothing is wrong but what the faults broke. */
   excuses(error: TidemarkError): boolean;
+}
+
+/** Clients of a swarm run, each with its own clock. */
+export function transactionsOf(cluster: SimCluster, plan: SwarmPlan, random: SimRandom): TransactionLoad {
+  const { loop, endpoints, limits } = cluster;
+  const skew = (most: number): number => most * (2 * random.float() - 1);
+  const databases = Array.from({ length: plan.transactions }, (_, at) => {
+    const clock = loop.clock({ rate: 1 + skew(plan.wallRateMax) });
+    clock.jumpWall(skew(plan.clockSkewMs));
+    return new Database(cluster.machine(`t${at}`, clock).env, { endpoints, limits });
+  });
+  const excuses = (error: TidemarkError): boolean => isExcused(plan, error);
+  return new TransactionLoad({ loop, random, databases, workers: 2, thinkMs: plan.thinkMs, spread: false, excuses });
 }
 
 const ACCOUNTS = 6;
@@ -71,7 +88,9 @@ export class TransactionLoad {
   }
 
   /** When all is healed: reads everything once more, and says what is wrong. */
-  async finish(db: Database): Promise<string[]> {
+  async finish(): Promise<string[]> {
+    const [db] = this.#options.databases;
+    assert(db !== undefined, 'somebody runs transactions');
     const timeoutMs = 60_000;
     const prefix = this.#prefix('bank');
     await this.#audit(() => db.transaction((tx) => this.#sum(tx.scan({ prefix })), { timeoutMs }));
@@ -81,7 +100,7 @@ export class TransactionLoad {
     for (const operation of this.#operations) checker.add(operation);
     const { verdict, findings, unknown } = run(checker.check());
     this.#count('checked', this.#operations.length);
-    for (const { kind, title, details } of findings) this.problems.push(`lists: ${kind}: ${title}\n    ${details.join('\n    ')}`);
+    for (const { kind, title, details } of findings) this.problems.push([`lists: ${kind}: ${title}`, ...details].join('\n    '));
     if (verdict !== 'valid' && findings.length === 0) this.problems.push(`lists: ${verdict}: ${unknown.join('; ')}`);
     return this.problems;
   }
@@ -131,7 +150,7 @@ export class TransactionLoad {
 
   /** Keys of one kind; in one bucket, unless they are to be spread. */
   #prefix(kind: string): string {
-    return this.#options.spread ? `txn/${kind}/` : `{txn}/${kind}/`;
+    return BEYOND_KEYS + (this.#options.spread ? `txn/${kind}/` : `{txn}/${kind}/`);
   }
 
   #count(what: string, by = 1): void {

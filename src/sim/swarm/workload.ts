@@ -7,13 +7,10 @@ import type { Router } from '../../router/router.js';
 import { WALL_START_MS } from '../clock.js';
 import type { SimLoop } from '../loop.js';
 import type { SimRandom } from '../random.js';
-import { hasWildClocks, pickFrom, type SwarmPlan, type Work } from './plan.js';
+import { isExcused } from './excuses.js';
+import { BEYOND_KEYS, pickFrom, type SwarmPlan, type Work } from './plan.js';
 import type { Attempt, Change, Command, Found, Proof, Recorder, VersionSeen } from './record.js';
 
-/** What clients may be told when nothing is wrong but what the faults broke. Anything else is a bug. */
-/** CLOSED is said by a gateway whose node was told to stop: over a network it would be a connection that ends. */
-const EXCUSED = new Set(['UNAVAILABLE', 'RESOURCE_EXHAUSTED', 'REQUEST_FORGOTTEN', 'CLOSED', 'TRANSACTION_CONFLICT']);
-const WILD_EXCUSE = 'CLOCK_TOO_FAR_AHEAD';
 const ATTEMPTS_MAX = 3;
 const RETRYING_MAX = 4;
 const FUTURE_MS = 150;
@@ -270,7 +267,7 @@ export class Workload {
       attempt.reason = error.reason;
       const since = Math.min(...command.conditions.map((each) => (each.kind === 'unchanged' ? each.since : Infinity)));
       if (error.reason === 'BEFORE_HORIZON' && this.#mayBeGone({ kind: 'asOf', timestamp: since }, 0)) return attempt;
-      this.#excuse(error.code, error.reason, error.message);
+      this.#excuse(error);
     }
     return attempt;
   }
@@ -294,7 +291,9 @@ export class Workload {
     const { recorder, plan } = this.#options;
     const random = this.#random;
     const [one = '', two = ''] = [random.pick(plan.keys), random.pick(plan.keys)].sort();
-    const [start, end] = random.pick([['', ''], [one, two], [one, ''], ['', two]] as const);
+    // What transactions write lies behind, and is checked by itself.
+    const open = plan.transactions > 0 ? BEYOND_KEYS : '';
+    const [start, end] = random.pick([['', open], [one, two], [one, open], ['', two]] as const);
     const range: KeyRange = { start: Buffer.from(start), end: end === '' ? EMPTY : Buffer.from(end) };
     const reverse = random.chance(0.3);
     const limit = random.pick([0, 0, 1, 4]);
@@ -347,7 +346,7 @@ export class Workload {
       if (!isTidemarkError(error)) throw error;
       this.#options.recorder.failed(error.reason);
       if (error.reason === 'BEFORE_HORIZON' && this.#mayBeGone(asked, beganMs)) return;
-      this.#excuse(error.code, error.reason, error.message);
+      this.#excuse(error);
     }
   }
 
@@ -360,9 +359,9 @@ export class Workload {
     return chosenMs <= loop.nowMs - retentionMs + plan.clockSkewMs + SLACK_MS;
   }
 
-  #excuse(code: string, reason: string, message: string): void {
-    if (EXCUSED.has(code) || EXCUSED.has(reason) || (reason === WILD_EXCUSE && hasWildClocks(this.#options.plan))) return;
-    this.#options.recorder.broken.push(`a client was told ${code} / ${reason}: ${message}`);
+  #excuse(error: TidemarkError): void {
+    if (isExcused(this.#options.plan, error)) return;
+    this.#options.recorder.broken.push(`a client was told ${error.code} / ${error.reason}: ${error.message}`);
   }
 
   #proof({ consistency, timestamp, node }: Served): Proof {
