@@ -204,6 +204,8 @@ class Run {
 /** Nothing was done, and a new attempt, which reads a later moment, may fare better. */
 function mayHelpAgain({ code, reason, outcome, retriable }: TidemarkError): boolean {
   if (outcome !== 'none') return false;
+  // The locks of others stood in its way each time that the cluster tried.
+  if (reason === 'TRANSACTION_CONFLICT') return true;
   return reason === 'BEFORE_HORIZON' || (code === 'RESOURCE_EXHAUSTED' && retriable);
 }
 
