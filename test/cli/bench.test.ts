@@ -97,6 +97,22 @@ describe('the benchmark', () => {
     expect(text).to.match(/memory mixed at 8: \{"UNAVAILABLE":\d+\}, the first: bucket 7 has no leader/);
   });
 
+  it('counts attempts of transactions that met a conflict, and has none without a driver for them', async () => {
+    const tries = [1, 3];
+    let done = 0;
+    const transact = async (keys: readonly Buffer[]): Promise<number> => {
+      await turn();
+      expect(keys.map(String).join()).to.match(/^bench\/\{(\d+)\}a,bench\/\{\1\}b$/);
+      done += 1;
+      return tries[done % 2] ?? 0;
+    };
+    const result = await runLoad(driverOf({ transact }), { ...OPTIONS, load: 'txn' });
+    expect(result.txn?.count).to.equal(result.all.count).and.to.be.greaterThan(0);
+    expect(result.abortRate).to.be.closeTo(0.5, 0.1);
+    expect(report([result])).to.match(/memory txn at 8, uniform: \d+\.\d % of the attempts met a conflict/);
+    expect((await runLoad(driverOf({}), { ...OPTIONS, load: 'txn' })).firstError).to.equal('the driver memory has no transactions');
+  });
+
   it('stops when it is told to', async () => {
     const controller = new AbortController();
     const passed = (): void => controller.abort();

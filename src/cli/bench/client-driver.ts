@@ -8,6 +8,15 @@ export async function clientDriver(target: Target): Promise<Driver> {
     name: 'client',
     get: (key) => db.get(key),
     put: (key, value) => db.put(key, value),
+    async transact(keys, value) {
+      let attempts = 1;
+      await db.transaction(async (tx) => {
+        attempts = tx.attempt;
+        await Promise.all(keys.map((key) => tx.get(key)));
+        for (const key of keys) tx.put(key, value);
+      });
+      return attempts;
+    },
     close: () => db.close(),
   };
 }

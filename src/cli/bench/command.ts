@@ -36,7 +36,8 @@ interface BenchArguments extends ConnectionArguments {
 
 type DriverName = 'client' | 'unary';
 
-const LOADS = ['put', 'get', 'mixed'] as const;
+const LOADS = ['put', 'get', 'mixed', 'txn'] as const;
+const USUAL_LOADS = ['put', 'get', 'mixed'] as const;
 const DISTRIBUTIONS = ['uniform', 'zipf'] as const;
 const DRIVERS = ['client', 'unary'] as const;
 const FILL_IN_FLIGHT = 512;
@@ -46,7 +47,7 @@ export function addBench(program: Command, terminal: Terminal): void {
     new Option(flags, text).argParser(parse).default(value, shown);
   withConnection(program.command('bench'))
     .description(`measure throughput and latency; writes keys that begin with ${BENCH_PREFIX}`)
-    .addOption(option('--load <list>', 'put, get, mixed', words(LOADS), LOADS, 'put,get,mixed'))
+    .addOption(option('--load <list>', 'put, get, mixed; txn: on two keys', words(LOADS), USUAL_LOADS, 'put,get,mixed'))
     .addOption(option('--in-flight <list>', 'operations at a time', integers(1, 100_000), [1, 64, 512], '1,64,512'))
     .addOption(option('--distribution <list>', 'of keys: uniform, zipf', words(DISTRIBUTIONS), DISTRIBUTIONS, 'uniform,zipf'))
     .addOption(option('--driver <list>', 'client library, unary gRPC', words(DRIVERS), DRIVERS, 'client,unary'))
@@ -63,12 +64,15 @@ export function addBench(program: Command, terminal: Terminal): void {
 
 async function bench(options: BenchArguments, terminal: Terminal): Promise<void> {
   if (options.duration < 1) throw new UsageError('--duration must be above 0');
+  if (options.load.includes('txn') && options.driver.includes('unary')) {
+    throw new UsageError('--load txn needs --driver client: transactions are a part of the client library');
+  }
   const lifetime = beginLifetime();
   const drivers: Driver[] = [];
   try {
     for (const name of options.driver) drivers.push(await openDriver(name, options));
     const first = drivers[0];
-    if (first !== undefined && options.fill && options.load.some((load) => load !== 'put')) {
+    if (first !== undefined && options.fill && options.load.some((load) => load === 'get' || load === 'mixed')) {
       await fill(first, options, terminal, lifetime.signal);
     }
     const results = await runAll(drivers, options, terminal, lifetime.signal);
@@ -147,10 +151,15 @@ export function report(results: readonly RunResult[]): string {
     ms(result.all.maxMs),
     String(result.errors),
   ]);
+  const aborts = results.flatMap(({ driver, distribution, inFlight, abortRate }) =>
+    abortRate === undefined
+      ? []
+      : [`${driver} txn at ${inFlight}, ${distribution}: ${(abortRate * 100).toFixed(1)} % of the attempts met a conflict\n`],
+  );
   const failed = results.filter(({ errors }) => errors > 0);
   const lines = failed.map(
     ({ driver, load, inFlight, errorCodes, firstError }) =>
       `${driver} ${load} at ${inFlight}: ${JSON.stringify(errorCodes)}, the first: ${firstError ?? ''}\n`,
   );
-  return table(HEAD, rows) + lines.join('');
+  return [table(HEAD, rows), ...aborts, ...lines].join('');
 }

@@ -2,17 +2,20 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { build, type Histogram } from 'hdr-histogram-js';
 import { isTidemarkError, messageOf } from '../../lib/errors.js';
 import type { Bytes } from '../../lib/bytes.js';
-import { benchKey, benchValue, keyPicker, seededRandom, type Distribution } from './keys.js';
+import { BENCH_PREFIX, benchKey, benchValue, keyPicker, seededRandom, type Distribution } from './keys.js';
 
 /** One way to reach the cluster. Rejects when an operation fails. */
 export interface Driver {
   readonly name: string;
   get(key: Bytes): Promise<unknown>;
   put(key: Bytes, value: Bytes): Promise<unknown>;
+  /** Reads and writes all these keys in one transaction; answers how many attempts it took. Not every driver can. */
+  transact?(keys: readonly Bytes[], value: Bytes): Promise<number>;
   close(): Promise<void>;
 }
 
-export type Load = 'put' | 'get' | 'mixed';
+/** `txn`: transactions that read and write two keys of one partition each; the fewer keys, the more contention. */
+export type Load = 'put' | 'get' | 'mixed' | 'txn';
 
 export interface RunOptions {
   readonly load: Load;
@@ -52,6 +55,9 @@ export interface RunResult {
   readonly all: Latency;
   readonly get?: Latency;
   readonly put?: Latency;
+  readonly txn?: Latency;
+  /** Of all attempts of transactions, the share that met a conflict. */
+  readonly abortRate?: number;
   readonly errors: number;
   /** How often each error came, by its code. */
   readonly errorCodes: Readonly<Record<string, number>>;
@@ -70,7 +76,8 @@ const HISTOGRAM = { lowestDiscernibleValue: 1, highestTrackableValue: 600_000_00
  * those still under way at the end do not. Latency is taken from the call to its answer in this process.
  */
 export async function runLoad(driver: Driver, options: RunOptions): Promise<RunResult> {
-  const histograms = { get: build(HISTOGRAM), put: build(HISTOGRAM) };
+  const histograms = { get: build(HISTOGRAM), put: build(HISTOGRAM), txn: build(HISTOGRAM) };
+  let attempts = 0;
   const errorCodes = new Map<string, number>();
   let firstError: string | undefined;
   const startedMs = performance.now();
@@ -78,18 +85,21 @@ export async function runLoad(driver: Driver, options: RunOptions): Promise<RunR
   const untilMs = measureFromMs + options.durationMs;
   let lastEndMs = measureFromMs;
 
-  const worker = async (number: number): Promise<void> => {
-    const random = seededRandom(options.seed * 7919 + number);
+  const worker = async (name: number): Promise<void> => {
+    const random = seededRandom(options.seed * 7919 + name);
     const value = benchValue(options.valueBytes, random);
     for (;;) {
       const beganMs = performance.now();
       if (beganMs >= untilMs || options.signal.aborted) return;
       const kind = options.load === 'mixed' ? (random() < options.readShare ? 'get' : 'put') : options.load;
-      const key = benchKey(pick());
+      const number = pick();
       try {
-        await (kind === 'get' ? driver.get(key) : driver.put(key, value));
+        const tries = kind === 'txn' ? await transact(driver, number, value) : 0;
+        if (kind === 'get') await driver.get(benchKey(number));
+        else if (kind === 'put') await driver.put(benchKey(number), value);
         const endedMs = performance.now();
         if (beganMs >= measureFromMs && endedMs <= untilMs) {
+          attempts += tries;
           histograms[kind].recordValue(Math.max(1, Math.round((endedMs - beganMs) * 1000)));
           lastEndMs = endedMs;
         }
@@ -115,6 +125,8 @@ export async function runLoad(driver: Driver, options: RunOptions): Promise<RunR
   const both = build(HISTOGRAM);
   both.add(histograms.get);
   both.add(histograms.put);
+  both.add(histograms.txn);
+  const committed = histograms.txn.totalCount;
   return {
     driver: driver.name,
     load: options.load,
@@ -125,10 +137,16 @@ export async function runLoad(driver: Driver, options: RunOptions): Promise<RunR
     all: latencyOf(both),
     ...(histograms.get.totalCount > 0 ? { get: latencyOf(histograms.get) } : {}),
     ...(histograms.put.totalCount > 0 ? { put: latencyOf(histograms.put) } : {}),
+    ...(committed > 0 ? { txn: latencyOf(histograms.txn), abortRate: 1 - committed / attempts } : {}),
     errors: [...errorCodes.values()].reduce((sum, count) => sum + count, 0),
     errorCodes: Object.fromEntries(errorCodes),
     ...(firstError === undefined ? {} : { firstError }),
   };
+}
+
+function transact(driver: Driver, number: number, value: Bytes): Promise<number> {
+  if (driver.transact === undefined) throw new Error(`the driver ${driver.name} has no transactions`);
+  return driver.transact(['a', 'b'].map((name) => Buffer.from(`${BENCH_PREFIX}{${number}}${name}`)), value);
 }
 
 function latencyOf(histogram: Histogram): Latency {
