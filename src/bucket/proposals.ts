@@ -415,7 +415,9 @@ export class Proposals {
         this.#preparesInFlight -= 1;
         break;
       case 'resolve':
-        for (const key of this.#locks.release(effects.id)) this.#ranges.note(toMapKey(key), effects.commit);
+        for (const key of this.#locks.release(effects.id)) {
+          if (!mutant('range-misses-resolved')) this.#ranges.note(toMapKey(key), effects.commit);
+        }
         this.#queue.released(effects.id);
         break;
       case 'refuse':

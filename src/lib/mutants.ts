@@ -73,6 +73,7 @@ export const MUTANTS = [
   'conditions-miss-in-flight',
   'range-misses-in-flight',
   'range-misses-overtaking',
+  'range-misses-resolved',
   'range-misses-deletes',
   'range-below-horizon',
   'effects-over-terms',

@@ -94,6 +94,26 @@ describe('a transaction', () => {
     expect((await cluster.settle(texts(db.scan({ prefix: '{room}/' })))).length).to.equal(1);
   });
 
+  it('keeps phantoms out over several buckets too: of three that find a range empty, and each book in two buckets, one does', async () => {
+    for (let seed = 1; seed <= 4; seed += 1) {
+      const { cluster, db, other } = await start(`phantom-${seed}`);
+      const meet = meeting();
+      const book = (name: string) => async (tx: Transaction): Promise<boolean> => {
+        const taken = await texts(tx.scan({ prefix: 'room/' }));
+        await meet();
+        if (taken.length > 0) return false;
+        tx.put(`room/${name}/from`, 'booked');
+        tx.put(`room/${name}/to`, 'booked');
+        return true;
+      };
+      const all = ['a', 'b', 'c'].map((name) => (name === 'a' ? db : other).transaction(book(name)));
+      const booked = await cluster.settle(Promise.all(all));
+      expect(booked.filter(Boolean).length).to.equal(1);
+      expect((await cluster.settle(texts(db.scan({ prefix: 'room/' })))).length).to.equal(2);
+      expect(cluster.fatal).to.deep.equal([]);
+    }
+  });
+
   it('reads one moment, whatever others commit meanwhile, and commits a read only if that is still so', async () => {
     const { cluster, db, other } = await start('read-skew');
     const both = (value: string) => ['{r}x', '{r}y'].map((key) => ({ kind: 'put' as const, key, value }));

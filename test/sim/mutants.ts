@@ -414,6 +414,11 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'a condition on a range does not see what is proposed while it is looked at',
     by: { test: 'sim/ranges', name: 'sees what overtakes it' },
   },
+  'range-misses-resolved': {
+    like: 'Transactions: write skew through a phantom',
+    what: 'a condition on a range does not see what a transaction over several buckets commits while it waits or looks',
+    by: { test: 'sim/ranges', name: 'that is resolved while it' },
+  },
   'range-misses-deletes': {
     like: 'Transactions: write skew through a phantom',
     what: 'a condition on a range does not see deletes',

@@ -1,5 +1,14 @@
 import { expect } from 'chai';
-import type { Condition, Mutation, RequestId, Timestamp, WriteResult } from '../../src/bucket/requests.js';
+import type {
+  Condition,
+  Mutation,
+  PlacedCondition,
+  PrepareRequest,
+  PrepareResult,
+  RequestId,
+  Timestamp,
+  WriteResult,
+} from '../../src/bucket/requests.js';
 import type { Replica } from '../../src/bucket/replica.js';
 import type { Limits } from '../../src/env/limits.js';
 import { prefixEnd } from '../../src/lib/ordered.js';
@@ -43,6 +52,19 @@ function nextId({ client }: World): RequestId {
 
 function write(world: World, conditions: readonly Condition[], mutations: readonly Mutation[]): Promise<WriteResult> {
   return world.leader.write({ id: nextId(world), conditions, mutations });
+}
+
+/** A participant's part of a transaction; who began first is the older one. */
+function attempt({ client }: World, first: Timestamp, part: Partial<PrepareRequest>): PrepareRequest {
+  sequence += 1;
+  const id = { session: 78, sequence, attempt: sequence };
+  return { id, home: 0, start: client.now(), first, conditions: [], mutations: [], ...part };
+}
+
+const placed = (condition: Condition): PlacedCondition => ({ position: 0, condition });
+
+function prepare({ cluster, leader }: World, request: PrepareRequest): Promise<PrepareResult & { timestamp?: Timestamp }> {
+  return cluster.settle(leader.prepare(request, Infinity));
 }
 
 /** One put after another; answers with the timestamp of the last. */
@@ -103,6 +125,67 @@ describe('the condition that a range is unchanged', () => {
     const beside = write(world, [], [put('b/2')]);
     await world.cluster.settle(beside);
     expect(await world.cluster.settle(free)).to.include({ applied: true });
+  });
+
+  it('sees what a transaction over several buckets commits there that is resolved while it waits for its lock, at that timestamp', async () => {
+    const world = await start('resolved');
+    const { cluster, leader } = world;
+    for (const [round, isLater] of [true, false].entries()) {
+      const before = await fill(world, [`${round}a/1`]);
+      const writer = attempt(world, before, { mutations: [put(`${round}a/2`)] });
+      const { timestamp: prepared } = await prepare(world, writer);
+      const beside = await fill(world, [`${round}b/1`]);
+      // The same moment is before the commit, or after it, though what is committed is stored only later.
+      const since = isLater ? before : beside;
+      const commit = isLater ? world.client.now() : (prepared ?? 0);
+      const settled: boolean[] = [];
+      const waiting = [0, 1].map(() => write(world, [unchanged(`${round}a/`, since)], [put('c')]).finally(() => settled.push(true)));
+      await cluster.loop.runFor(200);
+      expect(settled, 'who looks at a range waits for what is locked in it').to.deep.equal([]);
+      await cluster.settle(leader.resolve({ id: writer.id, start: writer.start, commit }, Infinity));
+      const expected = isLater ? { applied: false, failedVersion: commit } : { applied: true };
+      for (const result of await cluster.settle(Promise.all(waiting))) expect(result).to.include(expected);
+      // Who comes afterwards finds it stored, under its commit timestamp.
+      expect(await cluster.settle(write(world, [unchanged(`${round}a/`, since)], [put('c')]))).to.include(expected);
+      const upTo = attempt(world, before, { conditions: [placed(unchanged(`${round}a/`, since))] });
+      expect((await prepare(world, upTo)).kind).to.equal(isLater ? 'refused' : 'prepared');
+      await cluster.settle(leader.resolve({ id: upTo.id, start: upTo.start, commit: 0 }, Infinity));
+    }
+    await untilEqual(cluster);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('keeps writers out of a range that a transaction over several buckets has looked at, until that is resolved', async () => {
+    const world = await start('range-lock');
+    const { cluster, leader } = world;
+    const since = await fill(world, ['a/1']);
+    const conditions = [placed(unchanged('a/', since))];
+    const reader = attempt(world, since, { conditions });
+    expect((await prepare(world, reader)).kind).to.equal('prepared');
+    let written: Timestamp | undefined;
+    const plain = write(world, [], [put('a/2')]).then(({ timestamp }) => (written = timestamp));
+    await cluster.loop.runFor(200);
+    expect(written).to.equal(undefined);
+    const younger = attempt(world, reader.first + 1, { mutations: [put('a/3')] });
+    expect((await prepare(world, younger)).kind).to.equal('locked');
+    const beside = attempt(world, since, { conditions });
+    expect((await prepare(world, beside)).kind, 'two may look at the same').to.equal('prepared');
+    await cluster.settle(leader.resolve({ id: beside.id, start: beside.start, commit: 0 }, Infinity));
+    const commit = world.client.now();
+    await cluster.settle(leader.resolve({ id: reader.id, start: reader.start, commit }, Infinity));
+    expect(await cluster.settle(plain)).to.be.above(commit);
+    // The other way round: an intent keeps a younger one from looking, and an older one waits and finds what became of it.
+    const now = written ?? 0;
+    const writer = attempt(world, now, { mutations: [{ kind: 'delete', key: bytes('a/none') }] });
+    expect((await prepare(world, writer)).kind).to.equal('prepared');
+    const look = { conditions: [placed(unchanged('a/', now))] };
+    expect((await prepare(world, attempt(world, writer.first + 1, look))).kind).to.equal('locked');
+    const older = leader.prepare(attempt(world, writer.first - 1, look), Infinity);
+    const deleted = world.client.now();
+    await cluster.settle(leader.resolve({ id: writer.id, start: writer.start, commit: deleted }, Infinity));
+    const refused = await cluster.settle(older);
+    expect(refused).to.deep.include({ kind: 'refused' });
+    if (refused.kind === 'refused') expect(refused.result).to.include({ applied: false, failedVersion: deleted });
   });
 
   it('is decided once, whoever repeats it', async () => {
