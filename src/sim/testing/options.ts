@@ -19,7 +19,10 @@ export interface ClusterOptions {
   readonly replicas?: number;
   /** Default `none`: then nothing breaks but what the test breaks. */
   readonly faults?: Faults;
-  /** For so long random faults happen, and then are healed; default: until `world.heal()` or the end. */
+  /**
+   * For so long random faults happen, and then are healed, unless `world.heal()` does it before; default 30,000. It has to end:
+   * some mixes that a seed draws leave no quorum while they last, and what tries until it works would try for ever.
+   */
   readonly forMs?: number;
   /** Mean time from one random fault to the next; default 1000, and with `swarm` what the seed draws. */
   readonly faultEveryMs?: number;

@@ -30,6 +30,7 @@ export type Body = (world: World) => Promise<unknown>;
 const START_MS = 30_000;
 const SETTLE_MS = 30_000;
 const TIMEOUT_MS = 600_000;
+const FAULTS_MS = 30_000;
 /** A program with nothing to wait for in all this time waits for something else. Longer than any request takes by default. */
 const STUCK_MS = 30_000;
 
@@ -114,7 +115,7 @@ export class Run {
 
   async #runBody(body: Body): Promise<Ending> {
     const { loop } = this.#cluster;
-    const { faults = 'none', forMs, timeoutMs = TIMEOUT_MS } = this.#options;
+    const { faults = 'none', forMs = FAULTS_MS, timeoutMs = TIMEOUT_MS } = this.#options;
     let ending: Ending | undefined;
     const settled = (result: Ending): void => {
       ending ??= result;
@@ -122,8 +123,10 @@ export class Run {
     // As an event of the world: what it does before it first waits belongs to the world as well.
     loop.timers.after(0, () => {
       const failed = (error: unknown): void => settled({ error });
-      if (faults !== 'none') this.#nemesis.run().catch(failed);
-      if (forMs !== undefined) loop.timers.after(forMs, () => this.#calm());
+      if (faults !== 'none') {
+        this.#nemesis.run().catch(failed);
+        loop.timers.after(forMs, () => this.#calm());
+      }
       const test = async (): Promise<void> => {
         await body(this.#world);
         this.#strays.insist('the end of the test');
