@@ -92,7 +92,8 @@ export function corrupt(what: string): TidemarkError {
   return new TidemarkError('DATA_LOSS', 'LOG_CORRUPT', what);
 }
 
-function seal(out: Bytes): Bytes {
+/** Puts a checksum into the first four bytes. */
+export function seal(out: Bytes): Bytes {
   out.writeUInt32BE(crc32(out.subarray(CRC_BYTES)), 0);
   return out;
 }

@@ -28,11 +28,14 @@ export const MUTANTS = [
   'append-truncates-always',
   'truncated-write-proves',
   'log-tail-kept',
+  'old-copy-welcome',
   // Membership
   'config-survives-truncation',
   'leave-joint-uncommitted',
   'config-change-without-floor',
   'wiped-node-welcome',
+  'deaf-leader-stays',
+  'transfer-to-lagging',
   // Leases and ReadIndex
   'serve-before-own-term',
   'lease-over-transfer',
@@ -46,6 +49,8 @@ export const MUTANTS = [
   'vote-without-floor',
   'floor-above-ceiling',
   'restart-forgets-floor',
+  'ceiling-unchecked',
+  'clock-follows-wall',
   'closed-before-applied',
   'closed-without-floor',
   'closed-not-kept',
@@ -95,6 +100,7 @@ export const MUTANTS = [
   'snapshot-of-swept-slot',
   'flip-before-sync',
   'checksum-ignored',
+  'damage-told',
   // Transactions
   'writes-ignore-locks',
   'commit-below-prepares',
@@ -104,6 +110,7 @@ export const MUTANTS = [
   'decide-unprepared',
   // Liveness
   'turn-forgets-rest',
+  'hung-disk-leads',
 ] as const;
 
 export type Mutant = (typeof MUTANTS)[number];

@@ -1,5 +1,6 @@
 import { assert } from '../lib/assert.js';
 import { TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 
 /**
  * Timestamps: hybrid logical clocks (Kulkarni et al., 2014) in one JavaScript number.
@@ -167,7 +168,7 @@ export class HybridClock {
 
   /** A new timestamp, above every earlier one. */
   now(): Timestamp {
-    const next = Math.max(this.#last + 1, this.physicalNow());
+    const next = mutant('clock-follows-wall') ? this.physicalNow() : Math.max(this.#last + 1, this.physicalNow());
     if (next >= TIMESTAMP_MAX) {
       const message = `this machine's clock (or one it heard) has reached ${formatTimestamp(TIMESTAMP_MAX)}, the last timestamp`;
       throw new TidemarkError('FAILED_PRECONDITION', 'TIMELINE_EXHAUSTED', message);

@@ -1,7 +1,9 @@
 import type { Clock, Store } from '../env/env.js';
+import type { Bytes } from '../lib/bytes.js';
 import { mutant } from '../lib/mutants.js';
 import { readUint64, writeUint64 } from '../lib/ordered.js';
-import { later, type HybridClock } from '../mvcc/timestamp.js';
+import { seal, unseal } from '../bucket/log-format.js';
+import { later, type HybridClock, type Timestamp } from '../mvcc/timestamp.js';
 import type { LogWriter } from './log-writer.js';
 
 /**
@@ -26,7 +28,7 @@ export class ClockCeiling {
     this.#writer = writer;
     this.#hybrid = hybrid;
     const data = store.get(KEY);
-    this.restartFloor = data === undefined || mutant('restart-forgets-floor') ? 0 : readUint64(data, 0);
+    this.restartFloor = data === undefined || mutant('restart-forgets-floor') ? 0 : decode(data);
   }
 
   /** Milliseconds from now until this node may promise and vote again. */
@@ -45,14 +47,23 @@ export class ClockCeiling {
     const now = this.#hybrid.physicalNow();
     if (this.#writing || now < this.restartFloor || this.#ceiling >= later(now, RENEW_BELOW_MS)) return;
     const next = later(now, AHEAD_MS);
-    const data = Buffer.alloc(8);
-    writeUint64(data, next, 0);
     this.#writing = true;
-    void this.#writer.put(KEY, data).then(() => {
+    void this.#writer.put(KEY, encode(next)).then(() => {
       this.#ceiling = Math.max(this.#ceiling, next);
       this.#writing = false;
     });
   }
+}
+
+function encode(ceiling: Timestamp): Bytes {
+  const out = Buffer.allocUnsafe(12);
+  writeUint64(out, ceiling, 4);
+  return seal(out);
+}
+
+/** Throws DATA_LOSS / LOG_CORRUPT: a ceiling that is too low would break promises, one that is too high keeps the node mute. */
+function decode(data: Bytes): Timestamp {
+  return readUint64(mutant('ceiling-unchecked') ? data : unseal(data, 'the clock ceiling'), 4);
 }
 
 /**

@@ -1,4 +1,5 @@
 import type { Gauge, Logger, Metrics } from '../env/env.js';
+import { mutant } from '../lib/mutants.js';
 
 /**
  * Notices a disk that hangs: one that has taken a batch and does not answer. Such a node still hears and is heard, so its
@@ -43,7 +44,7 @@ export class DiskWatch {
 
   tick(now: number): void {
     const store = this.#lateStore(now);
-    const hangs = store !== undefined && this.#suspected;
+    const hangs = store !== undefined && this.#suspected && !mutant('hung-disk-leads');
     this.#suspected = store !== undefined;
     if (hangs === this.#hangs) return;
     this.#hangs = hangs;

@@ -72,9 +72,16 @@ export class Executor implements NodeHandle {
       const { bucket, request } = operation;
       return await this.#commands.run(bytesOf(request), () => this.#write(bucket, request, context));
     } catch (error) {
-      if (isTidemarkError(error) && error.code === 'DATA_LOSS') this.#options.onCorrupt(error);
-      throw error;
+      if (!isTidemarkError(error) || error.code !== 'DATA_LOSS') throw error;
+      this.#options.onCorrupt(error);
+      throw mutant('damage-told') ? error : this.#stopsFor(error);
     }
+  }
+
+  /** What is lost here is not lost: others have a good copy, and whoever asked is to ask them. */
+  #stopsFor(cause: TidemarkError): TidemarkError {
+    const message = `node ${this.#options.nodeId} stops, for its disk is damaged: ${cause.message}`;
+    return new TidemarkError('UNAVAILABLE', 'SHUTTING_DOWN', message, { retriable: true, outcome: cause.outcome, cause });
   }
 
   /** The most that is in memory while it is read. A single value is read in one turn and handed on at once. */

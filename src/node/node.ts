@@ -185,17 +185,17 @@ export class Node {
       isNew: () => !this.#gate.isOpen,
       onAgreed: (id) => void this.#gate.agreed(id),
       addressOf: (id) => this.#placement.nodes.find((node) => node.id === id)?.address,
-      onMessages: (from, items) => this.#received(from, items),
+      onMessages: (from, items) => this.#guarded(() => this.#received(from, items)),
       onFatal,
     });
-    this.#peers.onLost((peer) => this.#lost(peer));
+    this.#peers.onLost((peer) => this.#guarded(() => this.#lost(peer)));
     this.#gate = new FoundingGate({
       members: identity.members,
       log,
       passed: identity.complete === true,
       keep: () => completeIdentity(env.disk, identity),
       opened: () => this.#standForPreferred(),
-      deliver: (from, items) => this.#received(from, items),
+      deliver: (from, items) => this.#guarded(() => this.#received(from, items)),
       onFatal,
     });
     this.#turns = new TurnLoop(
@@ -380,9 +380,9 @@ export class Node {
     });
     this.router.adopt(this.#placement);
     const tickMs = Math.min(Math.max(TICK_MS_MIN, config.timing.heartbeatMs / 4), TICK_MS_MAX);
-    this.#timers.push(every(timers, tickMs, () => this.#tick()));
-    this.#timers.push(every(timers, SECOND_MS, () => this.#eachSecond()));
-    this.#timers.push(every(timers, TRANSACTIONS_MS, () => this.#transactions.tick()));
+    this.#timers.push(every(timers, tickMs, () => this.#guarded(() => this.#tick())));
+    this.#timers.push(every(timers, SECOND_MS, () => this.#guarded(() => this.#eachSecond())));
+    this.#timers.push(every(timers, TRANSACTIONS_MS, () => this.#guarded(() => this.#transactions.tick())));
     if (!this.#gate.isOpen) await this.#meetFounders();
     log.info('node is up', { address: this.#server.address, replicas: hosting.replicas.size });
   }
@@ -518,6 +518,16 @@ export class Node {
       await new Promise<void>((resolve) => {
         this.#env.timers.after(1, resolve);
       });
+    }
+  }
+
+  /** What time and peers set off: whatever it throws ends this node, and not the process that it happens to be in. */
+  #guarded(work: () => void): void {
+    if (this.#failed) return;
+    try {
+      work();
+    } catch (error) {
+      this.#fatal(error);
     }
   }
 

@@ -1,4 +1,5 @@
 import { assert } from '../lib/assert.js';
+import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { decodeConfig } from './config.js';
 import type { Core } from './core.js';
@@ -55,7 +56,8 @@ export class Follower {
 
   onHeartbeat(m: HeartbeatMessage): void {
     const { core } = this;
-    core.commitTo(m.commit);
+    this.checkKept(m.commit);
+    core.commitTo(mutant('old-copy-welcome') ? Math.min(m.commit, core.log.lastIndex) : m.commit);
     this.closed.hear(m.closed, m.closedIndex, core.applied);
     if (m.round === 0) return;
     // Not after the sync: that this replica knows of no later leader is true whatever its disk holds.
@@ -67,6 +69,19 @@ export class Follower {
   onBeat(index: LogIndex, floor: number, closed: number): number {
     this.closed.hear(closed, index, this.core.applied);
     return this.core.options.promises.acceptFloor(floor);
+  }
+
+  /**
+   * A heartbeat tells a commit index only of what this replica itself has acknowledged in this term. If that is not in its log,
+   * its disk has lost it: somebody put an old copy of it back. What else it has said nobody knows here.
+   */
+  private checkKept(commit: LogIndex): void {
+    const { log } = this.core;
+    if (commit <= log.lastIndex || mutant('old-copy-welcome')) return;
+    const message =
+      `this replica has acknowledged log entries up to ${commit} at least, and its log ends at ${log.lastIndex}: its disk has ` +
+      'lost what was on it, or is an old copy';
+    throw new TidemarkError('DATA_LOSS', 'LOG_LOST', message);
   }
 
   onAppend(m: AppendMessage): void {

@@ -118,7 +118,7 @@ export class Leadership {
     if (quorumValue(core.config, (id) => (id === core.id ? 1 : 0)) === 1) {
       // A quorum of itself is not late because its process was.
       this.openRound();
-    } else if (!this.hasQuorum(now)) {
+    } else if (!this.hasQuorum(now) && !mutant('deaf-leader-stays')) {
       return false;
     }
     if (now >= this.heartbeatDueMs) {
@@ -338,7 +338,7 @@ export class Leadership {
   private continueTransfer(): void {
     if (this.transferTarget === 0 || this.transferTarget === this.timeoutSentTo) return;
     const { core, replication } = this;
-    if (replication.matchOf(this.transferTarget) < core.log.lastIndex) return;
+    if (replication.matchOf(this.transferTarget) < core.log.lastIndex && !mutant('transfer-to-lagging')) return;
     this.sendTimeoutNow(this.transferTarget);
   }
 

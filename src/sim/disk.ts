@@ -1,5 +1,5 @@
 import { assert } from '../lib/assert.js';
-import type { Bytes } from '../lib/bytes.js';
+import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
 import type { Disk, Random, Store, Timers } from '../env/env.js';
 import { OrderedMap } from './ordered-map.js';
@@ -15,7 +15,7 @@ import { applyOperations, SimStore, type StoreHost } from './store.js';
  *
  * - `lostUnderNewerChance`: batches that were not yet reported survive one by one, an older one perhaps not though a newer one
  *   does (google/leveldb#193), as if callers did not wait for each other's sync.
- * - `tornChance`: only a part of an unsynced batch survives.
+ * - `tornChance`: only a part of an unsynced batch survives; with `tornStores` of these stores only.
  * - `rotChance`: before a read, one bit of one stored value flips.
  * - `syncFailChance`, `capacityBytes`: DISK_FAILED, DISK_FULL; every later write of that process fails, too.
  *
@@ -45,6 +45,7 @@ export interface DiskFaults {
   readonly surviveChance?: number;
   readonly lostUnderNewerChance?: number;
   readonly tornChance?: number;
+  readonly tornStores?: readonly string[];
   readonly syncFailChance?: number;
   readonly rotChance?: number;
   readonly capacityBytes?: number;
@@ -53,6 +54,12 @@ export interface DiskFaults {
 /** Of the whole disk, or of the store at one place. */
 interface Stall {
   readonly place: string | undefined;
+}
+
+/** All of a disk at one moment. */
+export interface DiskCopy {
+  readonly stores: ReadonlyMap<string, OrderedMap>;
+  readonly files: ReadonlyMap<string, Bytes>;
 }
 
 export type OpenDisk = Disk & { close(): Promise<void> };
@@ -105,18 +112,20 @@ export class SimDisk implements Disk {
     for (const [name, store] of life.stores) {
       const map = this.stores.get(name);
       assert(map !== undefined, 'an open store has content');
-      this.#leaveBehind(map, store);
+      this.#leaveBehind(name, map, store);
     }
     const file = life.fileInFlight;
     if (file !== undefined && this.chance(this.faults.surviveChance ?? 0.5)) this.files.set(file.name, file.data);
   }
 
-  #leaveBehind(map: OrderedMap, store: SimStore): void {
+  #leaveBehind(name: string, map: OrderedMap, store: SimStore): void {
+    const { tornChance = 0, tornStores } = this.faults;
+    const mayTear = tornStores?.includes(name) ?? true;
     const { written, waiting } = store.unsynced();
     const anyOrder = this.chance(this.faults.lostUnderNewerChance ?? 0);
     for (const operations of anyOrder ? [...written, ...waiting] : written) {
       if (this.chance(this.faults.surviveChance ?? 0.5)) {
-        const torn = this.chance(this.faults.tornChance ?? 0);
+        const torn = mayTear && this.chance(tornChance);
         applyOperations(map, torn ? operations.filter(() => this.chance(0.5)) : operations);
       } else if (!anyOrder) return;
     }
@@ -128,6 +137,19 @@ export class SimDisk implements Disk {
     this.stores.clear();
     this.files.clear();
     this.corruptStores.clear();
+  }
+
+  /** What is on it now, as a backup or a snapshot of the machine would have it. */
+  copy(): DiskCopy {
+    const stores = new Map([...this.stores].map(([name, map]) => [name, cloneOf(map)]));
+    return { stores, files: new Map(this.files) };
+  }
+
+  /** Takes the disk back to where it was when the copy was made; ends the process that has it. */
+  restore(copy: DiskCopy): void {
+    this.wipe();
+    for (const [name, map] of copy.stores) this.stores.set(name, cloneOf(map));
+    for (const [name, data] of copy.files) this.files.set(name, data);
   }
 
   /** The next write or file fails in this way; undefined takes that back. */
@@ -142,17 +164,19 @@ export class SimDisk implements Disk {
 
   /**
    * Nothing is read or written for a while, or only nothing synced in one store. `get` still answers: it reads what is in
-   * memory.
+   * memory. What is returned ends it earlier.
    */
-  stall(durationMs: number, store?: string): void {
+  stall(durationMs: number, store?: string): () => void {
     const stall = { place: store === undefined ? undefined : `${this.place}/${store}` };
     this.#stalls.add(stall);
-    this.timers.after(durationMs, () => {
-      this.#stalls.delete(stall);
+    const end = (): void => {
+      if (!this.#stalls.delete(stall)) return;
       const held = this.#held;
       this.#held = [];
       for (const later of held) later();
-    });
+    };
+    this.timers.after(durationMs, end);
+    return end;
   }
 
   /** Flips one bit of a value. False if there is none. */
@@ -367,4 +391,10 @@ class Life implements OpenDisk, StoreHost {
   #assertOpen(): void {
     if (this.#closing !== undefined) throw new TidemarkError('UNAVAILABLE', 'STORE_CLOSED', `${this.place} is closed`);
   }
+}
+
+function cloneOf(map: OrderedMap): OrderedMap {
+  const clone = new OrderedMap();
+  for (const [key, value] of map.range(EMPTY, EMPTY)) clone.set(key, value);
+  return clone;
 }

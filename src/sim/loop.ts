@@ -46,6 +46,7 @@ export class SimLoop implements Scheduler {
   #eventsRun = 0;
   #eventsAtThisTime = 0;
   #running = false;
+  #calls: { readonly at: number; readonly call: () => void }[] = [];
 
   constructor(seed: string | number | SimRandom) {
     this.random = seed instanceof SimRandom ? seed : new SimRandom(seed);
@@ -62,6 +63,11 @@ export class SimLoop implements Scheduler {
 
   get eventsRun(): number {
     return this.#eventsRun;
+  }
+
+  /** Calls back before the event that comes after so many others, at whatever time that is. */
+  beforeEvent(count: number, call: () => void): void {
+    this.#calls.push({ at: this.#eventsRun + count, call });
   }
 
   /** The clocks of one machine. */
@@ -184,6 +190,13 @@ export class SimLoop implements Scheduler {
     this.#eventsRun += 1;
     this.#eventsAtThisTime += 1;
     assert(this.#eventsAtThisTime < EVENTS_AT_ONE_TIME_MAX, `virtual time stands still at ${this.#nowMs} ms`);
+    if (this.#calls.length > 0) this.#callBack();
+  }
+
+  #callBack(): void {
+    const due = this.#calls.filter(({ at }) => at <= this.#eventsRun);
+    this.#calls = this.#calls.filter(({ at }) => at > this.#eventsRun);
+    for (const { call } of due) call();
   }
 }
 

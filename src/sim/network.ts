@@ -26,7 +26,8 @@ import { SimStream, type Carrier } from './stream.js';
  * Example: `const world = new SimWorldNetwork({ timers, random })`; processes use `world.networkFor('n1')` as their port;
  * `world.partition('n1', ['n2', 'n3'])` leaves n1 alone; `world.kill('n2')` ends it without a word.
  *
- * Not here: packets. Loss, duplication and reordering below a stream show above it only as delay and breaks.
+ * Not here: packets. Loss, duplication and reordering below a stream show above it as delay, as breaks, and as streams that
+ * break for one end first (`breakHalfStreams`).
  */
 export interface Latency {
   readonly minMs: number;
@@ -191,10 +192,21 @@ export class SimWorldNetwork {
 
   /** Breaks the streams that are open between two processes; new ones may be opened. */
   breakStreams(a: string, b: string): void {
-    for (const stream of [...this.#streams]) {
-      const [client, server] = [stream.client.process, stream.server.process];
-      if ((client === a && server === b) || (client === b && server === a)) stream.break();
-    }
+    for (const stream of this.#between(a, b)) stream.break();
+  }
+
+  /**
+   * The streams between two processes break for one end now and for the other `lingerMs` later, which until then gets what was on
+   * its way: what is said again on a new stream may come first, and come twice. What packets do to each other, seen from above.
+   */
+  breakHalfStreams(a: string, b: string, lingerMs: number): void {
+    for (const stream of this.#between(a, b)) stream.loseHalf(this.#random.float() < 0.5 ? 'client' : 'server', lingerMs);
+  }
+
+  #between(a: string, b: string): SimStream[] {
+    return [...this.#streams].filter(({ client, server }) => {
+      return (client.process === a && server.process === b) || (client.process === b && server.process === a);
+    });
   }
 
   /** How likely each frame is to break the stream that it is sent on. */

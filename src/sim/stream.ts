@@ -96,6 +96,8 @@ export class SimStream {
   readonly client: StreamEnd;
   readonly server: StreamEnd;
   readonly #carrier: Carrier;
+  /** What these ends have sent is on its way still, longer than usual. */
+  readonly #lingering = new Set<End>();
 
   constructor(carrier: Carrier, request: Request) {
     this.#carrier = carrier;
@@ -137,6 +139,28 @@ export class SimStream {
       this.#forget(this[end]);
       this.#push(end, { kind: 'end', error: lost(other.remote, 'the connection was reset') });
     }
+  }
+
+  /**
+   * One end loses the connection at once, and with it what was on its way there. What it had sent is still on its way: the other
+   * end gets it `lingerMs` later, perhaps behind what came by another stream meanwhile, or a second time, and then the end.
+   */
+  loseHalf(end: End, lingerMs: number): void {
+    const one = this[end];
+    if (one.ended || one.dead) return;
+    const other = this.#other(end);
+    this.#end(one);
+    this.#forget(other);
+    this.#lingering.add(end);
+    this.#push(end, { kind: 'end', error: lost(other.remote, 'the connection was reset') });
+    this.#carrier.after(lingerMs, () => {
+      this.#lingering.delete(end);
+      this.#pump(end);
+    });
+    this.#carrier.after(0, () => {
+      if (!one.dead) one.handlers?.closed(lost(one.remote, 'the connection was reset'));
+      this.#sweep();
+    });
   }
 
   /** The process behind an end was killed. */
@@ -191,7 +215,7 @@ export class SimStream {
 
   #isOpen(end: End): boolean {
     const [from, to] = [this[end].process, this.#other(end).process];
-    return !this.#carrier.isCut(from, to) && !this.#carrier.isStalled(from, to);
+    return !this.#lingering.has(end) && !this.#carrier.isCut(from, to) && !this.#carrier.isStalled(from, to);
   }
 
   #push(end: End, parcel: Parcel): void {

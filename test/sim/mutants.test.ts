@@ -13,11 +13,13 @@ import '../mvcc/records.test.js';
 import '../node/turn.test.js';
 import '../raft/log.test.js';
 import './client-transactions.test.js';
+import './damage.test.js';
 import './ranges.test.js';
 import './reads.test.js';
 import './recovery.test.js';
 import './retention.test.js';
 import './seams.test.js';
+import './stalls.test.js';
 import './time-travel.test.js';
 import './transactions.test.js';
 

@@ -219,6 +219,11 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'a replaced tail comes back from disk',
     by: { test: 'bucket/log-storage', name: 'a tail that was replaced by a shorter one' },
   },
+  'old-copy-welcome': {
+    like: 'Raft core: a wiped member under its old identity (dragonboat#256)',
+    what: 'a replica that lost what it had acknowledged goes on',
+    by: { test: 'sim/damage', name: 'stops when it is an old copy' },
+  },
   'config-survives-truncation': {
     like: 'Raft core: configuration lost when the log is truncated (scylladb#30984)',
     what: 'a configuration stays in force though its entry was truncated',
@@ -238,6 +243,16 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     like: 'Raft core: a wiped member under its old identity (dragonboat#256)',
     what: 'a node that lost its disk is welcome',
     by: { test: 'sim/recovery', name: 'under its old name from a wiped disk' },
+  },
+  'deaf-leader-stays': {
+    like: 'Liveness: asymmetric partition (cockroach#87244)',
+    what: 'a leader stays though it hears nobody',
+    by: { golden: 'checkquorum' },
+  },
+  'transfer-to-lagging': {
+    like: 'Membership: lease handed to a replica that still waits for a snapshot (cockroach#82758)',
+    what: 'leadership is handed to a replica that lacks entries',
+    by: { golden: 'transfer' },
   },
   'serve-before-own-term': {
     like: 'Leases and ReadIndex: a new leader serves too early (etcd#7331, tikv#6340)',
@@ -293,6 +308,16 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     like: 'Replica reads: closed timestamp going backward (cockroach#131450)',
     what: 'a restarted voter knows nothing of what it promised',
     by: { test: 'sim/seams', name: ', 300 ms after its clock fell back' },
+  },
+  'ceiling-unchecked': {
+    like: 'LevelDB after power loss: bit rot (leveldb#333)',
+    what: 'a clock ceiling whose checksum is wrong counts',
+    by: { test: 'sim/damage', name: 'a clock ceiling that is not the one it wrote' },
+  },
+  'clock-follows-wall': {
+    like: 'Replica reads: closed timestamp going backward (cockroach#131450)',
+    what: 'the clock of a node goes back with its wall clock',
+    by: { swarm: 'clocks' },
   },
   'closed-before-applied': {
     like: 'Streams: premature resolved timestamp (cockroach#117612)',
@@ -514,6 +539,11 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'a record whose checksum is wrong is served',
     by: { test: 'mvcc/records', name: 'notices a flipped bit' },
   },
+  'damage-told': {
+    like: 'LevelDB after power loss: bit rot (leveldb#333)',
+    what: 'whoever asks a node with a damaged disk gets that for an answer',
+    by: { test: 'sim/damage', name: 'sends those who ask it to the others' },
+  },
   'writes-ignore-locks': {
     like: 'Transactions: bank sum changed without any fault (tidb#21900)',
     what: 'plain commands pass over the locks of transactions',
@@ -548,5 +578,10 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     like: 'Liveness: a replica that waits for ever',
     what: 'what is still ready at the end of a turn waits for the next message',
     by: { test: 'node/turn', name: 'page after page' },
+  },
+  'hung-disk-leads': {
+    like: 'Liveness: disk stall (cockroach#41691)',
+    what: 'a node whose disk hangs goes on leading',
+    by: { test: 'sim/stalls', name: 'while its log store does not answer' },
   },
 };

@@ -45,6 +45,7 @@ const disk = {
   surviveChance: chance.exactOptional(),
   lostUnderNewerChance: chance.exactOptional(),
   tornChance: chance.exactOptional(),
+  tornStores: z.array(z.enum(['log', 'state'], { error: "'log' or 'state'" }), { error: 'a list of stores' }).exactOptional(),
   syncFailChance: chance.exactOptional(),
   rotChance: chance.exactOptional(),
   capacityBytes: whole(1, Number.MAX_SAFE_INTEGER).exactOptional(),

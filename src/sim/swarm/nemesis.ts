@@ -2,6 +2,9 @@ import { nodeOfReplica, type NodeId } from '../../placement/map.js';
 import type { SimCluster } from '../cluster.js';
 import { WALL_START_MS } from '../clock.js';
 import type { SimRandom } from '../random.js';
+import { Atlas, Damage } from './damage.js';
+import { Minority } from './minority.js';
+import { Paths } from './paths.js';
 import { hasWildClocks, pickFrom, type Fault, type SwarmPlan } from './plan.js';
 
 /** How long a node is down that comes back at once. */
@@ -10,8 +13,14 @@ const BOUNCE_MS_MAX = 30;
 const AWAKE_MS = 1500;
 const TAME_SKEW_MS = 150;
 
-/** Breaks things while a run goes on, and mends all of it in the end. */
+const MINORITY_CHANCE = 0.7;
+
+/** Breaks things while a run goes on; then mends a quorum, and in the end the rest. */
 export class Nemesis {
+  readonly atlas: Atlas;
+  readonly #damage: Damage;
+  readonly #minority: Minority;
+  readonly #paths: Paths;
   readonly #cluster: SimCluster;
   readonly #plan: SwarmPlan;
   readonly #random: SimRandom;
@@ -29,6 +38,19 @@ export class Nemesis {
     this.#cluster = cluster;
     this.#plan = plan;
     this.#random = random;
+    this.atlas = new Atlas(plan.replicas);
+    const soon = (ms: number, work: () => void): void => this.#soon(ms, work);
+    this.#paths = new Paths({ cluster, plan, random, soon, forAWhile: (undo) => this.#forAWhile(undo) });
+    this.#damage = new Damage({
+      cluster,
+      random: random.fork('damage'),
+      atlas: this.atlas,
+      boot: (id) => {
+        if (!this.#stopped && cluster.isDown(id)) this.#boot(id);
+      },
+      soon,
+    });
+    this.#minority = new Minority(cluster, random.fork('minority'));
   }
 
   /** Which nodes may have ended because their disk was made to fail. */
@@ -52,9 +74,22 @@ export class Nemesis {
     }
   }
 
-  /** Everything works again, but for the rates and (tame) offsets of clocks; nodes that are down start again. */
+  /**
+   * A quorum of every bucket works again, but for the rates and (tame) offsets of clocks; nodes of it that are down start again.
+   * The others stay as broken as they are, or break in another way.
+   */
+  healQuorum(): void {
+    this.#heal(this.#drawMinority());
+  }
+
+  /** Everything works again, at once, but for disks that have lost something. */
   heal(): void {
+    this.#heal(new Set());
+  }
+
+  #heal(broken: ReadonlySet<NodeId>): void {
     this.#stopped = true;
+    this.#damage.end();
     for (const remedy of [...this.#remedies]) remedy();
     this.#cluster.network.heal();
     this.#cluster.network.setLatency(this.#plan.latency);
@@ -63,7 +98,24 @@ export class Nemesis {
       this.#cluster.disk(id).failNextWrite(undefined);
     }
     if (hasWildClocks(this.#plan)) for (const id of this.#cluster.ids) this.#jump(id, TAME_SKEW_MS);
-    for (const id of this.#cluster.ids) if (this.#cluster.isDown(id)) this.#boot(id);
+    for (const id of this.#cluster.ids) {
+      if (broken.has(id) && this.#cluster.running(id)) this.#minority.break(id);
+      else if (!broken.has(id) && this.#cluster.isDown(id)) this.#boot(id);
+    }
+  }
+
+  /** After `healQuorum`: the rest works again, but nodes whose disk has lost something, which may refuse to. */
+  healAll(): void {
+    this.#minority.heal();
+  }
+
+  /** Of the nodes whose disks are good: with those that are not, still a minority. */
+  #drawMinority(): ReadonlySet<NodeId> {
+    const good = this.#cluster.ids.filter((id) => !this.atlas.isDamaged(id));
+    const broken = new Set<NodeId>();
+    if (this.atlas.spare === 0 || !this.#random.chance(MINORITY_CHANCE)) return broken;
+    for (let count = 1 + this.#random.below(this.atlas.spare); count > 0; count -= 1) broken.add(this.#random.pick(good));
+    return broken;
   }
 
   #sleep(ms: number): Promise<void> {
@@ -78,11 +130,13 @@ export class Nemesis {
     const look = (): void => {
       if (this.#stopped) return;
       for (const id of this.#cluster.ids) {
-        if (!this.#cluster.isDown(id) || seen.has(id)) continue;
+        if (!this.#cluster.isDown(id) || seen.has(id) || this.#damage.isAway(id)) continue;
         seen.add(id);
-        this.#cluster.loop.timers.after(this.#random.between(0, this.#plan.faultMs), () => {
+        // A node whose disk is damaged is started less often: mostly it just ends again.
+        const atLeastMs = this.atlas.isDamaged(id) ? 2000 : 0;
+        this.#cluster.loop.timers.after(atLeastMs + this.#random.between(0, this.#plan.faultMs), () => {
           seen.delete(id);
-          if (!this.#stopped && this.#cluster.isDown(id)) this.#boot(id);
+          if (!this.#stopped && this.#cluster.isDown(id) && !this.#damage.isAway(id)) this.#boot(id);
         });
       }
       this.#cluster.loop.timers.after(50, look);
@@ -129,44 +183,20 @@ export class Nemesis {
         this.#forAWhile(() => process.resume());
         return;
       }
-      case 'isolate':
-        network.isolate(name);
-        this.#forAWhile(() => network.heal(name, name));
-        return;
-      case 'halves': {
-        const left = ids.filter(() => random.chance(0.5)).map((each) => `n${each}`);
-        const right = ids.map((each) => `n${each}`).filter((each) => !left.includes(each));
-        network.partition(left, right);
+      case 'freeze': {
+        if (this.#cluster.isDown(id)) return;
+        // Unlike a busy process, a stopped one does not answer for its connections either.
+        const process = this.#cluster.process(id);
+        process.pause();
+        network.pause(name);
         this.#forAWhile(() => {
-          for (const one of left) for (const two of right) network.heal(one, two);
+          network.resume(name);
+          process.resume();
         });
         return;
       }
-      case 'oneWay':
-        network.cut(name, other);
-        this.#forAWhile(() => network.heal(name, other));
-        return;
-      case 'flap':
-        this.#flap(name, other, 6);
-        return;
-      case 'breakStreams':
-        network.breakStreams(name, other);
-        return;
-      case 'stallPath':
-        network.stall(name, other, this.#plan.faultMs * random.float());
-        return;
-      case 'slowNetwork':
-        network.setLatency({ minMs: 1, maxMs: random.pick([30, 150]) });
-        this.#forAWhile(() => network.setLatency(this.#plan.latency));
-        return;
-      case 'someLinks':
-        for (const one of ids) {
-          for (const two of ids) {
-            if (one === two || !random.chance(0.3)) continue;
-            network.cut(`n${one}`, `n${two}`);
-            this.#forAWhile(() => network.heal(`n${one}`, `n${two}`));
-          }
-        }
+      case 'hiccups':
+        this.#hiccups(20);
         return;
       case 'slowAnswers':
         this.#slowAnswers(id, others);
@@ -179,6 +209,14 @@ export class Nemesis {
         return;
       case 'crashInSync':
         this.#bounceInSync(id);
+        return;
+      case 'crashAtStep':
+        this.#cluster.loop.beforeEvent(1 + random.below(300), () => {
+          if (!this.#stopped) this.#bounce(id);
+        });
+        return;
+      case 'restartLoop':
+        this.#restartLoop(id, 2 + random.below(6));
         return;
       case 'leaderStorm':
         this.#leaderStorm(1 + random.below(5));
@@ -212,22 +250,42 @@ export class Nemesis {
         this.#excused.add(id);
         this.#cluster.disk(id).failNextWrite(fault === 'failSync' ? 'sync' : 'full');
         return;
+      case 'wipeDisk':
+        this.#damage.wipe(id);
+        return;
+      case 'rotDisk':
+        this.#damage.rot(id);
+        return;
+      case 'staleDisk':
+        this.#damage.stale(id);
+        return;
       case 'transfer':
         this.#transfer(id);
         return;
-      case 'refuse':
-        network.refuseConnects(name, true);
-        this.#forAWhile(() => network.refuseConnects(name, false));
+      default:
+        this.#paths.strike(fault, name, other);
     }
   }
 
-  #flap(name: string, other: string, times: number): void {
-    const { network, loop } = this.#cluster;
-    if (times === 0 || this.#stopped) return;
-    network.partition(name, other);
-    loop.timers.after(this.#random.between(20, 200), () => {
-      network.heal(name, other);
-      loop.timers.after(this.#random.between(20, 200), () => this.#flap(name, other, times - 1));
+  /** Event loops that stall for a moment, now here, now there. */
+  #hiccups(times: number): void {
+    if (times === 0) return;
+    const id = this.#random.pick(this.#cluster.ids);
+    if (!this.#cluster.isDown(id) && !this.#cluster.process(id).paused) {
+      const process = this.#cluster.process(id);
+      process.pause();
+      this.#forAWhile(() => process.resume(), this.#random.between(1, 250));
+    }
+    this.#soon(this.#random.between(0, 100), () => this.#hiccups(times - 1));
+  }
+
+  /** Each start ends a little later than the one before, or earlier: also before the node is up. */
+  #restartLoop(id: NodeId, times: number): void {
+    if (times === 0 || this.#damage.isAway(id)) return;
+    this.#cluster.crash(id);
+    this.#soon(this.#random.between(0, BOUNCE_MS_MAX), () => {
+      if (this.#cluster.isDown(id) && !this.#damage.isAway(id)) this.#boot(id);
+      this.#soon(this.#random.between(0, this.#random.pick([20, 200, 1500])), () => this.#restartLoop(id, times - 1));
     });
   }
 
@@ -285,7 +343,7 @@ export class Nemesis {
     this.#cluster.crash(id);
     if (this.#random.chance(0.5)) this.#setClock(id, -this.#plan.clockSkewMs * this.#random.float());
     this.#soon(this.#random.between(0, BOUNCE_MS_MAX), () => {
-      if (this.#cluster.isDown(id)) this.#boot(id);
+      if (this.#cluster.isDown(id) && !this.#damage.isAway(id)) this.#boot(id);
     });
   }
 

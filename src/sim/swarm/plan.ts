@@ -8,33 +8,53 @@ import type { SimRandom } from '../random.js';
  * What one run of the swarm is made of, drawn from its seed. Every run leaves out some faults and some operations and
  * exaggerates others (swarm testing; Groce et al., 2012): where everything happens at once, much of it never happens.
  */
+/** What happens to paths between processes. */
+export const PATH_FAULTS = [
+  'isolate',
+  'halves',
+  'bridge',
+  'majorityRing',
+  'someLinks',
+  'oneWay',
+  'flap',
+  'flapNode',
+  'lossy',
+  'breakStreams',
+  'halfBroken',
+  'clientPath',
+  'stallPath',
+  'slowNetwork',
+  'refuse',
+] as const;
+export type PathFault = (typeof PATH_FAULTS)[number];
+
+/** A node whose disk was damaged does not come back. */
+export const DAMAGES = ['wipeDisk', 'rotDisk', 'staleDisk'] as const;
+
 export const FAULTS = [
+  ...PATH_FAULTS,
   'crash',
   'crashAll',
   'stop',
   'pause',
-  'isolate',
-  'halves',
-  'oneWay',
-  'flap',
-  'breakStreams',
-  'stallPath',
-  'slowNetwork',
-  'someLinks',
-  'slowAnswers',
-  'jumpClock',
-  'driftClock',
+  'freeze',
+  'hiccups',
   'sleep',
   'bounce',
   'crashInSync',
+  'crashAtStep',
+  'restartLoop',
   'leaderStorm',
   'usurp',
+  'transfer',
+  'slowAnswers',
+  'jumpClock',
+  'driftClock',
   'stallDisk',
   'slowDisks',
   'failSync',
   'fillDisk',
-  'transfer',
-  'refuse',
+  ...DAMAGES,
 ] as const;
 export type Fault = (typeof FAULTS)[number];
 
@@ -100,14 +120,15 @@ export function collectsHistory({ limits }: SwarmPlan): boolean {
 }
 
 export function drawPlan(random: SimRandom): SwarmPlan {
-  const nodes = random.pick([1, 3, 3, 3, 5]);
-  const replicas = nodes === 5 && random.chance(0.5) ? 5 : Math.min(3, nodes);
+  const nodes = random.pick([1, 1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 6, 7]);
+  const replicas = random.chance(0.5) ? Math.min(3, nodes) : Math.min(random.pick([3, 4, 5, 7]), nodes);
+  const isLarge = nodes > 5;
   const latencyMs = random.pick([0.3, 1, 5, 20]);
   const quiet = random.chance(0.1);
   return {
     nodes,
     replicas,
-    buckets: random.pick([1, 2, 4, 8]),
+    buckets: random.pick(isLarge ? [1, 2] : [1, 2, 4, 8]),
     timing: { leaseReads: random.chance(0.7) },
     limits: drawLimits(random),
     latency: {
@@ -120,6 +141,9 @@ export function drawPlan(random: SimRandom): SwarmPlan {
       syncMaxMs: random.pick([1, 5, 20]),
       surviveChance: random.pick([0, 0.5, 1]),
       lostUnderNewerChance: random.pick([0, 0.5]),
+      // Of the state's batches the port promises that they survive as a whole; those of the log must bear more.
+      tornChance: random.pick([0, 0.5]),
+      tornStores: ['log'],
       stallChance: random.pick([0, 0, 0.001]),
       stallMs: random.between(50, 1500),
     },
@@ -136,7 +160,7 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     clockSkewMs: random.pick([150, 150, WILD_SKEW_MS]),
     wallRateMax: 0.002,
     monotonicRateMax: 0.04,
-    durationMs: random.pick([6000, 12_000, 20_000]),
+    durationMs: random.pick(isLarge ? [6000, 12_000] : [6000, 12_000, 20_000]),
     transactions: random.chance(0.3) ? 1 + random.below(3) : 0,
   };
 }

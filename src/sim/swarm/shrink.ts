@@ -10,7 +10,7 @@ export function smallerPlans(plan: SwarmPlan): SwarmPlan[] {
   const half = (value: number): number => Math.floor(value / 2);
   if (plan.durationMs >= 1000) add({ durationMs: half(plan.durationMs) });
   if (plan.nodes > 3) add({ nodes: 3, replicas: 3 });
-  if (plan.nodes === 3) add({ nodes: 1, replicas: 1 });
+  if (plan.nodes === 2 || plan.nodes === 3) add({ nodes: 1, replicas: 1 });
   if (plan.faults.length > 1) {
     add({ faults: plan.faults.slice(0, half(plan.faults.length)) });
     add({ faults: plan.faults.slice(half(plan.faults.length)) });

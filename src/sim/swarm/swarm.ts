@@ -8,6 +8,7 @@ import { SimRandom } from '../random.js';
 import { readable } from '../readable.js';
 import { Archive } from './archive.js';
 import { check } from './check.js';
+import { noticesDamage } from './damage.js';
 import { Inspector } from './inspect.js';
 import { Nemesis } from './nemesis.js';
 import { collectsHistory, describePlan, drawPlan, hasWildClocks, type SwarmPlan } from './plan.js';
@@ -37,7 +38,7 @@ export interface SwarmResult {
 }
 
 const START_MS = 30_000;
-/** How long a healed cluster may take until every key can be written and read again. */
+/** How long a cluster with a healed quorum may take until every key can be written again, and read. */
 const LIVENESS_MS = 40_000;
 /** ... and until all replicas are the same. */
 const SETTLE_MS = 15_000;
@@ -75,8 +76,8 @@ class SwarmRun {
   readonly #recorder: Recorder;
   readonly #nemesis: Nemesis;
   readonly #workload: Workload;
-  readonly #witness = new Witness();
   readonly #archive = new Archive();
+  readonly #witness: Witness;
   readonly #inspector: Inspector;
   readonly #prober: Router;
   readonly #transactions: TransactionLoad | undefined;
@@ -92,9 +93,9 @@ class SwarmRun {
       limits: plan.limits,
       diskFaults: plan.disk,
       onUp: (id, node) => {
-        this.#witness.attach(node);
+        this.#witness.attach(id);
         this.#archive.attach(node);
-        this.#inspector.checkStart(id);
+        if (!this.#nemesis.atlas.isDamaged(id)) this.#inspector.checkStart(id);
       },
     });
     this.#cluster = cluster;
@@ -102,7 +103,12 @@ class SwarmRun {
     const { loop } = cluster;
     this.#recorder = new Recorder(() => loop.nowMs);
     this.#nemesis = new Nemesis(cluster, plan, random.fork('nemesis'));
-    this.#inspector = new Inspector({ cluster, witness: this.#witness, isDrowsy: (id) => this.#nemesis.isDrowsy(id) });
+    this.#inspector = new Inspector(cluster);
+    this.#witness = new Witness({
+      cluster,
+      isDamaged: (id) => this.#nemesis.atlas.isDamaged(id),
+      isAwake: (id) => this.#isAwake(id) && !this.#nemesis.isDrowsy(id),
+    });
     const clocks = random.fork('clocks');
     const skew = (most: number): number => most * (2 * clocks.float() - 1);
     const routers = Array.from({ length: plan.clients }, (_, at) => {
@@ -139,16 +145,16 @@ class SwarmRun {
   async #play(): Promise<void> {
     const { loop } = this.#cluster;
     await loop.runUntilSettled(Promise.all(this.#cluster.ids.map((id) => this.#cluster.boot(id))), START_MS);
-    this.#inspector.start();
     this.#workload.start();
     this.#transactions?.start();
     const nemesis = this.#nemesis.run();
     await loop.runFor(this.#plan.durationMs);
-    this.#nemesis.heal();
+    this.#nemesis.healQuorum();
     await loop.runUntilSettled(Promise.all([nemesis, this.#workload.stop(), this.#transactions?.stop()]), LIVENESS_MS);
     // Until no clock is behind what the wildest one had said.
     if (hasWildClocks(this.#plan)) await loop.runFor(2 * this.#plan.clockSkewMs);
     await this.#becomeUsable();
+    this.#nemesis.healAll();
     await loop.runUntil(() => this.#inspector.unresolved().length === 0, SETTLE_MS);
     this.#problems.push(...this.#inspector.unresolved());
     const read = await this.#readFinals();
@@ -156,13 +162,12 @@ class SwarmRun {
     if (this.#transactions !== undefined) {
       this.#problems.push(...(await loop.runUntilSettled(this.#transactions.finish(), LIVENESS_MS)));
     }
-    await loop.runUntil(() => this.#inspector.compareReplicas().length === 0, SETTLE_MS);
-    this.#inspector.stop();
-    this.#inspector.checkClosed(finals, this.#plan.buckets);
+    await loop.runUntil(() => this.#compareReplicas().length === 0, SETTLE_MS);
     this.#problems.push(...this.#witness.problems, ...this.#inspector.problems, ...this.#archive.problems);
-    this.#problems.push(...this.#inspector.compareReplicas());
+    this.#problems.push(...this.#compareReplicas());
     for (const { node, error } of this.#cluster.fatal) {
-      if (!this.#nemesis.excuses(node) || !isDiskFailure(error)) {
+      const isExcused = this.#nemesis.excuses(node) && isDiskFailure(error);
+      if (!isExcused && !(this.#nemesis.atlas.isDamaged(node) && noticesDamage(error))) {
         this.#problems.push(`node ${node} stopped: ${error instanceof Error ? error.stack : messageOf(error)}`);
       }
     }
@@ -170,6 +175,10 @@ class SwarmRun {
     const skewMs = clockSkewMs + wallRateMax * loop.nowMs;
     const { retentionMs } = limits;
     this.#problems.push(...check({ recorder: this.#recorder, finals, buckets, clockSkewMs: skewMs, retentionMs }));
+  }
+
+  #compareReplicas(): string[] {
+    return this.#inspector.compareReplicas((id) => !this.#nemesis.atlas.isDamaged(id) || this.#cluster.running(id));
   }
 
   /** Every key can be written; read it is by the verdict. */

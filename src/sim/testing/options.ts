@@ -2,7 +2,7 @@ import type { Timing } from '../../bucket/replica.js';
 import type { Limits } from '../../env/limits.js';
 import type { DiskFaults } from '../disk.js';
 import type { Latency } from '../network.js';
-import { drawPlan, FAULTS, type Fault, type SwarmPlan } from '../swarm/plan.js';
+import { DAMAGES, drawPlan, FAULTS, type Fault, type SwarmPlan } from '../swarm/plan.js';
 import type { SimRandom } from '../random.js';
 
 export type Seed = string | number;
@@ -44,6 +44,9 @@ const NODES_MAX = 7;
 const BUCKETS_MAX = 256;
 const CALM = { latency: { minMs: 0.1, maxMs: 1 }, disk: {}, faultEveryMs: 1000, faultMs: 1000 };
 
+/** All nodes are to be there again when all is healed. */
+const ALLOWED: readonly Fault[] = FAULTS.filter((name) => !DAMAGES.some((damage) => damage === name));
+
 /** The plan of one run: what the test asks for, and for the rest the defaults or what the seed draws. */
 export function planOf(options: ClusterOptions, random: SimRandom): SwarmPlan {
   const { nodes = 3, buckets = 4, faults = 'none' } = options;
@@ -72,11 +75,11 @@ export function planOf(options: ClusterOptions, random: SimRandom): SwarmPlan {
 
 function mixOf(faults: Faults, drawn: SwarmPlan): SwarmPlan['faults'] {
   if (faults === 'none') return [];
-  if (faults === 'swarm') return drawn.faults;
+  if (faults === 'swarm') return drawn.faults.filter(([name]) => ALLOWED.includes(name));
   const mix = Array.isArray(faults) ? (faults as readonly Fault[]).map((name) => [name, 1] as const) : Object.entries(faults);
   for (const [name, weight] of mix) {
-    if (!FAULTS.some((fault) => fault === name)) {
-      throw new RangeError(`faults: there is no '${name}'; expected 'none', 'swarm', or some of ${FAULTS.join(', ')}`);
+    if (!ALLOWED.some((fault) => fault === name)) {
+      throw new RangeError(`faults: there is no '${name}'; expected 'none', 'swarm', or some of ${ALLOWED.join(', ')}`);
     }
     if (!(weight >= 0)) throw new RangeError(`faults.${name}: expected a weight of 0 or more, not ${weight}`);
   }

@@ -44,7 +44,7 @@ export class Run {
   readonly #tape: Tape;
   readonly #strays: Strays;
   readonly #nemesis: Nemesis;
-  readonly #witness = new Witness();
+  readonly #witness: Witness;
   readonly #inspector: Inspector;
   readonly #world: World;
   /** What the replicas were found to differ in at the end. */
@@ -63,8 +63,8 @@ export class Run {
       timing,
       limits,
       diskFaults: disk,
-      onUp: (id, node) => {
-        this.#witness.attach(node);
+      onUp: (id) => {
+        this.#witness.attach(id);
         this.#inspector.checkStart(id);
       },
     });
@@ -75,7 +75,12 @@ export class Run {
     this.#tape = new Tape(() => loop.nowMs);
     log.onLine = (line) => this.#tape.note(line);
     this.#nemesis = new Nemesis(cluster, plan, random.fork('nemesis'));
-    this.#inspector = new Inspector({ cluster, witness: this.#witness, isDrowsy: (id) => this.#nemesis.isDrowsy(id) });
+    this.#inspector = new Inspector(cluster);
+    this.#witness = new Witness({
+      cluster,
+      isDamaged: () => false,
+      isAwake: (id) => !cluster.process(id).paused && !this.#nemesis.isDrowsy(id),
+    });
     network.setLatency(plan.latency);
     const clocks = random.fork('clocks');
     for (const id of cluster.ids) cluster.clock(id).jumpWall(plan.clockSkewMs * (2 * clocks.float() - 1));
@@ -102,7 +107,6 @@ export class Run {
     try {
       await loop.runUntilSettled(Promise.all(this.#cluster.ids.map((id) => this.#cluster.boot(id))), START_MS);
       if (!(await loop.runUntil(() => this.#world.isServing(), START_MS))) throw new Error('the cluster did not come up');
-      this.#inspector.start();
       const ending = await this.#runBody(body);
       if (ending !== 'ended') return this.#blame(ending.error);
       await this.#settle();
@@ -157,9 +161,8 @@ export class Run {
     this.#strays.enter();
     const healed = this.#world.heal();
     await loop.runUntilSettled(healed, HEAL_MS + START_MS);
-    await loop.runUntil(() => this.#inspector.compareReplicas().length === 0, SETTLE_MS);
-    this.#inspector.stop();
-    this.#differences.push(...this.#inspector.compareReplicas());
+    await loop.runUntil(() => this.#inspector.compareReplicas(() => true).length === 0, SETTLE_MS);
+    this.#differences.push(...this.#inspector.compareReplicas(() => true));
   }
 
   #problems(): string[] {
