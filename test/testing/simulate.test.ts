@@ -256,7 +256,8 @@ describe('simulate', function () {
     };
     await refused({ nodes: 0 }, 'nodes: expected a whole number from 1 to 7, not 0');
     await refused({ nodes: 3, replicas: 4 }, 'replicas: expected a whole number from 1 to 3, not 4');
-    await refused({ faults: ['crahs'] }, "faults: there is no 'crahs'; expected 'none', 'swarm', or some of crash, ");
+    await refused({ faults: ['crahs'] }, "faults: there is no 'crahs'; expected 'none', 'swarm', or some of isolate, ");
+    await refused({ faults: ['wipeDisk'] }, "faults: there is no 'wipeDisk'; expected");
     await refused({ faults: { crash: -1 } }, 'faults.crash: expected a weight of 0 or more, not -1');
     await refused({ faultMs: 0 }, 'faultMs: expected a number above 0, not 0');
     let error: unknown;
