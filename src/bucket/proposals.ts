@@ -136,21 +136,21 @@ export class Proposals {
     let ranges: WatchedRanges;
     try {
       ranges = this.#ranges.watch(conditions.map(({ condition }) => condition), this.#overlay);
-      if (ranges.examined !== undefined) this.#checkLoad();
     } catch (error) {
       return Promise.reject(error instanceof Error ? error : new Error(String(error)));
     }
     const run = (): Promise<T> => this.#queue.run(deadlineMs, () => step(ranges));
-    const result = ranges.examined === undefined ? run() : this.#whenExamined(ranges.examined, run);
+    const result = ranges.examine === undefined ? run() : this.#whenExamined(ranges.examine, run);
     const ended = (): void => ranges.end();
     if (conditions.length > 0) result.then(ended, ended);
     return result;
   }
 
-  async #whenExamined<T>(examined: Promise<void>, run: () => Promise<T>): Promise<T> {
+  async #whenExamined<T>(examine: () => Promise<void>, run: () => Promise<T>): Promise<T> {
+    this.#checkLoad();
     this.#examining += 1;
     try {
-      await examined;
+      await examine();
     } finally {
       this.#examining -= 1;
     }

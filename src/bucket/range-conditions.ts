@@ -63,7 +63,7 @@ export class RangeChecks {
     // A quiet bucket, where nothing was written since, is the common case.
     const isKnown = watches.every((watch) => watch.changed > 0 || isBehind(this.#state, watch));
     return {
-      examined: isKnown ? undefined : examine(this.#state, watches, this.#limits),
+      examine: isKnown ? undefined : () => examine(this.#state, watches, this.#limits),
       change: (condition) => {
         checkHorizon(this.#state, condition);
         const watch = watches.find((each) => each.condition === condition);
@@ -84,14 +84,15 @@ export class RangeChecks {
 
 /** The ranges of one command. */
 export interface WatchedRanges {
-  /** Fulfilled when all has been looked at; undefined if nothing needs to be. */
-  readonly examined: Promise<void> | undefined;
+  /** Looks at what needs to be looked at; undefined if nothing does. To be called in the same turn, or not at all. */
+  readonly examine: (() => Promise<void>) | undefined;
   /** When the range was changed after its timestamp; 0 if it was not. In the deciding turn. */
   change(condition: RangeCondition): Timestamp;
+  /** To be called whatever becomes of the command: until then it is watched. */
   end(): void;
 }
 
-export const NO_RANGES: WatchedRanges = { examined: undefined, change: () => 0, end: () => undefined };
+export const NO_RANGES: WatchedRanges = { examine: undefined, change: () => 0, end: () => undefined };
 
 /** Comparisons of what is in flight with the ranges of a new command, in one turn. */
 const LOOKS_MAX = 50_000;

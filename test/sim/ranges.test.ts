@@ -234,6 +234,25 @@ describe('the condition that a range is unchanged', () => {
     expect(error.message).to.include('more than 40 keys or changes');
   });
 
+  it('leaves nothing behind when its bucket has too much to do', async () => {
+    const world = await start('overloaded', { proposalsPerBucketMax: 1, rangesPerBucketMax: 3 });
+    const { cluster, leader } = world;
+    const since = await fill(world, ['a/1']);
+    await fill(world, ['b/1']);
+    Object.defineProperty(leader.state, 'horizon', { value: since });
+    for (let round = 0; round < 10; round += 1) {
+      const before = write(world, [], [put('b/2')]);
+      // The second one fails as soon as its range is looked at.
+      const refused = [since, 1].map((from) => failure(write(world, [unchanged('a/', from)], [put('c')])));
+      for (const error of await cluster.settle(Promise.all(refused))) {
+        expect(error).to.include({ reason: 'BUCKET_OVERLOADED', outcome: 'none' });
+        expect(error.message).to.include('commands (');
+      }
+      await cluster.settle(before);
+    }
+    expect(await cluster.settle(write(world, [unchanged('a/', since)], [put('c')]))).to.include({ applied: true });
+  });
+
   it('passes to the next leader when its own is lost', async () => {
     const world = await start('leader-lost');
     const { cluster, client, leader } = world;
