@@ -94,7 +94,7 @@ export class Proposals {
     this.#queue = new LockQueue(host.limits.lockWaitersPerBucketMax);
     this.#ranges = new RangeChecks(host.state, host.limits);
     for (const prepared of host.state.participant.prepared()) {
-      this.#locks.take(prepared, claimOfPrepared(prepared));
+      if (!mutant('locks-lost-with-leader')) this.#locks.take(prepared, claimOfPrepared(prepared));
     }
   }
 
@@ -293,7 +293,7 @@ export class Proposals {
     const conflicts = this.#locks.conflicts(claim);
     const [first] = conflicts;
     if (first === undefined) return undefined;
-    const mayWait = conflicts.every((other) => isOlder(holder, other));
+    const mayWait = mutant('younger-waits-too') || conflicts.every((other) => isOlder(holder, other));
     return mayWait ? new Blocked(first) : 'dead';
   }
 

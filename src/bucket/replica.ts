@@ -275,14 +275,14 @@ export class Replica {
   /** The attempt is decided. Resolves when that is applied here, or when nothing of it is left to be resolved. */
   async resolve(request: ResolveRequest, deadlineMs: number): Promise<void> {
     // A leader that lost its office unknowingly may not know the attempt, and must not say that it is done with it.
-    await this.reads.open({ kind: 'linearizable' }, deadlineMs);
+    if (!mutant('resolved-unconfirmed')) await this.reads.open({ kind: 'linearizable' }, deadlineMs);
     await this.#lead((proposals) => proposals.resolve(request));
   }
 
   /** As the home of a transaction, in one and the same term from its begin to its decision. */
   decide(request: DecideRequest, term: Term, deadlineMs: number): Promise<DecideResult> {
     return this.#lead((proposals) => {
-      if (proposals.term !== term) throw this.notLeader();
+      if (proposals.term !== term && !mutant('decide-in-later-term')) throw this.notLeader();
       return proposals.decide(request, deadlineMs);
     });
   }

@@ -50,7 +50,10 @@ export class SessionPieces {
     const from = this.#at;
     let length = HEAD_BYTES;
     const enough = Math.min(bytesMax, PIECE_BYTES);
-    for (; this.#at < sessions.length && length < enough; this.#at += 1) length += sizeOf(sessions[this.#at]);
+    // However little that is, one fits: or there would be no end of pieces.
+    for (; this.#at < sessions.length && (length < enough || this.#at === from); this.#at += 1) {
+      length += sizeOf(sessions[this.#at]);
+    }
     this.#done = this.#at === sessions.length;
     const out = Buffer.allocUnsafe(length);
     out[4] = FORMAT;

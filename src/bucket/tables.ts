@@ -3,6 +3,7 @@ import { pack, unpack } from 'msgpackr';
 import type { Limits } from '../env/limits.js';
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import { later } from '../mvcc/timestamp.js';
 import type { BucketId } from '../placement/map.js';
 import { Home } from '../txn/home.js';
@@ -194,7 +195,7 @@ export class TableLoader {
     this.#complete = piece[6] === 1;
     this.tables.participant.restore({
       refusedUpTo,
-      prepared: prepared.map(preparedFromTuple),
+      prepared: mutant('snapshot-without-intents') ? [] : prepared.map(preparedFromTuple),
       ended: ended.map(([key, start]) => ({ key, start })),
     });
     this.tables.home.restore(

@@ -234,7 +234,8 @@ export class Transactions {
     this.#told.add(key);
     this.#background.run(async () => {
       try {
-        await Promise.all(participants.map((bucket) => this.#resolveAt(bucket, { id, start, commit: timestamp })));
+        const all = participants.map((bucket) => this.#resolveAt(bucket, { id, start, commit: timestamp }));
+        await (mutant('record-forgotten-early') ? Promise.race(all) : Promise.all(all));
       } catch (error) {
         this.#told.delete(key);
         throw error;
@@ -266,7 +267,7 @@ export class Transactions {
       const record = replica.state.home.find(id);
       if (record !== undefined) return { kind: 'committed', timestamp: record.timestamp };
       // As of a past moment it is not asked who leads now; all that is known is that nothing more commits up to then.
-      const isAlive = this.#alive.has(transactionKey(id));
+      const isAlive = this.#alive.has(transactionKey(id)) && !mutant('live-attempts-aborted');
       return !now || isAlive ? { kind: 'pending' } : { kind: 'over' };
     });
   }
@@ -302,7 +303,7 @@ export class Transactions {
       const { raft, state, installing } = replica;
       if (installing || !raft.canServe()) continue;
       for (const record of state.home.records()) this.#tell(replica, record);
-      if (state.participant.count > 0) this.#recover(replica);
+      if (state.participant.count > 0 && !mutant('orphans-left')) this.#recover(replica);
     }
   }
 

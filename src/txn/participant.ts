@@ -1,5 +1,6 @@
 import { toMapKey, type Bytes } from '../lib/bytes.js';
 import { assert } from '../lib/assert.js';
+import { mutant } from '../lib/mutants.js';
 import type { Timestamp } from '../mvcc/timestamp.js';
 import { transactionKey, type Prepared, type TransactionId, type TransactionKey } from './transaction.js';
 
@@ -124,7 +125,7 @@ export class Participant {
       this.#bytes -= bytesOf(prepared);
     }
     this.#forgetEnded(now);
-    if (start > this.#refusedUpTo) this.#ended.set(key, start);
+    if (start > this.#refusedUpTo && !mutant('ended-attempts-forgotten')) this.#ended.set(key, start);
     return prepared;
   }
 

@@ -6,7 +6,8 @@ import type { SwarmPlan } from '../../src/sim/swarm/plan.js';
 import { explain, planOfSeed, runSwarm } from '../../src/sim/swarm/swarm.js';
 import { runChaos } from '../raft/chaos.js';
 import { runScript } from '../raft/golden.js';
-import { PLANTED, WEATHERS, type Planted } from './mutants.js';
+import { PLANTED, type Planted } from './mutants.js';
+import { WEATHERS } from './weathers.js';
 // The tests that catch some of them.
 import '../bucket/log-storage.test.js';
 import '../mvcc/records.test.js';
@@ -21,6 +22,7 @@ import './retention.test.js';
 import './seams.test.js';
 import './stalls.test.js';
 import './time-travel.test.js';
+import './transaction-seams.test.js';
 import './transactions.test.js';
 
 /** Of these one must fail. Chance decides which: a change of the code makes other runs of the same seeds. */

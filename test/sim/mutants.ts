@@ -1,5 +1,5 @@
 import type { Mutant } from '../../src/lib/mutants.js';
-import type { SwarmPlan } from '../../src/sim/swarm/plan.js';
+import type { WEATHERS } from './weathers.js';
 
 /**
  * Every planted bug, the class of real bugs that it stands for, and who catches it:
@@ -20,133 +20,6 @@ export interface Planted {
     | { readonly golden: string }
     | { readonly test: string; readonly name: string };
 }
-
-const WORK: Pick<SwarmPlan, 'clients' | 'workers' | 'work'> = {
-  clients: 3,
-  workers: 4,
-  work: [
-    ['put', 10],
-    ['get', 10],
-    ['conditional', 3],
-    ['group', 3],
-    ['scan', 3],
-    ['getLocal', 3],
-    ['getBounded', 3],
-    ['getAsOf', 3],
-    ['retry', 1],
-    ['history', 1],
-  ],
-};
-const THREE = { nodes: 3, replicas: 3, buckets: 2, latency: { minMs: 0.3, maxMs: 1 }, faultEveryMs: 600 };
-const TINY_LOG = { logEntriesKept: 5, snapshotChunkBytes: 300 };
-
-/** What a run consists of, where chance alone would take many seeds to come to it; a seed draws the rest. */
-export const WEATHERS = {
-  any: {},
-  usurpers: { ...THREE, faults: [['usurp', 1]], timing: { leaseReads: true }, faultEveryMs: 1000 },
-  syncs: { ...THREE, ...WORK, faults: [['crashInSync', 1]], faultEveryMs: 300 },
-  transfers: {
-    ...THREE,
-    ...WORK,
-    faults: [
-      ['slowAnswers', 1],
-      ['transfer', 1],
-    ],
-    timing: { leaseReads: true },
-    gatewayChance: 0.5,
-    faultMs: 1000,
-  },
-  disks: {
-    ...THREE,
-    ...WORK,
-    faults: [
-      ['stallDisk', 1],
-      ['slowDisks', 1],
-    ],
-    timing: { leaseReads: false },
-    faultMs: 1000,
-  },
-  absences: {
-    ...THREE,
-    ...WORK,
-    faults: [
-      ['crash', 1],
-      ['isolate', 1],
-      ['crashInSync', 1],
-    ],
-    limits: TINY_LOG,
-    faultMs: 1000,
-  },
-  pages: {
-    ...THREE,
-    nodes: 1,
-    replicas: 1,
-    buckets: 1,
-    clients: 3,
-    workers: 4,
-    thinkMs: 1,
-    work: [
-      ['put', 1],
-      ['scan', 1],
-    ],
-    faults: [],
-    durationMs: 1200,
-  },
-  clocks: {
-    ...THREE,
-    ...WORK,
-    faults: [
-      ['usurp', 1],
-      ['jumpClock', 1],
-      ['leaderStorm', 1],
-    ],
-    clockSkewMs: 2500,
-  },
-  transactions: {
-    ...THREE,
-    buckets: 4,
-    clients: 3,
-    workers: 4,
-    thinkMs: 5,
-    durationMs: 6000,
-    keys: ['a', 'b', 'c', 'd', 'e', 'f'],
-    work: [
-      ['transact', 10],
-      ['get', 5],
-      ['put', 3],
-      ['scan', 3],
-      ['getAsOf', 3],
-      ['scanAsOf', 2],
-      ['getBounded', 2],
-      ['getLocal', 1],
-      ['history', 1],
-      ['retry', 1],
-    ],
-    faults: [
-      ['crash', 2],
-      ['transfer', 2],
-      ['leaderStorm', 1],
-      ['isolate', 1],
-      ['slowAnswers', 1],
-      ['pause', 1],
-    ],
-    faultMs: 600,
-  },
-  histories: {
-    ...THREE,
-    ...WORK,
-    keys: ['k0', 'k1', '{g0}a', '{g0}b'],
-    work: [...WORK.work, ['delete', 5], ['getAsOf', 10], ['scanAsOf', 10], ['scanLocal', 3]],
-    faults: [
-      ['crash', 1],
-      ['isolate', 1],
-      ['stallDisk', 1],
-    ],
-    limits: { ...TINY_LOG, retentionMs: 1000, pageEntriesMax: 1 },
-    durationMs: 12_000,
-    faultMs: 1000,
-  },
-} satisfies Readonly<Record<string, Partial<SwarmPlan>>>;
 
 export const PLANTED: Readonly<Record<Mutant, Planted>> = {
   'commit-prior-term': {
@@ -573,6 +446,61 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     like: 'Streams: premature resolved timestamp (cockroach#117612)',
     what: 'a replica takes for resolved what a prepared transaction may still write',
     by: { swarm: 'transactions' },
+  },
+  'decide-in-later-term': {
+    like: 'Transactions: recovery that aborts a live one (cockroach#47337)',
+    what: 'home decides in a later term, when others may have been told that the transaction is over',
+    by: { test: 'sim/transaction-seams', name: 'is decided in the term in which it began' },
+  },
+  'locks-lost-with-leader': {
+    like: 'Transactions: bank sum changed without any fault (tidb#21900)',
+    what: 'the next leader knows nothing of the locks of what is prepared',
+    by: { test: 'sim/transaction-seams', name: 'stays so under the next leader' },
+  },
+  'younger-waits-too': {
+    like: 'Liveness: a deadlock',
+    what: 'transactions wait for locks, whoever holds them',
+    by: { test: 'sim/transactions', name: 'in opposite orders' },
+  },
+  'resolved-unconfirmed': {
+    like: 'Transactions: success reported though rolled back (tidb#33641)',
+    what: 'a leader that lost its office unawares says that it has resolved what it does not know',
+    by: { test: 'sim/transaction-seams', name: 'has lost its office unawares' },
+  },
+  'ended-attempts-forgotten': {
+    like: 'Transactions: applied twice',
+    what: 'a participant forgets that an attempt has ended, and prepares it again',
+    by: { test: 'sim/transaction-seams', name: 'is not prepared again' },
+  },
+  'outcome-unconfirmed': {
+    like: 'Replica reads: a redirected read loses its lock check (tikv#12109)',
+    what: 'a read trusts the answer of a home that has forgotten the transaction meanwhile',
+    by: { test: 'sim/transaction-seams', name: 'learns too late what became of it' },
+  },
+  'scan-misses-commits': {
+    like: 'Replica reads: a leader read older than a follower read (tikv#16069)',
+    what: 'a scan takes a timestamp below commits that a participant has not heard of',
+    by: { test: 'sim/transaction-seams', name: 'is in every scan that begins then' },
+  },
+  'live-attempts-aborted': {
+    like: 'Transactions: recovery that aborts a live one (cockroach#47337)',
+    what: 'home says of an attempt under way that it is over',
+    by: { test: 'sim/transaction-seams', name: 'is not aborted while it is alive' },
+  },
+  'record-forgotten-early': {
+    like: 'Transactions: success reported though rolled back (tidb#33641)',
+    what: 'home drops the record of a transaction that not every participant has resolved',
+    by: { test: 'sim/transaction-seams', name: 'is not forgotten before' },
+  },
+  'orphans-left': {
+    like: 'Transactions: an intent that nobody comes back to',
+    what: 'a participant never asks what became of a transaction',
+    by: { test: 'sim/transaction-seams', name: 'that nobody will ever come back to' },
+  },
+  'snapshot-without-intents': {
+    like: 'Snapshots: applied twice after a snapshot',
+    what: 'an installed snapshot brings nothing of what is prepared',
+    by: { test: 'sim/transaction-seams', name: 'that is prepared comes with a snapshot' },
   },
   'turn-forgets-rest': {
     like: 'Liveness: a replica that waits for ever',
