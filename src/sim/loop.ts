@@ -41,6 +41,8 @@ export class SimLoop implements Scheduler {
   readonly #queue = new EventQueue();
   readonly #turnEnds: (() => void)[] = [];
   surroundings: Surroundings | undefined;
+  /** Told whenever time has moved on, before what happens then. Must leave the world as it is. */
+  onAdvance: (() => void) | undefined;
   #nowMs = 0;
   #order = 0;
   #eventsRun = 0;
@@ -182,8 +184,10 @@ export class SimLoop implements Scheduler {
   }
 
   #advanceTo(timeMs: number): void {
-    if (timeMs > this.#nowMs) this.#eventsAtThisTime = 0;
+    if (timeMs === this.#nowMs) return;
+    this.#eventsAtThisTime = 0;
     this.#nowMs = timeMs;
+    this.onAdvance?.();
   }
 
   #count(): void {

@@ -81,6 +81,8 @@ export class SimWorldNetwork {
   readonly #streams = new Set<SimStream>();
   readonly #carrier: Carrier;
   #nextPort = FIRST_FREE_PORT;
+  /** Told of every frame that leaves; what it gives is called when somebody gets that. */
+  onSend: ((from: string, to: string, bytes: number) => () => void) | undefined;
 
   constructor(options: SimNetworkOptions) {
     this.#timers = options.timers;
@@ -98,6 +100,7 @@ export class SimWorldNetwork {
       isStalled: (from, to) => this.#stalls.has(pathOf(from, to)),
       open: (stream) => this.#open(stream),
       gone: (stream) => this.#gone(stream),
+      sent: (from, to, bytes) => this.onSend?.(from, to, bytes),
     };
   }
 
@@ -188,6 +191,11 @@ export class SimWorldNetwork {
       else this.#stalls.delete(path);
       this.#pathsChanged();
     });
+  }
+
+  /** Nothing that one says reaches the other at present. */
+  isCut(from: string, to: string): boolean {
+    return this.#isCut(from, to);
   }
 
   /** Breaks the streams that are open between two processes; new ones may be opened. */

@@ -21,6 +21,8 @@ export interface Carrier {
   open(stream: SimStream): void;
   /** The stream will do nothing more. */
   gone(stream: SimStream): void;
+  /** A frame leaves; what this gives is called when somebody gets it. */
+  sent(from: string, to: string, bytes: number): (() => void) | undefined;
 }
 
 /** A process that asks for a stream to whoever listens at an address; `to` is the process that does now, or did last. */
@@ -42,6 +44,7 @@ type Parcel =
 
 interface InTransit {
   readonly parcel: Parcel;
+  readonly arrived: (() => void) | undefined;
   ripe: boolean;
 }
 
@@ -220,10 +223,12 @@ export class SimStream {
 
   #push(end: End, parcel: Parcel): void {
     const sender = this[end];
-    const transit: InTransit = { parcel, ripe: false };
+    const to = this.#other(end).process;
+    const arrived = parcel.kind === 'frame' ? this.#carrier.sent(sender.process, to, parcel.data.length) : undefined;
+    const transit: InTransit = { parcel, arrived, ripe: false };
     sender.inTransit.push(transit);
     if (parcel.kind === 'frame') sender.bytes += parcel.data.length;
-    this.#carrier.after(this.#carrier.latencyMs(sender.process, this.#other(end).process), () => {
+    this.#carrier.after(this.#carrier.latencyMs(sender.process, to), () => {
       transit.ripe = true;
       this.#pump(end);
     });
@@ -232,15 +237,16 @@ export class SimStream {
   #pump(end: End): void {
     const sender = this[end];
     while (sender.inTransit[0]?.ripe === true && this.#isOpen(end)) {
-      const parcel = sender.inTransit.shift()?.parcel;
-      if (parcel !== undefined) this.#deliver(end, parcel);
+      const transit = sender.inTransit.shift();
+      if (transit !== undefined) this.#deliver(end, transit);
     }
   }
 
-  #deliver(end: End, parcel: Parcel): void {
+  #deliver(end: End, { parcel, arrived }: InTransit): void {
     const receiver = this.#other(end);
     if (parcel.kind === 'frame') this.#leave(end, parcel.data.length);
     if (receiver.ended || receiver.dead) return;
+    arrived?.();
     switch (parcel.kind) {
       case 'open':
         this.#open();

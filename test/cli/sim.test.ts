@@ -70,6 +70,33 @@ describe('tidemark sim', () => {
     expect(first.out).to.match(new RegExp(`^${numbers[0]} seeds, .*; 1 failed: ${numbers[0]}\n$`));
   });
 
+  it('draws a run, within bounds, and watches it without changing it', async function () {
+    this.timeout(60_000);
+    const folder = mkdtempSync(join(tmpdir(), 'tidemark-sim-'));
+    try {
+      const file = join(folder, 'run.svg');
+      const plan = JSON.stringify({ ...SMALL, durationMs: 4000, faults: [['crash', 1], ['isolate', 1], ['pause', 1]], faultEveryMs: 300, faultMs: 500 });
+      const { code } = await tidemark(['sim', '--seed', '3', '--svg', file, '--plan', plan]);
+      expect(code).to.equal(0);
+      const svg = readFileSync(file, 'utf8');
+      expect(svg.length).to.be.below(3_000_000);
+      expect(svg).to.include('seed 3: nothing is wrong').and.not.to.include('another run of the seed');
+      for (const name of ['n1', 'n2', 'n3', 'c0', 'c1', 'prober']) expect(svg).to.match(new RegExp(`<text [^>]*>${name}</text>`));
+      for (const part of ['is down,', 'is paused,', 'hears nothing from n', 'is elected: bucket 0 in term', 'commits up to', 'never arrived', 'put a;']) {
+        expect(svg, part).to.match(new RegExp(`<title>[^<]*${part}`));
+      }
+      // Every element that was opened is closed, and nothing in a text looks like one.
+      const open: string[] = [];
+      for (const [, end = '', name = '', alone = ''] of svg.matchAll(/<(\/?)([a-z]+)[^<>]*?(\/?)>/g)) {
+        if (end !== '') expect(open.pop()).to.equal(name);
+        else if (alone === '') open.push(name);
+      }
+      expect(open).to.deep.equal([]);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+
   it('refuses a plan that it does not understand, field by field', async () => {
     const refused = async (plan: unknown): Promise<string> => {
       const { code, err } = await tidemark(['sim', '--seed', '1', '--plan', typeof plan === 'string' ? plan : JSON.stringify(plan)]);

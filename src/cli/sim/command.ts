@@ -2,7 +2,9 @@ import { writeFile } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import type { Mutant } from '../../lib/mutants.js';
+import type { DiagramRecord } from '../../sim/diagram/record.js';
 import type { SwarmPlan } from '../../sim/swarm/plan.js';
+import type { Recorder } from '../../sim/swarm/record.js';
 import type { SwarmResult } from '../../sim/swarm/swarm.js';
 import { duration, integer } from '../arguments.js';
 import { EXIT, Exit, UsageError } from '../exit.js';
@@ -23,6 +25,7 @@ interface SimArguments {
   readonly shrink: boolean;
   readonly shrinkFor: number;
   readonly trace?: string;
+  readonly svg?: string;
   readonly json: boolean;
 }
 
@@ -38,18 +41,21 @@ interface Totals {
 }
 
 const JOBS_MAX = 256;
+const PROBLEMS_DRAWN = 6;
 
 /** Loaded only here: the process of a node never has the simulator in it. */
 async function loadSimulator() {
-  const [swarm, plans, shrinking, schema, pool, commit] = await Promise.all([
+  const [swarm, plans, shrinking, schema, pool, commit, record, drawing] = await Promise.all([
     import('../../sim/swarm/swarm.js'),
     import('../../sim/swarm/plan.js'),
     import('../../sim/swarm/shrink.js'),
     import('./plan-schema.js'),
     import('./pool.js'),
     import('./commit.js'),
+    import('../../sim/diagram/record.js'),
+    import('../../sim/diagram/draw.js'),
   ]);
-  return { ...swarm, ...plans, ...shrinking, ...schema, ...pool, ...commit };
+  return { ...swarm, ...plans, ...shrinking, ...schema, ...pool, ...commit, ...record, ...drawing };
 }
 
 type Simulator = Awaited<ReturnType<typeof loadSimulator>>;
@@ -72,6 +78,7 @@ export function addSim(program: Command, terminal: Terminal): void {
     .option('--shrink', 'look for a smaller plan that fails as well as that of the first seed that does', false)
     .addOption(new Option('--shrink-for <duration>', 'at most so long').default(120_000, '2m').argParser(duration))
     .option('--trace <file>', 'write the log of the first run that fails there, or of the last one')
+    .option('--svg <file>', 'draw the first run that fails, or the last one: who sent what to whom, and what befell them')
     .option('--json', 'print JSON, a line for each seed', false)
     .action((options: SimArguments) => simulate(options, terminal));
 }
@@ -117,6 +124,9 @@ async function simulate(options: SimArguments, terminal: Terminal): Promise<void
     progress.end();
     if (trace !== undefined && shown !== undefined) await writeFile(trace, `${shown.log.join('\n')}\n`);
     if (!options.json) await write(terminal.stdout, summary(totals, performance.now() - beganMs));
+    if (options.svg !== undefined && shown !== undefined) {
+      await writeFile(options.svg, await draw(simulator, shown, options, mutant));
+    }
     if (failed === undefined) return;
     if (options.shrink) await shrink(simulator, failed, options, mutant, terminal, lifetime.signal);
     throw new Exit(EXIT.ERROR);
@@ -162,6 +172,30 @@ function replayOf({ seed }: SwarmResult, { mutant, twice }: SimArguments, plan?:
   const bug = mutant === undefined ? '' : ` --mutant ${mutant}`;
   const instead = plan === undefined ? '' : ` --plan '${JSON.stringify(plan).replaceAll("'", "'\\''")}'`;
   return `tidemark sim --seed ${seed}${twice ? ' --twice' : ''}${bug}${instead}`;
+}
+
+/** Runs it once more, which is the same run, and looks on. */
+async function draw(
+  { runSwarm, DiagramRecord, drawDiagram, codeVersion }: Simulator,
+  { seed, plan, problems, trace }: SwarmResult,
+  options: SimArguments,
+  mutant: Mutant | undefined,
+): Promise<string> {
+  let seen: { record: DiagramRecord; recorder: Recorder } | undefined;
+  const again = await runSwarm(seed, {
+    plan,
+    mutant,
+    observe: (cluster, recorder) => {
+      seen = { record: new DiagramRecord(cluster), recorder };
+    },
+  });
+  if (seen === undefined) throw new Error('nobody was shown the run');
+  const { length } = problems;
+  const title = `seed ${seed}: ${length === 0 ? 'nothing is wrong' : `${length} problem${length === 1 ? '' : 's'}`}`;
+  const replay = `tidemark ${await codeVersion()}; ${replayOf(again, options, options.plan === undefined ? undefined : plan)}`;
+  const notes = [replay, ...problems.slice(0, PROBLEMS_DRAWN).map((problem) => problem.split('\n')[0] ?? '')];
+  if (again.trace !== trace) notes.push('this is another run of the seed than the one that was told of: its trace differs');
+  return drawDiagram({ title, notes, ...seen });
 }
 
 async function shrink(

@@ -48,6 +48,8 @@ export interface SwarmOptions {
   readonly plan?: SwarmPlan | undefined;
   /** A bug to plant for the length of the run. */
   readonly mutant?: Mutant | undefined;
+  /** Is shown the world before anything happens in it. It may look, at any time, and must leave all as it is. */
+  readonly observe?: ((cluster: SimCluster, recorder: Recorder) => void) | undefined;
 }
 
 export const MUTANT_NAMES: readonly Mutant[] = MUTANTS;
@@ -61,6 +63,7 @@ export function planOfSeed(seed: string | number): SwarmPlan {
 export async function runSwarm(seed: string | number, options: SwarmOptions = {}): Promise<SwarmResult> {
   const plan = options.plan ?? planOfSeed(seed);
   const run = new SwarmRun(seed, plan, new SimRandom(`swarm/${seed}`));
+  options.observe?.(run.cluster, run.recorder);
   plantMutant(options.mutant);
   try {
     await run.play();
@@ -71,9 +74,9 @@ export async function runSwarm(seed: string | number, options: SwarmOptions = {}
 }
 
 class SwarmRun {
-  readonly #cluster: SimCluster;
+  readonly cluster: SimCluster;
   readonly #plan: SwarmPlan;
-  readonly #recorder: Recorder;
+  readonly recorder: Recorder;
   readonly #nemesis: Nemesis;
   readonly #workload: Workload;
   readonly #archive = new Archive();
@@ -98,10 +101,10 @@ class SwarmRun {
         if (!this.#nemesis.atlas.isDamaged(id)) this.#inspector.checkStart(id);
       },
     });
-    this.#cluster = cluster;
+    this.cluster = cluster;
     this.#plan = plan;
     const { loop } = cluster;
-    this.#recorder = new Recorder(() => loop.nowMs);
+    this.recorder = new Recorder(() => loop.nowMs);
     this.#nemesis = new Nemesis(cluster, plan, random.fork('nemesis'));
     this.#inspector = new Inspector(cluster);
     this.#witness = new Witness({
@@ -122,7 +125,7 @@ class SwarmRun {
       loop,
       plan,
       random: random.fork('work'),
-      recorder: this.#recorder,
+      recorder: this.recorder,
       routers,
       gateways: () => cluster.ids.flatMap((id) => (this.#isAwake(id) ? [cluster.node(id).router] : [])),
     });
@@ -131,7 +134,7 @@ class SwarmRun {
   }
 
   #isAwake(id: NodeId): boolean {
-    return this.#cluster.running(id) && !this.#cluster.process(id).paused;
+    return this.cluster.running(id) && !this.cluster.process(id).paused;
   }
 
   async play(): Promise<void> {
@@ -143,8 +146,8 @@ class SwarmRun {
   }
 
   async #play(): Promise<void> {
-    const { loop } = this.#cluster;
-    await loop.runUntilSettled(Promise.all(this.#cluster.ids.map((id) => this.#cluster.boot(id))), START_MS);
+    const { loop } = this.cluster;
+    await loop.runUntilSettled(Promise.all(this.cluster.ids.map((id) => this.cluster.boot(id))), START_MS);
     this.#workload.start();
     this.#transactions?.start();
     const nemesis = this.#nemesis.run();
@@ -165,7 +168,7 @@ class SwarmRun {
     await loop.runUntil(() => this.#compareReplicas().length === 0, SETTLE_MS);
     this.#problems.push(...this.#witness.problems, ...this.#inspector.problems, ...this.#archive.problems);
     this.#problems.push(...this.#compareReplicas());
-    for (const { node, error } of this.#cluster.fatal) {
+    for (const { node, error } of this.cluster.fatal) {
       const isExcused = this.#nemesis.excuses(node) && isDiskFailure(error);
       if (!isExcused && !(this.#nemesis.atlas.isDamaged(node) && noticesDamage(error))) {
         this.#problems.push(`node ${node} stopped: ${error instanceof Error ? error.stack : messageOf(error)}`);
@@ -174,11 +177,11 @@ class SwarmRun {
     const { buckets, clockSkewMs, wallRateMax, limits } = this.#plan;
     const skewMs = clockSkewMs + wallRateMax * loop.nowMs;
     const { retentionMs } = limits;
-    this.#problems.push(...check({ recorder: this.#recorder, finals, buckets, clockSkewMs: skewMs, retentionMs }));
+    this.#problems.push(...check({ recorder: this.recorder, finals, buckets, clockSkewMs: skewMs, retentionMs }));
   }
 
   #compareReplicas(): string[] {
-    return this.#inspector.compareReplicas((id) => !this.#nemesis.atlas.isDamaged(id) || this.#cluster.running(id));
+    return this.#inspector.compareReplicas((id) => !this.#nemesis.atlas.isDamaged(id) || this.cluster.running(id));
   }
 
   /** Every key can be written; read it is by the verdict. */
@@ -194,7 +197,7 @@ class SwarmRun {
       }
     };
     try {
-      await this.#cluster.loop.runUntilSettled(probe(), LIVENESS_MS);
+      await this.cluster.loop.runUntilSettled(probe(), LIVENESS_MS);
     } catch (cause) {
       throw new Error(trouble, { cause });
     }
@@ -211,24 +214,24 @@ class SwarmRun {
         finals.set(key, found);
       }
     };
-    await this.#cluster.loop.runUntilSettled(read(), LIVENESS_MS);
+    await this.cluster.loop.runUntilSettled(read(), LIVENESS_MS);
     return finals;
   }
 
   result(seed: string): SwarmResult {
-    const { log, loop } = this.#cluster;
+    const { log, loop } = this.cluster;
     const hash = createHash('sha256');
     for (const line of log.lines) hash.update(line);
     const told = [...(this.#transactions?.counts ?? [])];
     // One by one: all of them may be longer than a string can be.
-    for (const entry of [...this.#recorder.commands, ...this.#recorder.reads]) hash.update(JSON.stringify(entry));
+    for (const entry of [...this.recorder.commands, ...this.recorder.reads]) hash.update(JSON.stringify(entry));
     hash.update(JSON.stringify([told, loop.eventsRun, this.#problems]));
-    const counts: Record<string, number> = { commands: this.#recorder.commands.length, reads: this.#recorder.reads.length };
-    for (const { attempts } of this.#recorder.commands) {
+    const counts: Record<string, number> = { commands: this.recorder.commands.length, reads: this.recorder.reads.length };
+    for (const { attempts } of this.recorder.commands) {
       for (const { outcome } of attempts) counts[outcome] = (counts[outcome] ?? 0) + 1;
     }
     if (this.#archive.collected > 0) counts['collected'] = this.#archive.collected;
-    for (const [reason, count] of this.#recorder.failures) counts[reason] = count;
+    for (const [reason, count] of this.recorder.failures) counts[reason] = count;
     for (const [what, count] of told) counts[what] = count;
     return {
       seed,
