@@ -116,8 +116,9 @@ export function checkTimestamp(value: number, field: string, shown = String(valu
 }
 
 function tooEarly(field: string, text: string): TidemarkError {
-  const message = `${field} is '${text}': the timeline begins at 2020-01-01T00:00:00Z`;
-  return new TidemarkError('OUT_OF_RANGE', 'TIMESTAMP_TOO_EARLY', message);
+  // No replica was asked how far back it can be read; one that can be read less far says so itself.
+  const message = `${field} is '${text}': the timeline begins at 2020-01-01T00:00:00Z, its earliest timestamp is 0`;
+  return new TidemarkError('OUT_OF_RANGE', 'TIMESTAMP_TOO_EARLY', message, { details: { field, earliestReadable: '0' } });
 }
 
 /**

@@ -25,7 +25,7 @@ export async function diffPage(
   { limits, state, nodeId }: { readonly limits: Limits; readonly state: StateStore; readonly nodeId: number },
   deadlineMs: number,
 ): Promise<{ result: Result['diff']; served: Served }> {
-  await Promise.all(replicas.map(({ reads }) => reads.open({ kind: 'asOf', timestamp: to }, deadlineMs)));
+  await Promise.all(replicas.map(({ reads }) => reads.openRange(range, { kind: 'asOf', timestamp: to }, deadlineMs)));
   const slots = new Map(replicas.map((replica): [Slot, Replica] => [replica.state.slot, replica]));
   const wanted = Math.min(limit, limits.pageEntriesMax);
   const changes: Change[] = [];

@@ -23,7 +23,10 @@ export async function changePins(
       const message = `a pin holds at most ${limits.pinMsMax} ms: the earliest timestamp that can be pinned is ${floor}`;
       throw new TidemarkError('OUT_OF_RANGE', 'PIN_TOO_OLD', message, { details: { earliestReadable: String(floor) } });
     }
-    await Promise.all(replicas.map((replica) => add(replica, action, limits.pinsMax)));
+    const additions = await Promise.allSettled(replicas.map((replica) => add(replica, action, limits.pinsMax)));
+    // When all have ended: whoever takes a refused pin back must not be overtaken by what is in flight.
+    const failed = additions.find(({ status }) => status === 'rejected');
+    if (failed?.status === 'rejected') throw failed.reason;
   } else if (action.kind === 'remove') {
     const holding = replicas.filter(({ state }) => state.meta.pins.some(({ name }) => name === action.name));
     await Promise.all(holding.map((replica) => replica.retain({ kind: 'unpin', name: action.name })));

@@ -133,6 +133,7 @@ export class Transactions {
       const committed = result.kind === 'done' && result.committed;
       if (!committed) this.#abort(parts.others, { id, start, commit: 0 });
       if (result.kind === 'done') return result.result;
+      if (result.kind === 'failed' && !result.error.retriable) throw result.error;
       const pauseMs = Math.min(BACKOFF_MAX_MS, BACKOFF_MIN_MS * 2 ** Math.min(tries, 10)) * (0.5 + env.random.float());
       if (env.clock.monotonicMs() + pauseMs >= coordination.deadlineMs) throw this.#failure(coordination, result);
       await new Promise<void>((resolve) => {
@@ -141,12 +142,12 @@ export class Transactions {
     }
   }
 
-  /** Throws only what leaves the outcome of the whole request unknown, or cannot be mended by another attempt. */
+  /** Throws only what leaves the outcome of the whole request unknown, or is to be asked of another leader of home. */
   async #attempt(coordination: Coordination, id: TransactionId, start: Timestamp): Promise<AttemptResult> {
     const { replica, request, parts, term, first } = coordination;
     const failed = (error: unknown): AttemptResult => {
       if (!isTidemarkError(error) || error.outcome === 'unknown' || error.reason === 'REQUEST_FORGOTTEN') throw error;
-      if (!error.retriable || error.reason === 'NOT_LEADER') throw error;
+      if (error.reason === 'NOT_LEADER') throw error;
       return { kind: 'failed', error };
     };
     const replies = await Promise.all(parts.others.map((part) => this.#prepare(coordination, part, id, start)));
@@ -154,7 +155,7 @@ export class Transactions {
     let hopeless: AttemptResult | undefined;
     for (const reply of replies) {
       if (reply.kind === 'prepared') after = Math.max(after, reply.timestamp);
-      else if (reply.kind === 'failed') hopeless ??= reply;
+      else if (reply.kind === 'failed') hopeless = hopeless === undefined || !reply.error.retriable ? reply : hopeless;
       else if (reply.kind !== 'refused') hopeless ??= { kind: 'locked' };
     }
     const [refusal] = replies.flatMap((reply) => (reply.kind === 'refused' ? [reply.result] : []));
@@ -192,8 +193,8 @@ export class Transactions {
     } catch (error) {
       if (!isTidemarkError(error)) throw error;
       const message = `bucket ${bucket} could not prepare its part of the write: ${error.message}`;
-      const { code, reason, retriable } = error;
-      return { kind: 'failed', error: new TidemarkError(code, reason, message, { retriable }) };
+      const { code, reason, retriable, details } = error;
+      return { kind: 'failed', error: new TidemarkError(code, reason, message, { retriable, details }) };
     }
   }
 

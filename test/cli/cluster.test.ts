@@ -195,6 +195,59 @@ describe('a local cluster', function () {
     expect(readFileSync(file, 'utf8')).to.equal(text);
   });
 
+  it('shows the past as the tour in the README does, and what changed since', async () => {
+    const diff = (...more: string[]): Promise<Outcome> => succeed('diff', 'tour/', ...more, ...sidecar);
+    const first = jsonOf(await succeed('put', 'tour/a', 'one', '--json', ...nodes));
+    await succeed('put', 'tour/gone', 'x', ...nodes);
+    const from = String(jsonOf(await succeed('put', 'tour/same', 's', '--json', ...nodes)).version);
+    await succeed('put', 'tour/a', 'two', ...nodes);
+    await succeed('put', 'tour/b', 'new', ...nodes);
+    const to = String(jsonOf(await succeed('delete', 'tour/gone', '--json', ...nodes)).version);
+    expect((await diff('--from', from)).out).to.equal('~ tour/a\tone\ttwo\n+ tour/b\tnew\n- tour/gone\tx\n');
+    expect((await diff('--from', from, '--to', to, '--keys-only')).out).to.equal('~ tour/a\n+ tour/b\n- tour/gone\n');
+    expect((await diff('--from', to)).out).to.equal('');
+    const lines = (await diff('--from', from, '--to', to, '--json')).out.trimEnd().split('\n');
+    const changes = lines.map((line) => JSON.parse(line) as Record<string, unknown>);
+    expect(changes[0]).to.deep.include({ kind: 'changed', key: 'tour/a', before: { value: 'one', version: first.version } });
+    expect(changes.map(({ kind }) => kind)).to.deep.equal(['changed', 'added', 'removed']);
+    expect(changes[2]).to.not.have.property('after');
+    expect(changes[1]).to.have.property('served').that.deep.includes({ timestamp: Number(to), consistency: 'asOf' });
+
+    // Half a minute ago nothing of it was there.
+    expect((await succeed('scan', 'tour/', '--as-of', '-30s', ...nodes)).out).to.equal('');
+    expect((await diff('--from', '-30s', '--keys-only')).out).to.equal('+ tour/a\n+ tour/b\n+ tour/same\n');
+    expect((await succeed('scan', 'tour/', '--as-of', from, ...sidecar)).out).to.equal('tour/a\tone\ntour/gone\tx\ntour/same\ts\n');
+    const inverted = await tidemark(['diff', 'tour/', '--from', to, '--to', from, ...nodes]);
+    expect([inverted.code, inverted.out]).to.deep.equal([2, '']);
+    expect(inverted.err).to.match(/^tidemark: the range is inverted: from \d+ is above to \d+.*RANGE_INVERTED/);
+    expect((await tidemark(['diff', 'tour/', ...nodes])).code, 'a moment to begin with is missing').to.equal(2);
+  });
+
+  it('pins moments by name, and lets them go', async () => {
+    const pin = (...args: string[]): Promise<Outcome> => succeed('pin', ...args, ...sidecar);
+    const version = String(jsonOf(await succeed('put', 'pinned', 'x', '--json', ...nodes)).version);
+    expect((await pin('add', 'release-1', '--as-of', version)).out).to.match(new RegExp(`^pinned release-1 at ${version} \\(20.*Z.*\\)\n$`));
+    const added = jsonOf(await pin('add', 'release-1', '--as-of', version, '--expires', '1h', '--json'));
+    expect(added).to.include({ name: 'release-1', timestamp: Number(version), lost: false, complete: true });
+    expect(added.expires).to.be.greaterThan(Number(version));
+    await pin('add', 'just-now');
+    const { out } = await succeed('pin', 'list', ...nodes);
+    expect(out).to.match(/^PIN +TIMESTAMP +TIME +EXPIRES +STATE\n/);
+    expect(out).to.match(new RegExp(`\nrelease-1 +${version} +20\\S+Z\\S* +20\\S+Z\\S* +held\n`));
+    expect(out).to.match(/\njust-now +\d+ +20\S+Z\S* +never +held\n/);
+    expect(out).to.match(/\nearliest readable: \d+ \(20\S+Z.*\)\n$/);
+    const taken = await tidemark(['pin', 'add', 'release-1', ...nodes]);
+    expect([taken.code, taken.out]).to.deep.equal([1, '']);
+    expect(taken.err).to.include('PIN_EXISTS').and.to.include('remove it first');
+    expect((await tidemark(['pin', 'add', 'no name', ...nodes])).err).to.include('PIN_NAME_MALFORMED');
+    expect((await tidemark(['pin', 'add', 'old', '--as-of', '2019-12-31', ...nodes])).code).to.equal(7);
+    expect((await pin('remove', 'release-1')).out).to.equal('removed release-1\n');
+    expect(jsonOf(await pin('remove', 'never-there', '--json'))).to.deep.equal({ removed: 'never-there' });
+    const { pins } = jsonOf(await pin('list', '--json')) as { pins: { name: string }[] };
+    expect(pins.map(({ name }) => name)).to.deep.equal(['just-now']);
+    await pin('remove', 'just-now');
+  });
+
   it('says at which line an import failed', async () => {
     const { code, err } = await tidemark(['import', '-', ...nodes], '{"key":"a","value":"1"}\n\n{"key":"b"}\n');
     expect(code).to.equal(2);

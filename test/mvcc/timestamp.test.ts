@@ -88,6 +88,7 @@ describe('timestamps', () => {
     for (const text of ['2019-12-31T23:59:59.999Z', '-9999d', '0001-01-01']) {
       const error = refusal(() => parseTimestamp(text, T));
       expect([error.code, error.reason], text).to.deep.equal(['OUT_OF_RANGE', 'TIMESTAMP_TOO_EARLY']);
+      expect(error.details, text).to.include({ earliestReadable: '0' });
     }
     for (const value of [-1, 0.5, Number.NaN, Number.NEGATIVE_INFINITY]) {
       expect(refusal(() => checkTimestamp(value, 'version')).reason).to.equal('TIMESTAMP_MALFORMED');

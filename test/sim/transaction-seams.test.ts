@@ -278,6 +278,31 @@ describe('a transaction over several buckets', () => {
     await expectClean(world);
   });
 
+  it('that is acknowledged is in every diff up to then, though a participant has not heard of it, and the diff stays the same', async () => {
+    const world = await start('diff');
+    const { cluster, client, other } = world;
+    const from = client.now();
+    const { participant, result, decision } = await prepare(world);
+    const resolving = holdUp(participant, 'resolve');
+    decision.letGo();
+    const { timestamp: to } = await cluster.settle(result);
+    expect(participant.state.participant.count).to.equal(1);
+    const diff = async (): Promise<string[]> => {
+      const found: string[] = [];
+      for await (const { changes } of cluster.node(2).router.diff({ start: bytes(other), end: bytes(`${other}\0`) }, { from, to })) {
+        found.push(...changes.map(({ after }) => after?.value.toString() ?? ''));
+      }
+      return found;
+    };
+    const first = diff();
+    await cluster.loop.runFor(10);
+    resolving.letGo();
+    expect(await cluster.settle(first)).to.deep.equal(['after']);
+    await untilSettled(cluster);
+    expect(await cluster.settle(diff())).to.deep.equal(['after']);
+    await expectClean(world);
+  });
+
   it('is not overlooked by a leader without followers that learns too late what became of it', async () => {
     // Of the participant on nodes 1, 2 and 3, of home on 4, 5 and 1.
     const cluster = await startCluster({ seed: 'too-late', nodes: 5, buckets: 5 });

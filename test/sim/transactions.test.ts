@@ -1,5 +1,6 @@
 import { expect } from 'chai';
-import { bytes, leaderOf, replicasOf, startCluster, untilEqual, untilLed } from './support.js';
+import type { TidemarkError } from '../../src/lib/errors.js';
+import { bytes, failure, leaderOf, replicasOf, startCluster, untilEqual, untilLed } from './support.js';
 import { absent, keysOf, puts, untilSettled, valueOf } from './transaction-support.js';
 
 const BUCKETS = 8;
@@ -45,6 +46,41 @@ describe('transactions over several buckets in a simulated cluster', () => {
     expect(cluster.fatal).to.deep.equal([]);
     expect(leaderOf(cluster, keys[0] ?? '', BUCKETS)).to.be.greaterThan(0);
     expect(replicasOf(cluster, 0).length).to.equal(3);
+  });
+
+  it('end at once when one bucket refuses for good, with what it says and its details', async () => {
+    const limits = { retentionMs: 2000, rangeEntriesMax: 20 };
+    const cluster = await startCluster({ seed: 'txn-for-good', nodes: 3, buckets: BUCKETS, limits });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const [home = '', other = ''] = keysOf(2, BUCKETS);
+    /** Of the partition of `other`, more than may be looked at. */
+    const fill = async (prefix: string): Promise<number> => {
+      let last = 0;
+      for (let n = 0; n < 30; n += 1) {
+        last = (await cluster.settle(client.put(bytes(`{${other}}${prefix}${n}`), bytes('x')))).timestamp;
+      }
+      return last;
+    };
+    const since = await fill('/');
+    const refusal = async (): Promise<TidemarkError> => {
+      const began = cluster.loop.nowMs;
+      const range = { start: bytes(`{${other}}/`), end: bytes(`{${other}}0`) };
+      const mutations = puts([home, `{${other}}/x`], 'never');
+      const error = await failure(cluster.settle(client.write([{ kind: 'unchanged', range, since }], mutations)));
+      expect(cluster.loop.nowMs - began, 'it does not wait for better times').to.be.lessThan(100);
+      expect(error.outcome).to.equal('none');
+      expect(await cluster.settle(valueOf(client, home))).to.equal(undefined);
+      await untilSettled(cluster, 100);
+      return error;
+    };
+    await fill('+');
+    expect(await refusal()).to.include({ code: 'RESOURCE_EXHAUSTED', reason: 'RANGE_TOO_LARGE' });
+    await cluster.loop.runFor(6000);
+    const gone = await refusal();
+    expect(gone).to.include({ code: 'OUT_OF_RANGE', reason: 'BEFORE_HORIZON' });
+    expect(Number(gone.details['earliestReadable'])).to.be.greaterThan(since);
+    expect(cluster.fatal).to.deep.equal([]);
   });
 
   it('that want the same keys in opposite orders all come to an end', async () => {
