@@ -1,8 +1,10 @@
 import type { Batch, Clock, Page, PageOptions, Store, Timers } from '../env/env.js';
+import { DEFAULT_LIMITS } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
 import { toMapKey, type Bytes } from '../lib/bytes.js';
 import { mutant } from '../lib/mutants.js';
 import { keyAfter } from '../lib/ordered.js';
+import { RecentVersions } from './recent-versions.js';
 
 /**
  * The `state` store of a node with its overlay. What apply writes is visible here at once and goes to disk later, in one
@@ -38,6 +40,8 @@ export interface StateStoreOptions {
   /** How long applied writes may gather before they are written. */
   readonly gatherMs: number;
   readonly overlayBytesMax: number;
+  /** Names of applied records that are kept for those who follow the changes; the default of the limits unless given. */
+  readonly recentVersionsMax?: number | undefined;
   /** A batch failed: nothing is known about the store any more, the process must stop. */
   readonly onFatal: (error: unknown) => void;
 }
@@ -45,6 +49,8 @@ export interface StateStoreOptions {
 const BATCH_BYTES = 1024 * 1024;
 
 export class StateStore {
+  /** The records that were applied last, over all buckets. */
+  readonly recent: RecentVersions;
   readonly #options: StateStoreOptions;
   readonly #store: Store;
   #pending: Overlay = new Map();
@@ -65,6 +71,7 @@ export class StateStore {
   constructor(options: StateStoreOptions) {
     this.#options = options;
     this.#store = options.store;
+    this.recent = new RecentVersions(options.recentVersionsMax ?? DEFAULT_LIMITS.recentVersionsMax);
   }
 
   /** True while so much waits for the disk that nothing more should be applied. */

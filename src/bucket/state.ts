@@ -33,6 +33,7 @@ import {
   type Pin,
   type PinTuple,
 } from './retention.js';
+import type { RecentOfBucket } from './recent-versions.js';
 import type { Sessions } from './sessions.js';
 import type { BatchMember, StateStore } from './state-store.js';
 import { TablePieces, type TableLoader, type Tables } from './tables.js';
@@ -172,6 +173,8 @@ export class BucketState implements BatchMember {
   #checkpoint: Checkpoint;
   #batchCheckpoint: Checkpoint | undefined;
   #newCheckpoint: Checkpoint | undefined;
+  /** The records that were applied last, for those who follow the changes. */
+  readonly recent: RecentOfBucket;
   #digestWatch: { readonly index: LogIndex; readonly told: (digest: number) => void } | undefined;
 
   /** The tables are as of the checkpoint; who opens the bucket replays the log from there. */
@@ -182,6 +185,7 @@ export class BucketState implements BatchMember {
     this.#meta = meta;
     this.#durableIndex = meta.applied.index;
     this.#checkpoint = { index: meta.sessionsIndex, pieces: count };
+    this.recent = store.recent.bucket(meta.maxTimestamp);
   }
 
   get tables(): Tables {
@@ -329,6 +333,7 @@ export class BucketState implements BatchMember {
     effects.forEach((effect, position) => {
       const id: VersionId = { timestamp, index, position };
       this.store.put(versionKey(this.slot, id), encodeRecord({ ...effect, transaction }));
+      this.recent.add(id);
       this.store.put(pointerKey(this.slot, effect.key), encodePointer({ ...id, deleted: effect.deleted }));
     });
   }
@@ -376,6 +381,7 @@ export class BucketState implements BatchMember {
   /** An installed snapshot takes the place of this state; it is on disk, but for the meta record that turns to it. */
   replace(meta: Meta, { tables, count }: TableLoader): void {
     this.#meta = meta;
+    if (!mutant('feed-recent-not-reset')) this.recent.reset(meta.maxTimestamp);
     this.#durableIndex = meta.applied.index;
     this.#batchIndex = meta.applied.index;
     this.#checkpoint = { index: meta.sessionsIndex, pieces: count };

@@ -12,6 +12,7 @@ import { addTime } from './time.js';
 import { addTransfer } from './transfer.js';
 import { addTxn } from './txn.js';
 import { VERSION } from './version.js';
+import { addWatch } from './watch.js';
 
 /** Runs one command line (without the program's name) and says how it ended. Throws nothing. */
 export async function runCommand(args: readonly string[], terminal: Terminal): Promise<ExitCode> {
@@ -46,6 +47,7 @@ function buildProgram(terminal: Terminal): Command {
   addTxn(program, terminal);
   addTransfer(program, terminal);
   addTime(program, terminal);
+  addWatch(program, terminal);
   addBench(program, terminal);
   addCheck(program, terminal);
   addSim(program, terminal);

@@ -7,6 +7,7 @@ import { ANY_STALENESS_MS } from '../bucket/requests.js';
 import type { Condition, Consistency, Mutation, RequestId, Served, Timestamp } from '../bucket/requests.js';
 import type { Placement } from '../placement/map.js';
 import { Router, type Pin, type PinsReply } from '../router/router.js';
+import { ChangeFeed, streamFrom } from './changes.js';
 import { bytesOf, contradiction, Entry, Missing, rangeOf, VersionEntry, type Data, type RangeOf } from './entries.js';
 import { runTransaction, type TransactionOptions } from './run-transaction.js';
 import type { Transaction } from './transaction.js';
@@ -19,6 +20,7 @@ import type { Transaction } from './transaction.js';
  *     const user = await db.get('user/1');
  *     if (user.found) console.log(user.json(), user.version, user.served.node);
  *     for await (const entry of db.scan({ prefix: 'user/' })) console.log(entry.key.toString());
+ *     for await (const change of db.changes({ prefix: 'user/' })) console.log(change.kind, change.cursor);
  *     const before = await db.asOf('-10s').get('user/1');
  *     await db.transaction(async (tx) => {
  *       const from = await tx.get('{bank}/ada');
@@ -86,6 +88,23 @@ export interface HistoryOptions extends RequestOptions {
   readonly limit?: number | undefined;
   /** As it was at a moment, from any replica; versions above are left out. */
   readonly asOf?: Timestamp | string | undefined;
+}
+
+export interface ChangesOptions {
+  /** Keys that begin so. Not together with `start` or `end`. */
+  readonly prefix?: Data | undefined;
+  /** Inclusive. */
+  readonly start?: Data | undefined;
+  /** Exclusive. */
+  readonly end?: Data | undefined;
+  /**
+   * `now` (the default); `beginning`: a snapshot of what there is, then what changes; the cursor of an event; or a moment as in
+   * `asOf()`: what was committed after it.
+   */
+  readonly from?: Timestamp | string | undefined;
+  /** Tell what each key held before. */
+  readonly before?: boolean | undefined;
+  readonly signal?: AbortSignal | undefined;
 }
 
 export type ConditionOf<K> =
@@ -257,6 +276,28 @@ export class Database implements AsyncDisposable {
     for await (const { versions, served } of pages) {
       for (const version of versions) yield new VersionEntry(version, served);
     }
+  }
+
+  /**
+   * Every committed change of the keys of a range, once, in the order of commit timestamps over all keys, with marks that say up
+   * to when it is complete. Without end, until it is left:
+   *
+   *     for await (const change of db.changes({ prefix: 'user/', from: cursor })) {
+   *       if (change.kind !== 'mark') await handle(change.kind, change.key, change.value);
+   *       cursor = change.cursor;      // where to go on after a restart
+   *     }
+   *
+   * It waits for nodes that are away, and reads on at others. Throws INVALID_ARGUMENT for a cursor that is none, and OUT_OF_RANGE
+   * (detail `earliestReadable`) when what changed behind it is not kept any more.
+   */
+  changes(options: ChangesOptions = {}): ChangeFeed {
+    const { from = 'now', before = false, signal } = options;
+    return new ChangeFeed(this.#router, this.#env.timers, {
+      range: rangeOf(options),
+      from: streamFrom(from, (text) => this.#momentOf(text, 'from')),
+      before,
+      signal,
+    });
   }
 
   /** The past: a timestamp, ISO 8601 text, or a span before now such as `-10s`, which is counted from this call. */

@@ -5,6 +5,7 @@ export {
   Session,
   type ConditionOf,
   type Change,
+  type ChangesOptions,
   type DatabaseOptions,
   type DiffOptions,
   type HistoryOptions,
@@ -19,6 +20,7 @@ export {
   type WriteOutcome,
   type Written,
 } from './database.js';
+export { ChangeEntry, ChangeFeed, SnapshotEntry, type ChangeEvent, type Mark } from './changes.js';
 export { Entry, Missing, VersionEntry, type Data, type RangeOf } from './entries.js';
 export { TransactionConflict, type Commit, type TransactionOptions } from './run-transaction.js';
 export type { Transaction, TransactionScanOptions } from './transaction.js';

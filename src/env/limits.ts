@@ -98,6 +98,17 @@ export interface Limits {
   readonly horizonHoldMsMax: number;
   readonly pinMsMax: number;
   readonly pinsMax: number;
+  /**
+   * Change streams: how many a process serves at a time; how many requests a node keeps waiting for a mark; how many applied
+   * records a node remembers by name, so that who follows closely is served without looking for them; how long a plain gRPC
+   * consumer may leave a message untaken before it is cut off.
+   */
+  readonly changeStreamsMax: number;
+  readonly markWaitersMax: number;
+  readonly recentVersionsMax: number;
+  readonly consumerStallMsMax: number;
+  /** Change streams for which a node holds history back; further ones find out by an error when what they need is gone. */
+  readonly streamHoldsMax: number;
 }
 
 const KIB = 1024;
@@ -157,4 +168,9 @@ export const DEFAULT_LIMITS: Limits = {
   horizonHoldMsMax: 60 * 60_000,
   pinMsMax: 30 * 24 * 60 * 60_000,
   pinsMax: 32,
+  changeStreamsMax: 256,
+  markWaitersMax: 4096,
+  recentVersionsMax: 131_072,
+  consumerStallMsMax: 30_000,
+  streamHoldsMax: 1024,
 };

@@ -59,6 +59,8 @@ export interface RpcContext {
   onClosed(done: () => void): void;
   /** Ends the call at once and drops what its caller has not read. The caller gets RESOURCE_EXHAUSTED. */
   cut(): void;
+  /** Ends a stream with this error, behind what was handed over already: the caller gets it when it has read all of that. */
+  fail(error: TidemarkError): void;
   /** Request metadata, lower-case names, text values only. */
   readonly metadata: ReadonlyMap<string, string>;
 }

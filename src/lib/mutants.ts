@@ -119,6 +119,18 @@ export const MUTANTS = [
   'record-forgotten-early',
   'orphans-left',
   'snapshot-without-intents',
+  // Change streams
+  'stream-mark-of-fastest',
+  'stream-takes-twice',
+  'stream-range-open',
+  'stream-seam-from-now',
+  'stream-resumes-behind-commit',
+  'feed-beyond-resolved',
+  'feed-page-claims-all',
+  'feed-ignores-horizon',
+  'feed-horizon-not-rechecked',
+  'feed-recent-not-reset',
+  'stream-holds-nothing',
   // Liveness
   'turn-forgets-rest',
   'hung-disk-leads',

@@ -127,8 +127,18 @@ export function decodeVersionId(data: Bytes): VersionId {
 
 // --- sections: the records of one slot in one period
 
-function periodOf(timestamp: number): number {
+export function periodOf(timestamp: number): number {
   return Math.floor(timestamp / PERIOD);
+}
+
+/** The first timestamp of a period. */
+export function startOfPeriod(period: number): number {
+  return period * PERIOD;
+}
+
+/** Bounds of the records of all slots in the periods from `first` to `last`, both included. */
+export function periodBounds(first: number, last: number): { gte: Bytes; lt: Bytes } {
+  return { gte: section(first, 0), lt: section(last + 1, 0) };
 }
 
 function writeSection(out: Bytes, period: number, slot: Slot): void {

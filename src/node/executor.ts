@@ -1,13 +1,16 @@
-import type { Metrics } from '../env/env.js';
+import type { Clock, Metrics, Timers } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
-import type { Served, WriteRequest } from '../bucket/requests.js';
+import type { Served, Timestamp, WriteRequest } from '../bucket/requests.js';
 import type { StateStore } from '../bucket/state-store.js';
 import { rangesOf } from '../bucket/range-conditions.js';
 import { checkWrite } from '../bucket/validate.js';
-import { earlier, type HybridClock, type Timestamp } from '../mvcc/timestamp.js';
+import { Catalogue } from '../changes/catalogue.js';
+import { readFeed } from '../changes/feed.js';
+import { MarkWatch } from '../changes/mark-watch.js';
+import { earlier, type HybridClock } from '../mvcc/timestamp.js';
 import type { BucketId, NodeId } from '../placement/map.js';
 import {
   isQuery,
@@ -24,6 +27,7 @@ import type { Holds } from './holds.js';
 import { changePins } from './pins.js';
 import { scanPage } from './scan.js';
 import { partsOf } from './parts.js';
+import type { StreamHolds } from './stream-holds.js';
 import type { Transactions } from './transactions.js';
 
 /**
@@ -34,10 +38,13 @@ export interface ExecutorOptions {
   readonly nodeId: NodeId;
   readonly limits: Limits;
   readonly metrics: Metrics;
+  readonly clock: Clock;
+  readonly timers: Timers;
   readonly state: StateStore;
   readonly hybrid: HybridClock;
   readonly transactions: Transactions;
   readonly holds: Holds;
+  readonly streamHolds: StreamHolds;
   replica(bucket: BucketId): Replica | undefined;
   /** How many data buckets there are. */
   readonly buckets: number;
@@ -53,10 +60,14 @@ export class Executor implements NodeHandle {
   readonly #queries: Admission;
   /** Apart from commands, of which all may wait for what is asked here. */
   readonly #transactions: Admission;
+  readonly #catalogue: Catalogue;
+  readonly #marks: MarkWatch;
 
   constructor(options: ExecutorOptions) {
-    const { limits, metrics } = options;
+    const { limits, metrics, state, clock, timers } = options;
     this.#options = options;
+    this.#catalogue = new Catalogue(state);
+    this.#marks = new MarkWatch(clock, timers, limits.markWaitersMax);
     this.#commands = new Admission('commands', limits.commandsInFlightMax, limits.commandBytesInFlightMax, metrics);
     this.#queries = new Admission('queries', limits.queriesInFlightMax, limits.queryBytesInFlightMax, metrics);
     this.#transactions = new Admission('transactions', limits.transactionRequestsInFlightMax, Infinity, metrics);
@@ -64,6 +75,7 @@ export class Executor implements NodeHandle {
 
   async execute<O extends Operation>(operation: O, context: OperationContext): Promise<Answer<O['kind']>> {
     try {
+      if (operation.kind === 'awaitMark') return await this.#awaitMark(operation, context);
       if (isQuery(operation)) {
         return await this.#queries.run(this.#answerBytesOf(operation), () => this.#query(operation, context));
       }
@@ -87,7 +99,13 @@ export class Executor implements NodeHandle {
   /** The most that is in memory while it is read. A single value is read in one turn and handed on at once. */
   #answerBytesOf({ kind }: Operation): number {
     const { pageBytesMax, valueBytesMax } = this.#options.limits;
+    if (kind === 'changes') return pageBytesMax + 2 * valueBytesMax;
     return kind === 'scan' || kind === 'history' || kind === 'diff' ? pageBytesMax + valueBytesMax : 0;
+  }
+
+  /** Nobody is kept waiting any more. */
+  close(): void {
+    this.#marks.close();
   }
 
   async #write(bucket: BucketId, request: WriteRequest, context: OperationContext): Promise<Answer<'write'>> {
@@ -138,7 +156,22 @@ export class Executor implements NodeHandle {
     }
   }
 
-  async #query(operation: Query, context: OperationContext): Promise<Answer> {
+  /** Not counted among the queries: it takes no work while it waits. */
+  async #awaitMark(operation: Extract<Operation, { kind: 'awaitMark' }>, context: OperationContext): Promise<Answer> {
+    const { buckets, above, waitMs, needs } = operation;
+    const { clock, streamHolds } = this.#options;
+    streamHolds.needs(needs.stream, needs.above);
+    const replicas = this.#replicas(buckets, isComplete);
+    const untilMs = Math.min(context.deadlineMs, clock.monotonicMs() + waitMs);
+    const result = await this.#marks.wait(replicas, above, untilMs);
+    return answer<'awaitMark'>(result, this.#servedAt(result.mark), context);
+  }
+
+  #servedAt(timestamp: Timestamp): Served {
+    return { node: this.#options.nodeId, timestamp, consistency: 'asOf', hops: 0 };
+  }
+
+  async #query(operation: Exclude<Query, { kind: 'awaitMark' }>, context: OperationContext): Promise<Answer> {
     const { deadlineMs, seen } = context;
     // No answer depends on it: what a scan or a bounded read must not fall behind, they are told as well.
     if (seen !== undefined) this.#options.hybrid.hear(seen);
@@ -178,6 +211,14 @@ export class Executor implements NodeHandle {
         const { result, served } = await diffPage(operation, replicas, this.#options, deadlineMs);
         this.#hold(operation.from, result.resume !== undefined);
         return answer<'diff'>(result, served, context);
+      }
+      case 'changes': {
+        const { limits, timers, streamHolds } = this.#options;
+        const { needs } = operation;
+        streamHolds.needs(needs.stream, needs.above);
+        const replicas = this.#replicas(operation.buckets, isComplete);
+        const result = await readFeed(replicas, operation, { limits, timers, catalogue: this.#catalogue });
+        return answer<'changes'>(result, this.#servedAt(result.mark), context);
       }
     }
   }
@@ -232,6 +273,11 @@ export class Executor implements NodeHandle {
     const details = { epoch: String(epoch()) };
     throw new TidemarkError('UNAVAILABLE', 'NOT_HOSTED', message, { retriable: true, details });
   }
+}
+
+/** Has a state, and hears by when it is complete. */
+function isComplete(replica: Replica): boolean {
+  return !replica.installing && replica.resolved() > 0;
 }
 
 function answer<K extends OperationKind>(

@@ -33,6 +33,7 @@ import { NodeView } from './services/node-view.js';
 import { Retention } from './retention.js';
 import { publicServices } from './services/services.js';
 import { SnapshotTransfer } from './snapshots.js';
+import { StreamHolds } from './stream-holds.js';
 import { SystemBucket } from './system.js';
 import { Transactions } from './transactions.js';
 import { TurnLoop } from './turn.js';
@@ -118,6 +119,7 @@ export class Node {
   readonly router: Router;
   /** Moments that somebody reads here: they hold the horizon back. */
   readonly holds: Holds;
+  readonly #streamHolds: StreamHolds;
   /** The cluster as this node sees it. */
   readonly view: NodeView;
   readonly #env: Env;
@@ -139,6 +141,7 @@ export class Node {
   readonly #retention: Retention;
   readonly #collector: Collector;
   readonly #beats: Beats;
+  readonly #executor: Executor;
   readonly #pipelines: PipelineServer;
   readonly #requestIds: RequestIds;
   readonly #leadersTold = new Map<BucketId, LeaderHint>();
@@ -167,6 +170,7 @@ export class Node {
       timers,
       gatherMs: STATE_GATHER_MS,
       overlayBytesMax: limits.overlayBytesMax,
+      recentVersionsMax: limits.recentVersionsMax,
       onFatal,
     });
     this.#writer = new LogWriter(logs, clock, metrics, onFatal);
@@ -253,6 +257,7 @@ export class Node {
         this.#turns.touched();
       },
     });
+    this.#streamHolds = new StreamHolds({ clock, hybrid: this.hybrid, holds: this.holds, limits });
     const { replicas } = this.hosting;
     const history = { clock, timers, log, metrics, limits, replicas, state: this.#state, onBug: onFatal };
     this.#retention = new Retention({ ...history, hybrid: this.hybrid, holds: this.holds });
@@ -273,19 +278,22 @@ export class Node {
       handle: () => this.router,
       onBug: onFatal,
     });
-    const executor = new Executor({
+    const executor = (this.#executor = new Executor({
       nodeId,
       limits,
       metrics,
+      clock,
+      timers,
       state: this.#state,
       hybrid: this.hybrid,
       transactions: this.#transactions,
       buckets: config.buckets,
       onCorrupt: onFatal,
       holds: this.holds,
+      streamHolds: this.#streamHolds,
       epoch: () => this.#placement.epoch,
       replica: (bucket) => (bucket === SYSTEM_BUCKET ? undefined : this.hosting.replicas.get(bucket)),
-    });
+    }));
     this.#pipelines = new PipelineServer({
       env,
       limits,
@@ -432,6 +440,7 @@ export class Node {
     this.#system.tick();
     this.#balance.spread();
     this.#digests.tick();
+    this.#streamHolds.tick();
     this.#retention.tick();
     this.#collector.tick();
   }
@@ -563,6 +572,7 @@ export class Node {
     const transfersEnded = this.#snapshots.close();
     // After a failure nothing reaches the disk any more, and an install would wait for it for ever.
     if (!this.#failed) await transfersEnded;
+    this.#executor.close();
     this.#peers.close();
     if (!this.#failed) await this.#collector.close();
     if (!this.#failed) await this.hosting.checkpointAll();

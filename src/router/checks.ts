@@ -16,6 +16,8 @@ import { bucketOf, type BucketId } from '../placement/map.js';
 import { bucketsOfRange } from '../placement/range.js';
 import type { Operation, PinAction } from './operations.js';
 
+const MARK_WAIT_MS_MAX = 10_000;
+
 /** Everything that bucket/validate.ts asks of an operation that came over the wire, and that its keys belong to its buckets. */
 export function checkOperation(operation: Operation, limits: Limits, buckets: number): void {
   switch (operation.kind) {
@@ -71,6 +73,21 @@ export function checkOperation(operation: Operation, limits: Limits, buckets: nu
       return;
     case 'readTimestamp':
       checkBuckets(operation.buckets, buckets);
+      return;
+    case 'changes':
+      checkRange(operation.range, limits);
+      checkBuckets(operation.buckets, buckets);
+      checkPageLimit(operation.limit);
+      checkTimestamp(operation.after.timestamp, 'after');
+      checkTimestamp(operation.needs.above, 'needs');
+      return;
+    case 'awaitMark':
+      checkBuckets(operation.buckets, buckets);
+      checkTimestamp(operation.above, 'above');
+      checkTimestamp(operation.needs.above, 'needs');
+      if (operation.waitMs > MARK_WAIT_MS_MAX) {
+        throw invalid('WAIT_TOO_LONG', `waitMs is ${operation.waitMs}; at most ${MARK_WAIT_MS_MAX} are allowed`);
+      }
   }
 }
 

@@ -13,6 +13,8 @@ import type {
   WriteRequest,
   WriteResult,
 } from '../bucket/requests.js';
+import type { FeedPage, Position } from '../changes/change.js';
+import type { MarkAnswer } from '../changes/mark-watch.js';
 import type { BucketId, NodeId } from '../placement/map.js';
 import type { Outcome, TransactionId } from '../txn/transaction.js';
 
@@ -73,7 +75,36 @@ export type Operation =
       readonly to: Timestamp;
       readonly limit: number;
     }
-  | { readonly kind: 'pins'; readonly buckets: readonly BucketId[]; readonly action: PinAction };
+  | { readonly kind: 'pins'; readonly buckets: readonly BucketId[]; readonly action: PinAction }
+  | {
+      /**
+       * The committed changes of keys of `range` in `buckets` behind a position, in order, as far as these replicas are complete
+       * and at most `limit`. Any replicas can answer (changes/feed.ts).
+       */
+      readonly kind: 'changes';
+      readonly buckets: readonly BucketId[];
+      readonly range: KeyRange;
+      readonly after: Position;
+      /** With what the keys held before. */
+      readonly before: boolean;
+      readonly limit: number;
+      readonly needs: StreamNeeds;
+    }
+  | {
+      /** Waits, at most `waitMs`, until these replicas are complete up to a timestamp above this one. */
+      readonly kind: 'awaitMark';
+      readonly buckets: readonly BucketId[];
+      readonly above: Timestamp;
+      readonly waitMs: number;
+      readonly needs: StreamNeeds;
+    };
+
+/** What a change stream still needs: all history above a timestamp. Who is asked holds it back (node/stream-holds.ts). */
+export interface StreamNeeds {
+  /** A random number of the stream. */
+  readonly stream: number;
+  readonly above: Timestamp;
+}
 
 /** `expires` 0: never. */
 export type PinAction =
@@ -104,16 +135,29 @@ export interface Result {
   readonly diff: { readonly changes: readonly Change[]; readonly resume: Bytes | undefined };
   /** The highest horizon of these buckets. */
   readonly pins: { readonly pins: readonly PinSeen[]; readonly horizon: Timestamp };
+  readonly changes: FeedPage;
+  readonly awaitMark: MarkAnswer;
 }
 
 /** Operations that only show something: they are held back while their answers would find no room. */
-export type Query = Extract<Operation, { readonly kind: 'get' | 'history' | 'scan' | 'readTimestamp' | 'diff' }>;
+export type Query = Extract<
+  Operation,
+  { readonly kind: 'get' | 'history' | 'scan' | 'readTimestamp' | 'diff' | 'changes' | 'awaitMark' }
+>;
 
 export function isQuery(operation: Operation): operation is Query {
   return QUERIES.has(operation.kind);
 }
 
-const QUERIES: ReadonlySet<OperationKind> = new Set(['get', 'history', 'scan', 'readTimestamp', 'diff'] as const);
+const QUERIES: ReadonlySet<OperationKind> = new Set([
+  'get',
+  'history',
+  'scan',
+  'readTimestamp',
+  'diff',
+  'changes',
+  'awaitMark',
+] as const);
 
 /** Operations that no client asks for. */
 export function isInternal({ kind }: Operation): boolean {

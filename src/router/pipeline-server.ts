@@ -171,6 +171,11 @@ class Pool {
   }
 }
 
+/** Its answer may be large. Who waits for a mark takes no room, and must keep none from others while it waits. */
+function takesRoom(operation: Operation): boolean {
+  return isQuery(operation) && operation.kind !== 'awaitMark';
+}
+
 class ServedStream implements StreamHandlers {
   readonly #options: PipelineServerOptions;
   readonly #pool: Pool;
@@ -295,7 +300,7 @@ class ServedStream implements StreamHandlers {
     }
     open.add(request.number);
     const deadlineMs = nowMs + request.remainingMs;
-    if (!isQuery(operation) || this.#mayRead()) this.#start(request, deadlineMs);
+    if (!takesRoom(operation) || this.#mayRead()) this.#start(request, deadlineMs);
     else this.#waitingReads.push({ request, deadlineMs });
   }
 
@@ -341,21 +346,21 @@ class ServedStream implements StreamHandlers {
 
   #start(request: Request, deadlineMs: number): void {
     const { number, operation, epoch, hops, seen } = request;
-    const isRead = isQuery(operation);
+    const reads = takesRoom(operation);
     const open = this.#openOf(operation);
-    if (isRead) {
+    if (reads) {
       this.#readsRunning += 1;
       this.#count();
     }
     void this.#execute(operation, { epoch, hops, seen, deadlineMs }).then(
       (answer) => {
-        if (isRead) this.#readsRunning -= 1;
+        if (reads) this.#readsRunning -= 1;
         if (open.delete(number)) this.#answer(request, answer);
         this.#count();
         this.startWaiting();
       },
       (error: unknown) => {
-        if (isRead) this.#readsRunning -= 1;
+        if (reads) this.#readsRunning -= 1;
         if (open.delete(number) || !isTidemarkError(error)) this.#fail(request, error);
         this.#count();
         this.startWaiting();
@@ -372,7 +377,7 @@ class ServedStream implements StreamHandlers {
     this.push((out) => {
       const before = out.length;
       encodeAnswer(out, number, operation.kind, answer);
-      if (isQuery(operation)) this.#answerBytes += (out.length - before - this.#answerBytes) * ANSWER_WEIGHT;
+      if (takesRoom(operation)) this.#answerBytes += (out.length - before - this.#answerBytes) * ANSWER_WEIGHT;
     });
     this.#correct(epoch, false);
   }

@@ -10,9 +10,12 @@ import { bucketsOfRange } from '../placement/range.js';
 import { Alarms } from './alarms.js';
 import { AnswerBudget, type Hold } from './answer-budget.js';
 import { bytesOfChange, bytesOfRecord, bytesOfWrite, homeOfWrite, checkLimit, checkMoments, checkPinAction } from './checks.js';
+import type { StreamEvent } from './change-stream.js';
+import { ChangeStreams, type ChangesOptions } from './change-streams.js';
 import { Connections } from './connections.js';
 import { Dispatcher, isBornAhead, type Call } from './dispatch.js';
-import { diffPage, diffPages, type DiffPage } from './diff.js';
+import { diffPages, type DiffPage } from './diff.js';
+import { forward, isPage } from './forward.js';
 import {
   isQuery,
   type Answer,
@@ -26,7 +29,7 @@ import type { RouterOptions, CallOptions, WriteOptions, ReadOptions, ScanOptions
 import type { DiffOptions, PinsReply, WriteReply, GetReply, GetManyEntry, HistoryPage } from './options.js';
 import { pinsOverBuckets } from './pins.js';
 import { PlacementCache } from './placement-cache.js';
-import { readTimestamp, scanPage, scanPages, type ScanPage } from './scan.js';
+import { readTimestamp, scanPages, type ScanPage } from './scan.js';
 import { Sessions } from './session.js';
 import { Trail } from './trail.js';
 
@@ -94,6 +97,7 @@ export class Router implements NodeHandle {
   /** The highest timestamp that callers of this router have seen, in all and by bucket. */
   #seen: Timestamp = 0;
   readonly #seenOf = new Map<BucketId, Timestamp>();
+  readonly #changeStreams: ChangeStreams;
   #closed = false;
 
   constructor(options: RouterOptions) {
@@ -117,6 +121,18 @@ export class Router implements NodeHandle {
       now: () => this.now(),
       isClosed: () => this.#closed,
       retried: () => retries.add(),
+    });
+    this.#changeStreams = new ChangeStreams({
+      env,
+      limits,
+      alarms: this.#alarms,
+      dispatcher: this.#dispatcher,
+      answers: this.answers,
+      isClosed: () => this.#closed,
+      placement: async (signal) => this.#cache.placement ?? this.#knownPlacement(this.#callOf({ signal })),
+      seen: () => this.#seen,
+      saw: (bucket, timestamp) => this.#saw(bucket, timestamp),
+      checkNotAhead: (timestamp, field) => this.#checkNotAhead(timestamp, field),
     });
     this.#sessions = new Sessions(env.clock, env.random, limits, () => this.now());
   }
@@ -435,13 +451,23 @@ export class Router implements NodeHandle {
     });
   }
 
+  // --- change streams
+
+  /**
+   * Every committed change of the keys of a range from some point on, in order, without end (change-streams.ts). While no replica
+   * can go on it waits.
+   */
+  changes(range: KeyRange, options: ChangesOptions = {}): AsyncGenerator<StreamEvent> {
+    return this.#changeStreams.events(range, options);
+  }
+
   // --- for other processes, by which it is a node that holds everything
 
   async execute<O extends Operation>(operation: O, context: OperationContext): Promise<Answer<O['kind']>> {
     const isWrite = operation.kind === 'write';
     const bytes = isWrite ? bytesOfWrite(operation.request.mutations) : 0;
-    const isPage = operation.kind === 'scan' || operation.kind === 'history' || operation.kind === 'diff';
-    const hold = isPage ? await this.answers.reserve(this.#pageBytes(), context.deadlineMs, context.signal) : undefined;
+    const { deadlineMs, signal } = context;
+    const hold = isPage(operation) ? await this.answers.reserve(this.#pageBytes(), deadlineMs, signal) : undefined;
     try {
       return await this.#admitted(isQuery(operation) ? 'queries' : 'commands', bytes, () => this.#forward(operation, context));
     } finally {
@@ -453,26 +479,7 @@ export class Router implements NodeHandle {
     const { deadlineMs, signal, hops, seen = 0 } = context;
     const call = { ...this.#callOf({ deadlineMs, signal }), hops, seen, renewable: true };
     if (this.#cache.placement === undefined) await this.#knownPlacement(call);
-    switch (operation.kind) {
-      case 'scan': {
-        const { records, more, served } = await scanPage(this.#dispatcher, operation, call);
-        return { result: { records, more }, served };
-      }
-      case 'diff': {
-        const { changes, resume, served } = await diffPage(this.#dispatcher, operation, call);
-        return { result: { changes, resume }, served };
-      }
-      case 'pins': {
-        const { node, ...result } = await pinsOverBuckets(this.#dispatcher, operation.buckets, operation.action, call);
-        return { result, served: { node, timestamp: result.horizon, consistency: 'linearizable', hops: hops + 1 } };
-      }
-      case 'readTimestamp': {
-        const { timestamp, served } = await readTimestamp(this.#dispatcher, operation.buckets, call);
-        return { result: { timestamp }, served };
-      }
-      default:
-        return this.#dispatcher.execute(operation, call);
-    }
+    return forward(operation, call, this.#dispatcher, () => this.#changeStreams.reader());
   }
 
   /** What is in flight fails; commands that were sent, with outcome unknown. */

@@ -3,8 +3,8 @@ import type { Bytes } from '../lib/bytes.js';
 import type { Condition, Consistency, Mutation, Timestamp } from '../bucket/requests.js';
 import type { BucketId } from '../placement/map.js';
 import type { TransactionId } from '../txn/transaction.js';
-import type { Operation, OperationKind, PinAction } from './operations.js';
-import { CONSISTENCIES, ITEM, OPERATIONS, pick } from './wire.js';
+import type { Operation, OperationKind, PinAction, StreamNeeds } from './operations.js';
+import { CONSISTENCIES, decodePosition, encodePosition, ITEM, OPERATIONS, pick } from './wire.js';
 
 /** Frames to a server (see wire.ts). */
 export interface Request {
@@ -112,7 +112,31 @@ export function encodeRequest(out: BinaryWriter, request: Request): void {
       out.uint(operation.ids.length);
       for (const id of operation.ids) encodeTransactionId(out, id);
       out.uint(operation.asOf);
+      return;
+    case 'changes':
+      encodeBuckets(out, operation.buckets);
+      out.bytes(operation.range.start);
+      out.bytes(operation.range.end);
+      encodePosition(out, operation.after);
+      out.byte(operation.before ? 1 : 0);
+      out.uint(operation.limit);
+      encodeNeeds(out, operation.needs);
+      return;
+    case 'awaitMark':
+      encodeBuckets(out, operation.buckets);
+      out.uint(operation.above);
+      out.uint(Math.ceil(operation.waitMs));
+      encodeNeeds(out, operation.needs);
   }
+}
+
+function encodeNeeds(out: BinaryWriter, { stream, above }: StreamNeeds): void {
+  out.uint(stream);
+  out.uint(above);
+}
+
+function decodeNeeds(input: BinaryReader): StreamNeeds {
+  return { stream: input.uint(), above: input.uint() };
 }
 
 function encodeTransactionId(out: BinaryWriter, { session, sequence, attempt }: TransactionId): void {
@@ -209,6 +233,15 @@ function decodeOperation(input: BinaryReader, kind: OperationKind): Operation {
       const ids = input.list(() => decodeTransactionId(input));
       return { kind, bucket, ids, asOf: input.uint() };
     }
+    case 'changes': {
+      const buckets = decodeBuckets(input);
+      const range = { start: input.bytes(), end: input.bytes() };
+      const after = decodePosition(input);
+      const before = input.choice(2, 'a flag') === 1;
+      return { kind, buckets, range, after, before, limit: input.uint(), needs: decodeNeeds(input) };
+    }
+    case 'awaitMark':
+      return { kind, buckets: decodeBuckets(input), above: input.uint(), waitMs: input.uint(), needs: decodeNeeds(input) };
   }
 }
 

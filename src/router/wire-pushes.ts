@@ -2,10 +2,11 @@ import { BinaryReader, type BinaryWriter } from '../lib/binary.js';
 import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { STATUS, TidemarkError, type StatusCode } from '../lib/errors.js';
 import type { Change, Record, Served, Version } from '../bucket/requests.js';
+import type { Change as FeedChange } from '../changes/change.js';
 import { BUCKETS_MAX, type Placement, type ReplicaInfo } from '../placement/map.js';
 import type { Outcome } from '../txn/transaction.js';
 import type { Answer, LeaderHint, OperationKind, Result } from './operations.js';
-import { CONSISTENCIES, ITEM, OPERATIONS, pick, type Welcome } from './wire.js';
+import { CONSISTENCIES, decodePosition, encodePosition, ITEM, OPERATIONS, pick, type Welcome } from './wire.js';
 
 /** Frames to a client (see wire.ts): answers, and what it is told unasked. */
 export type Push =
@@ -92,6 +93,21 @@ export function encodeAnswer(out: BinaryWriter, number: number, kind: OperationK
         out.byte(OUTCOMES.indexOf(outcome.kind));
         if (outcome.kind === 'committed') out.uint(outcome.timestamp);
       }
+      return;
+    }
+    case 'changes': {
+      const { changes, upTo, mark } = answer.result as Result['changes'];
+      encodePosition(out, upTo);
+      out.uint(mark);
+      out.uint(changes.length);
+      for (const change of changes) encodeFeedChange(out, change);
+      return;
+    }
+    case 'awaitMark': {
+      const { mark, behind } = answer.result as Result['awaitMark'];
+      out.uint(mark);
+      out.uint(behind.length);
+      for (const bucket of behind) out.uint(bucket);
     }
   }
 }
@@ -249,6 +265,13 @@ function decodeResult(input: BinaryReader, kind: OperationKind): Result[Operatio
       return {};
     case 'outcomes':
       return { outcomes: input.list(() => decodeOutcome(input)) };
+    case 'changes': {
+      const upTo = decodePosition(input);
+      const mark = input.uint();
+      return { upTo, mark, changes: input.list(() => decodeFeedChange(input)) };
+    }
+    case 'awaitMark':
+      return { mark: input.uint(), behind: input.list(() => input.uint()) };
   }
 }
 
@@ -320,6 +343,31 @@ function decodeVersion(input: BinaryReader): Version {
   const version = input.uint();
   const deleted = input.choice(2, 'a flag') === 1;
   return { version, deleted, value: deleted ? EMPTY : owned(input.bytes()) };
+}
+
+const CHANGE_DELETED = 1;
+const CHANGE_BEFORE = 2;
+
+function encodeFeedChange(out: BinaryWriter, { at, key, deleted, value, before, transaction }: FeedChange): void {
+  encodePosition(out, at);
+  out.byte((deleted ? CHANGE_DELETED : 0) + (before === undefined ? 0 : CHANGE_BEFORE));
+  out.bytes(key);
+  out.bytes(transaction);
+  if (!deleted) out.bytes(value);
+  if (before === undefined) return;
+  out.uint(before.version);
+  out.bytes(before.value);
+}
+
+function decodeFeedChange(input: BinaryReader): FeedChange {
+  const at = decodePosition(input);
+  const flags = input.choice(4, 'the flags of a change');
+  const deleted = flags % 2 === CHANGE_DELETED;
+  const key = owned(input.bytes());
+  const transaction = owned(input.bytes());
+  const value = deleted ? EMPTY : owned(input.bytes());
+  const before = flags >= CHANGE_BEFORE ? { version: input.uint(), value: owned(input.bytes()) } : undefined;
+  return { at, key, deleted, value, before, transaction };
 }
 
 function owned(data: Bytes): Bytes {

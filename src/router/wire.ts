@@ -1,6 +1,7 @@
 import { BinaryReader, BinaryWriter } from '../lib/binary.js';
 import type { Bytes } from '../lib/bytes.js';
 import type { Consistency, Timestamp } from '../bucket/requests.js';
+import type { Position } from '../changes/change.js';
 import type { NodeId } from '../placement/map.js';
 import type { OperationKind } from './operations.js';
 
@@ -48,6 +49,8 @@ export const OPERATIONS = [
   'outcomes',
   'diff',
   'pins',
+  'changes',
+  'awaitMark',
 ] as const satisfies readonly OperationKind[];
 export const CONSISTENCIES: readonly Consistency['kind'][] = ['linearizable', 'bounded', 'local', 'asOf'];
 
@@ -73,4 +76,15 @@ export function pick<T>(values: readonly T[], input: BinaryReader, name: string)
   const value = values[input.choice(values.length, name)];
   if (value === undefined) throw input.malformed(`${name} is unknown`);
   return value;
+}
+
+export function encodePosition(out: BinaryWriter, { timestamp, bucket, index, position }: Position): void {
+  out.uint(timestamp);
+  out.uint(bucket);
+  out.uint(index);
+  out.uint(position);
+}
+
+export function decodePosition(input: BinaryReader): Position {
+  return { timestamp: input.uint(), bucket: input.uint(), index: input.uint(), position: input.uint() };
 }

@@ -45,7 +45,7 @@ const TIMING: Timing = {
   driftBound: 0.1,
   leaseReads: true,
 };
-const CLUSTER = 'simulated';
+export const CLUSTER = 'simulated';
 const START_TIMEOUT_MS = 30_000;
 
 /** One machine: its clock and disk outlive the processes that run on it. */

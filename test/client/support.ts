@@ -4,6 +4,7 @@ import { systemTimers } from '../../src/env/real/timers.js';
 import { DEFAULT_LIMITS } from '../../src/env/limits.js';
 import type { Server } from '../../src/env/network.js';
 import { toMapKey } from '../../src/lib/bytes.js';
+import { TidemarkError } from '../../src/lib/errors.js';
 import { HybridClock } from '../../src/mvcc/timestamp.js';
 import type { Condition, KeyRange, RangeCondition, Record, Version } from '../../src/bucket/requests.js';
 import { bucketOf, type Placement } from '../../src/placement/map.js';
@@ -118,6 +119,9 @@ class StoreNode implements NodeHandle {
       }
       case 'readTimestamp':
         return { result: { timestamp: now }, served: { node: this.id, timestamp: now, consistency: 'linearizable', hops } };
+      case 'changes':
+      case 'awaitMark':
+        throw new TidemarkError('UNAVAILABLE', 'NOT_HOSTED', 'this store tells no changes');
       default:
         throw new Error(`a client asks for '${operation.kind}'`);
     }

@@ -1,3 +1,4 @@
+import { endOf } from '../../src/changes/change.js';
 import type { Counter, Gauge, Histogram, Logger, Metrics, Network, Random, Server, Timer, Timers } from '../../src/env/env.js';
 import { DEFAULT_LIMITS, type Limits } from '../../src/env/limits.js';
 import type { Clock } from '../../src/env/time.js';
@@ -184,6 +185,10 @@ export class FakeNode implements NodeHandle {
         return { result: { changes: [], resume: undefined }, served };
       case 'pins':
         return { result: { pins: [], horizon: 0 }, served };
+      case 'changes':
+        return { result: { changes: [], upTo: endOf(timestamp), mark: timestamp }, served };
+      case 'awaitMark':
+        return { result: { mark: timestamp, behind: [] }, served };
     }
   }
 

@@ -3,8 +3,9 @@ import fc from 'fast-check';
 import { BinaryWriter } from '../../src/lib/binary.js';
 import { STATUS, TidemarkError, isTidemarkError, type StatusCode } from '../../src/lib/errors.js';
 import type { Condition, Consistency, Mutation, Record } from '../../src/bucket/requests.js';
+import type { Change } from '../../src/changes/change.js';
 import type { Answer, Operation, OperationKind } from '../../src/router/operations.js';
-import { decodeHello, encodeHello } from '../../src/router/wire.js';
+import { decodeHello, encodeHello, OPERATIONS } from '../../src/router/wire.js';
 import { decodeCalls, encodeCancel, encodeRequest, type Request } from '../../src/router/wire-calls.js';
 import {
   decodePushes,
@@ -43,6 +44,19 @@ const mutation: fc.Arbitrary<Mutation> = fc.oneof(
 
 const transactionId = fc.record({ session: uint, sequence: uint, attempt: uint });
 const side = fc.record({ value: data, version: uint });
+const needs = fc.record({ stream: uint, above: uint });
+const position = fc.record({ timestamp: uint, bucket, index: uint, position: fc.nat(65_535) });
+
+const change: fc.Arbitrary<Change> = fc
+  .record({
+    at: position,
+    key: data,
+    deleted: fc.boolean(),
+    value: data,
+    before: fc.option(fc.record({ version: uint, value: data }), { nil: undefined }),
+    transaction: data,
+  })
+  .map((fields) => (fields.deleted ? { ...fields, value: Buffer.alloc(0) } : fields));
 
 const operation: fc.Arbitrary<Operation> = fc.oneof(
   fc.record({
@@ -112,6 +126,22 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
     request: fc.record({ id: transactionId, start: uint, commit: uint }),
   }),
   fc.record({ kind: fc.constant('outcomes' as const), bucket, ids: fc.array(transactionId, { maxLength: 10 }), asOf: uint }),
+  fc.record({
+    kind: fc.constant('changes' as const),
+    buckets: fc.array(bucket, { maxLength: 10 }),
+    range: fc.record({ start: data, end: data }),
+    after: position,
+    before: fc.boolean(),
+    limit: uint,
+    needs,
+  }),
+  fc.record({
+    kind: fc.constant('awaitMark' as const),
+    buckets: fc.array(bucket, { maxLength: 10 }),
+    above: uint,
+    waitMs: fc.nat(10_000),
+    needs,
+  }),
 );
 
 const request: fc.Arbitrary<Request> = fc.record({
@@ -166,6 +196,8 @@ const results: { readonly [K in OperationKind]: fc.Arbitrary<Answer<K>['result']
     pins: fc.array(fc.record({ name: fc.string(), timestamp: uint, expires: uint, lost: fc.boolean(), buckets: uint })),
     horizon: uint,
   }),
+  changes: fc.record({ changes: fc.array(change), upTo: position, mark: uint }),
+  awaitMark: fc.record({ mark: uint, behind: fc.array(bucket) }),
 };
 
 const served = fc.record({
@@ -176,7 +208,7 @@ const served = fc.record({
 });
 
 const answer = fc
-  .constantFrom<OperationKind>('write', 'get', 'history', 'scan', 'readTimestamp', 'prepare', 'resolve', 'outcomes', 'diff', 'pins')
+  .constantFrom(...OPERATIONS)
   .chain((kind) => fc.record({ kind: fc.constant(kind), number: uint, result: results[kind], served }));
 
 const error = fc

@@ -10,9 +10,12 @@ import { PLANTED, type Planted } from './mutants.js';
 import { WEATHERS } from './weathers.js';
 // The tests that catch some of them.
 import '../bucket/log-storage.test.js';
+import '../changes/feed.test.js';
+import '../changes/merge.test.js';
 import '../mvcc/records.test.js';
 import '../node/turn.test.js';
 import '../raft/log.test.js';
+import './changes.test.js';
 import './client-transactions.test.js';
 import './damage.test.js';
 import './ranges.test.js';

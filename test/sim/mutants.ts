@@ -502,6 +502,61 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'an installed snapshot brings nothing of what is prepared',
     by: { test: 'sim/transaction-seams', name: 'that is prepared comes with a snapshot' },
   },
+  'stream-mark-of-fastest': {
+    like: 'Streams: progress mark ahead of events (etcd#15220)',
+    what: 'a stream is taken for complete as far as its fastest bucket is',
+    by: { test: 'changes/merge', name: 'what all buckets have passed' },
+  },
+  'stream-takes-twice': {
+    like: 'Streams: going back in time after a partition (etcd#15271)',
+    what: 'what another replica tells again is told again',
+    by: { test: 'changes/merge', name: 'told twice' },
+  },
+  'stream-range-open': {
+    like: 'Streams: a one-key reader sees later keys (GHSA-xg4h-6gfc-h4m8)',
+    what: 'a stream of a range has no end to it',
+    by: { swarm: 'streams' },
+  },
+  'stream-seam-from-now': {
+    like: 'Streams: lost during the initial scan (tikv#12717)',
+    what: 'the tail begins when the snapshot has been read, not where it stands',
+    by: { swarm: 'streams' },
+  },
+  'stream-resumes-behind-commit': {
+    like: 'Streams: off by one on resume (cockroach#91116)',
+    what: 'a stream that was cut within a commit goes on behind it',
+    by: { swarm: 'streams' },
+  },
+  'feed-beyond-resolved': {
+    like: 'Streams: premature resolved timestamp loses rows (cockroach#117612)',
+    what: 'a feed is read and marked a little beyond what is resolved',
+    by: { swarm: 'streams' },
+  },
+  'feed-page-claims-all': {
+    like: 'Streams: lost under starvation (etcd#17529)',
+    what: 'a page that was cut short says that it is complete',
+    by: { swarm: 'streams' },
+  },
+  'feed-ignores-horizon': {
+    like: 'Streams: lost at compaction (etcd#18089)',
+    what: 'a stream goes on from before the horizon with what is left',
+    by: { test: 'changes/feed', name: 'names the earliest moment' },
+  },
+  'feed-horizon-not-rechecked': {
+    like: 'Garbage collection: threshold checked before the snapshot is pinned (cockroach#78980)',
+    what: 'the horizon is not looked at again when a page has been read',
+    by: { test: 'changes/feed', name: 'rises while it is read' },
+  },
+  'feed-recent-not-reset': {
+    like: 'Streams: lost behind a snapshot',
+    what: 'the records of an installed snapshot are taken for known in memory',
+    by: { test: 'sim/changes', name: 'caught up by a snapshot' },
+  },
+  'stream-holds-nothing': {
+    like: 'Streams: lost at compaction (etcd#18089)',
+    what: 'what a stream within its budget has not told yet is collected',
+    by: { test: 'sim/changes', name: 'is not collected' },
+  },
   'turn-forgets-rest': {
     like: 'Liveness: a replica that waits for ever',
     what: 'what is still ready at the end of a turn waits for the next message',

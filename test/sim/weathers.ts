@@ -16,7 +16,7 @@ const WORK: Pick<SwarmPlan, 'clients' | 'workers' | 'work'> = {
     ['history', 1],
   ],
 };
-const THREE = { nodes: 3, replicas: 3, buckets: 2, latency: { minMs: 0.3, maxMs: 1 }, faultEveryMs: 600 };
+const THREE = { nodes: 3, replicas: 3, buckets: 2, latency: { minMs: 0.3, maxMs: 1 }, faultEveryMs: 600, streams: 0 };
 const TINY_LOG = { logEntriesKept: 5, snapshotChunkBytes: 300 };
 
 /** What a run consists of, where chance alone would take many seeds to come to it; a seed draws the rest. */
@@ -70,6 +70,22 @@ export const WEATHERS = {
     ],
     faults: [],
     durationMs: 1200,
+  },
+  streams: {
+    ...THREE,
+    streams: 3,
+    clients: 2,
+    workers: 2,
+    thinkMs: 20,
+    work: [
+      ['put', 3],
+      ['delete', 1],
+      ['group', 3],
+    ],
+    faults: [['crash', 1]],
+    limits: { pageEntriesMax: 2 },
+    clockSkewMs: 150,
+    durationMs: 3000,
   },
   clocks: {
     ...THREE,

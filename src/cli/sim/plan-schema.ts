@@ -87,6 +87,7 @@ const plan = {
   monotonicRateMax: number(0, 0.5),
   durationMs: timeMs,
   transactions: whole(0, COUNT_MAX),
+  streams: whole(0, COUNT_MAX),
 } satisfies { readonly [Field in keyof SwarmPlan]: z.ZodType };
 
 const schema = fields(plan).partial();

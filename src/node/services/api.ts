@@ -8,7 +8,7 @@ import type { Router } from '../../router/router.js';
  */
 export type RequestRouter = Pick<
   Router,
-  'put' | 'delete' | 'write' | 'get' | 'getMany' | 'scan' | 'history' | 'diff' | 'pins' | 'now' | 'answers'
+  'put' | 'delete' | 'write' | 'get' | 'getMany' | 'scan' | 'history' | 'diff' | 'changes' | 'pins' | 'now' | 'answers'
 >;
 
 export interface ClusterStatus {

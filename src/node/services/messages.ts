@@ -180,3 +180,29 @@ export interface TransferLeaderRequest {
   readonly bucket: number;
   readonly node: number;
 }
+
+export interface SubscribeRequest {
+  readonly prefix: Bytes;
+  readonly start: Bytes;
+  readonly end: Bytes;
+  readonly from?: 'cursor' | 'after' | 'beginning' | 'now';
+  readonly cursor?: string;
+  readonly after?: Moment;
+  readonly before: boolean;
+}
+
+export interface CommittedChangeMessage {
+  readonly kind: 'KIND_PUT' | 'KIND_DELETE';
+  readonly key: Bytes;
+  readonly value: Bytes;
+  readonly before?: { readonly version: number; readonly value: Bytes };
+  readonly timestamp: number;
+  readonly transaction: Bytes;
+}
+
+export interface SubscribeReply {
+  readonly entries?: { readonly timestamp: number; readonly entries: readonly RecordMessage[] };
+  readonly changes?: { readonly changes: readonly CommittedChangeMessage[] };
+  readonly mark?: { readonly timestamp: number };
+  readonly cursor: string;
+}

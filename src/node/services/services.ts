@@ -1,5 +1,6 @@
 import type { RpcService } from '../../env/network.js';
 import type { ServicePorts } from './api.js';
+import { changesService } from './changes.js';
 import { clusterService } from './cluster.js';
 import { commandsService } from './commands.js';
 import { queriesService } from './queries.js';
@@ -18,5 +19,6 @@ export function publicServices(ports: ServicePorts): Readonly<Record<string, Rpc
     'tidemark.v1.Commands': commandsService(ports.router),
     'tidemark.v1.Queries': queriesService(ports),
     'tidemark.v1.Cluster': clusterService(ports.cluster, ports.router),
+    'tidemark.v1.Changes': changesService(ports),
   };
 }

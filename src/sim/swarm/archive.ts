@@ -92,6 +92,12 @@ export class Archive {
     return all;
   }
 
+  /** All versions of all keys that clients wrote, newest first; those of the system bucket begin with `!`. */
+  all(): Map<string, readonly VersionSeen[]> {
+    const ofClients = [...this.#versions].filter(([key]) => !key.startsWith('!'));
+    return new Map(ofClients.map(([key, versions]) => [key, [...versions].reverse()]));
+  }
+
   #fail(problem: string): void {
     if (this.problems.length < 20) this.problems.push(problem);
   }

@@ -105,6 +105,8 @@ export interface SwarmPlan {
   readonly durationMs: number;
   /** Clients that run transactions beside the others; 0: none. */
   readonly transactions: number;
+  /** Consumers of change streams. */
+  readonly streams: number;
 }
 
 /** Beyond what the cluster allows: requests may be refused for it, but no promise is broken. */
@@ -162,6 +164,7 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     monotonicRateMax: 0.04,
     durationMs: random.pick(isLarge ? [6000, 12_000] : [6000, 12_000, 20_000]),
     transactions: random.chance(0.3) ? 1 + random.below(3) : 0,
+    streams: random.pick([0, 1, 3]),
   };
 }
 

@@ -3,12 +3,15 @@ import { messageOf } from '../../lib/errors.js';
 import { MUTANTS, plantMutant, type Mutant } from '../../lib/mutants.js';
 import type { NodeId } from '../../placement/map.js';
 import type { Router } from '../../router/router.js';
-import { SimCluster } from '../cluster.js';
+import { CLUSTER, SimCluster } from '../cluster.js';
 import { SimRandom } from '../random.js';
 import { readable } from '../readable.js';
 import { Archive } from './archive.js';
 import { check } from './check.js';
 import { noticesDamage } from './damage.js';
+import { checkStreams } from './check-streams.js';
+import { Consumers } from './consumers.js';
+import { isExcused } from './excuses.js';
 import { Inspector } from './inspect.js';
 import { Nemesis } from './nemesis.js';
 import { collectsHistory, describePlan, drawPlan, hasWildClocks, type SwarmPlan } from './plan.js';
@@ -79,6 +82,7 @@ class SwarmRun {
   readonly recorder: Recorder;
   readonly #nemesis: Nemesis;
   readonly #workload: Workload;
+  readonly #consumers: Consumers;
   readonly #archive = new Archive();
   readonly #witness: Witness;
   readonly #inspector: Inspector;
@@ -129,6 +133,16 @@ class SwarmRun {
       routers,
       gateways: () => cluster.ids.flatMap((id) => (this.#isAwake(id) ? [cluster.node(id).router] : [])),
     });
+    this.#consumers = new Consumers({
+      loop,
+      random: random.fork('streams'),
+      count: plan.streams,
+      keys: plan.keys,
+      routers,
+      gateways: () => cluster.ids.flatMap((id) => (this.#isAwake(id) ? [cluster.node(id).router] : [])),
+      excuses: (error) => isExcused(plan, error),
+      horizon: () => (collectsHistory(plan) ? this.#inspector.horizon : 0),
+    });
     cluster.network.setLatency(plan.latency);
     for (const id of cluster.ids) cluster.clock(id).jumpWall(skew(plan.clockSkewMs));
   }
@@ -150,6 +164,7 @@ class SwarmRun {
     await loop.runUntilSettled(Promise.all(this.cluster.ids.map((id) => this.cluster.boot(id))), START_MS);
     this.#workload.start();
     this.#transactions?.start();
+    this.#consumers.start();
     const nemesis = this.#nemesis.run();
     await loop.runFor(this.#plan.durationMs);
     this.#nemesis.healQuorum();
@@ -165,6 +180,7 @@ class SwarmRun {
     if (this.#transactions !== undefined) {
       this.#problems.push(...(await loop.runUntilSettled(this.#transactions.finish(), LIVENESS_MS)));
     }
+    await this.#streamsCatchUp(finals);
     await loop.runUntil(() => this.#compareReplicas().length === 0, SETTLE_MS);
     this.#problems.push(...this.#witness.problems, ...this.#inspector.problems, ...this.#archive.problems);
     this.#problems.push(...this.#compareReplicas());
@@ -178,10 +194,22 @@ class SwarmRun {
     const skewMs = clockSkewMs + wallRateMax * loop.nowMs;
     const { retentionMs } = limits;
     this.#problems.push(...check({ recorder: this.recorder, finals, buckets, clockSkewMs: skewMs, retentionMs }));
+    const { chains, broken } = this.#consumers;
+    // The keys of transactions are not among those whose history was read.
+    const versions = new Map([...this.#archive.all(), ...finals]);
+    this.#problems.push(...broken, ...checkStreams({ chains, finals: versions, buckets, clusterId: CLUSTER }));
   }
 
   #compareReplicas(): string[] {
     return this.#inspector.compareReplicas((id) => !this.#nemesis.atlas.isDamaged(id) || this.cluster.running(id));
+  }
+
+  /** Every stream has told all that was ever written. */
+  async #streamsCatchUp(finals: ReadonlyMap<string, readonly VersionSeen[]>): Promise<void> {
+    const last = Math.max(0, ...[...finals.values()].map(([newest]) => newest?.version ?? 0));
+    const reached = await this.cluster.loop.runUntil(() => this.#consumers.hasReached(last), LIVENESS_MS);
+    if (!reached) this.#problems.push(`streams do not catch up with ${last}: ${this.#consumers.describe()}`);
+    await this.cluster.loop.runUntilSettled(this.#consumers.stop(), LIVENESS_MS);
   }
 
   /** Every key can be written; read it is by the verdict. */
@@ -223,11 +251,14 @@ class SwarmRun {
     const hash = createHash('sha256');
     for (const line of log.lines) hash.update(line);
     const told = [...(this.#transactions?.counts ?? [])];
+    const { commands, reads } = this.recorder;
     // One by one: all of them may be longer than a string can be.
-    for (const entry of [...this.recorder.commands, ...this.recorder.reads]) hash.update(JSON.stringify(entry));
+    for (const entry of [...commands, ...reads]) hash.update(JSON.stringify(entry));
+    for (const line of this.#consumers.lines()) hash.update(line);
     hash.update(JSON.stringify([told, loop.eventsRun, this.#problems]));
-    const counts: Record<string, number> = { commands: this.recorder.commands.length, reads: this.recorder.reads.length };
-    for (const { attempts } of this.recorder.commands) {
+    const streamEvents = this.#consumers.chains.reduce((sum, { told }) => sum + told.length, 0);
+    const counts: Record<string, number> = { commands: commands.length, reads: reads.length, streamEvents };
+    for (const { attempts } of commands) {
       for (const { outcome } of attempts) counts[outcome] = (counts[outcome] ?? 0) + 1;
     }
     if (this.#archive.collected > 0) counts['collected'] = this.#archive.collected;

@@ -17,7 +17,7 @@ import { fieldTables, scan, type FieldTable } from './strict.js';
  * objects with camelCase fields, Buffers for bytes, enum values by name, and numbers for uint64: exact below 2^53, and never
  * below 2^53 if the value was not, so that checking the number refuses exactly what it cannot hold.
  */
-const FILES = ['common', 'commands', 'queries', 'cluster', 'internal'];
+const FILES = ['common', 'commands', 'queries', 'changes', 'cluster', 'internal'];
 const INCLUDED = protoDirectory();
 
 export const packageDefinition: PackageDefinition = loadSync(

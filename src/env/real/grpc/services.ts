@@ -62,7 +62,7 @@ function unary(method: Handler<'unary'>, ports: ServicePorts) {
   return (call: UnaryCall, callback: sendUnaryData<unknown>): void => {
     const run = async (): Promise<unknown> => {
       if (call.request instanceof TidemarkError) throw call.request;
-      return method.handle(call.request as never, new CallContext(call, ports.clock));
+      return method.handle(call.request as never, new CallContext(call, ports));
     };
     run().then(
       (reply) => callback(null, reply),
@@ -73,16 +73,19 @@ function unary(method: Handler<'unary'>, ports: ServicePorts) {
 
 function streaming(method: Handler<'stream'>, ports: ServicePorts) {
   return (call: StreamCall): void => {
-    const context = new CallContext(call, ports.clock);
+    const context = new CallContext(call, ports);
     const run = async (): Promise<void> => {
       if (call.request instanceof TidemarkError) throw call.request;
       for await (const reply of method.handle(call.request as never, context)) {
-        if (!(await write(call, reply, context.signal))) return;
+        if (!(await write(call, reply, context.signal)) || context.failed) return;
       }
     };
     run().then(
-      () => call.end(),
+      () => {
+        if (!context.failed) call.end();
+      },
       (error: unknown) => {
+        if (context.failed && error instanceof TidemarkError) return;
         if (!context.signal.aborted || !(error instanceof TidemarkError)) {
           call.emit('error', statusOf(asTidemarkError(error, ports.onBug)));
         }
@@ -111,11 +114,15 @@ class CallContext implements RpcContext {
   readonly #call: UnaryCall | StreamCall;
   readonly deadlineMs: number;
   readonly remote: string;
+  readonly #onBug: (error: unknown) => void;
   #signal: AbortSignal | undefined;
   #metadata: ReadonlyMap<string, string> | undefined;
 
-  constructor(call: UnaryCall | StreamCall, clock: Clock) {
+  #failed = false;
+
+  constructor(call: UnaryCall | StreamCall, { clock, onBug }: ServicePorts) {
     this.#call = call;
+    this.#onBug = onBug;
     this.remote = call.getPeer();
     const deadline = Number(call.getDeadline());
     this.deadlineMs = deadline === Infinity ? Infinity : clock.monotonicMs() + deadline - clock.wallMs();
@@ -142,6 +149,17 @@ class CallContext implements RpcContext {
     // A status would wait behind the data that the caller does not read; grpc-js offers no other end than through its stream.
     const { call } = this.#call as { readonly call?: { readonly stream?: ServerHttp2Stream } };
     call?.stream?.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+  }
+
+  /** The status is on its way; nothing may be written any more. */
+  get failed(): boolean {
+    return this.#failed;
+  }
+
+  fail(error: TidemarkError): void {
+    if (this.#failed) return;
+    this.#failed = true;
+    this.#call.emit('error', statusOf(asTidemarkError(error, this.#onBug)));
   }
 
   get metadata(): ReadonlyMap<string, string> {

@@ -1,0 +1,95 @@
+import type { Timer, Timers } from '../env/time.js';
+import type { Clock } from '../env/env.js';
+import { TidemarkError } from '../lib/errors.js';
+import type { Timestamp } from '../mvcc/timestamp.js';
+import type { BucketId } from '../placement/map.js';
+import { markOf, resolvedOf, type FeedReplica } from './feed.js';
+
+/**
+ * Those who have read a feed to its end and wait until there may be more: until the mark of their buckets has passed what they
+ * have. One message answers for all buckets of a node, so idle buckets cost a comparison each, and nothing on the wire.
+ *
+ * Marks are looked at on one timer for all, LOOK_MS apart, and once for all who wait for the same buckets. Who waits too long is
+ * told which buckets hold the mark back: another replica may know more of them.
+ */
+export interface MarkAnswer {
+  readonly mark: Timestamp;
+  /** Buckets that have not passed what was asked for. */
+  readonly behind: readonly BucketId[];
+}
+
+const LOOK_MS = 20;
+
+interface Waiter {
+  readonly replicas: readonly FeedReplica[];
+  /** Who waits for the same buckets has the same. */
+  readonly of: string;
+  readonly above: Timestamp;
+  readonly untilMs: number;
+  readonly resolve: (answer: MarkAnswer) => void;
+  readonly reject: (error: TidemarkError) => void;
+}
+
+export class MarkWatch {
+  readonly #clock: Clock;
+  readonly #timers: Timers;
+  readonly #max: number;
+  #waiters: Waiter[] = [];
+  #timer: Timer | undefined;
+
+  constructor(clock: Clock, timers: Timers, max: number) {
+    this.#clock = clock;
+    this.#timers = timers;
+    this.#max = max;
+  }
+
+  /** Resolves when the least mark of the replicas is above `above`, or at `untilMs`; rejects when one cannot tell any more. */
+  wait(replicas: readonly FeedReplica[], above: Timestamp, untilMs: number): Promise<MarkAnswer> {
+    const mark = markOf(replicas);
+    if (mark > above) return Promise.resolve({ mark, behind: [] });
+    if (this.#waiters.length >= this.#max) {
+      const message = `${this.#waiters.length} requests wait for marks here; no more are taken`;
+      return Promise.reject(new TidemarkError('RESOURCE_EXHAUSTED', 'TOO_MANY_WAITERS', message, { retriable: true }));
+    }
+    const of = replicas.map(({ bucket }) => bucket).join();
+    return new Promise((resolve, reject) => {
+      this.#waiters.push({ replicas, of, above, untilMs, resolve, reject });
+      this.#arm();
+    });
+  }
+
+  #arm(): void {
+    if (this.#waiters.length === 0) return;
+    this.#timer ??= this.#timers.after(LOOK_MS, () => {
+      this.#timer = undefined;
+      this.#look();
+      this.#arm();
+    });
+  }
+
+  #look(): void {
+    const nowMs = this.#clock.monotonicMs();
+    const marks = new Map<string, Timestamp>();
+    this.#waiters = this.#waiters.filter((waiter) => {
+      const { replicas, of, above, untilMs, resolve, reject } = waiter;
+      const installing = replicas.find((replica) => replica.installing);
+      if (installing !== undefined) {
+        reject(installing.notLeader());
+        return false;
+      }
+      const mark = marks.get(of) ?? markOf(replicas);
+      marks.set(of, mark);
+      if (mark <= above && nowMs < untilMs) return true;
+      resolve({ mark, behind: replicas.filter((replica) => resolvedOf(replica) <= above).map(({ bucket }) => bucket) });
+      return false;
+    });
+  }
+
+  close(): void {
+    this.#timer?.cancel();
+    this.#timer = undefined;
+    const error = new TidemarkError('UNAVAILABLE', 'SHUTTING_DOWN', 'this node is stopping', { retriable: true });
+    for (const { reject } of this.#waiters) reject(error);
+    this.#waiters = [];
+  }
+}

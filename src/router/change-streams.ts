@@ -1,0 +1,151 @@
+import type { Env } from '../env/env.js';
+import type { Limits } from '../env/limits.js';
+import { isTidemarkError, TidemarkError } from '../lib/errors.js';
+import { checkRange } from '../bucket/validate.js';
+import type { KeyRange, Timestamp } from '../bucket/requests.js';
+import { checkTimestamp } from '../mvcc/timestamp.js';
+import type { BucketId, Placement } from '../placement/map.js';
+import { bucketsOfRange } from '../placement/range.js';
+import type { Alarms } from './alarms.js';
+import type { AnswerBudget } from './answer-budget.js';
+import { ChangeStream, type StreamEvent, type StreamFrom } from './change-stream.js';
+import type { Call, Dispatcher } from './dispatch.js';
+import { FeedReader } from './feed-reader.js';
+import { FeedReplicas } from './feed-replicas.js';
+
+export interface ChangesOptions {
+  /** Default: from now on. */
+  readonly from?: StreamFrom | undefined;
+  /** With what the keys held before. */
+  readonly before?: boolean | undefined;
+  /** Monotonic milliseconds at which the stream ends. */
+  readonly deadlineMs?: number | undefined;
+  readonly signal?: AbortSignal | undefined;
+  /** The consumer left an event untaken for too long: RESOURCE_EXHAUSTED / SLOW_CONSUMER, with the cursor behind that event. */
+  readonly stalled?: ((error: TidemarkError) => void) | undefined;
+  /** It has done so for as long again. */
+  readonly cut?: (() => void) | undefined;
+}
+
+export interface ChangeStreamsPorts {
+  readonly env: Pick<Env, 'clock' | 'random'>;
+  readonly limits: Limits;
+  readonly alarms: Alarms;
+  readonly dispatcher: Dispatcher;
+  readonly answers: AnswerBudget;
+  readonly isClosed: () => boolean;
+  readonly placement: (signal: AbortSignal | undefined) => Promise<Placement>;
+  readonly seen: () => Timestamp;
+  readonly saw: (bucket: BucketId, timestamp: Timestamp) => void;
+  readonly checkNotAhead: (timestamp: Timestamp, field: string) => void;
+}
+
+const ATTEMPTS_MS = 10_000;
+const ROTATIONS = 64;
+
+/**
+ * The change streams of one router.
+ *
+ * What ends a stream: INVALID_ARGUMENT for a cursor that is none, or of the future; OUT_OF_RANGE / BEFORE_HORIZON, with detail
+ * `earliestReadable`; RESOURCE_EXHAUSTED when this process serves as many streams as it may, or keeps too much for readers that
+ * do not read. Once something was told, the detail `cursor` says where to go on.
+ */
+export class ChangeStreams {
+  readonly #ports: ChangeStreamsPorts;
+  #replicas: FeedReplicas | undefined;
+  #open = 0;
+
+  constructor(ports: ChangeStreamsPorts) {
+    this.#ports = ports;
+  }
+
+  /** How many are open. */
+  get size(): number {
+    return this.#open;
+  }
+
+  async *events(range: KeyRange, options: ChangesOptions): AsyncGenerator<StreamEvent> {
+    const { limits, dispatcher, answers, alarms, checkNotAhead } = this.#ports;
+    const { clock, random } = this.#ports.env;
+    const { from = { kind: 'now' }, before = false, signal, deadlineMs = Infinity } = options;
+    checkRange(range, limits);
+    if (from.kind === 'timestamp') checkTimestamp(from.timestamp, 'from.timestamp');
+    if (this.#open >= limits.changeStreamsMax) {
+      const message = `${this.#open} change streams are served here, which is the limit`;
+      throw new TidemarkError('RESOURCE_EXHAUSTED', 'TOO_MANY_STREAMS', message, {
+        retriable: true,
+        details: { limit: String(limits.changeStreamsMax) },
+      });
+    }
+    this.#open += 1;
+    let cursor = from.kind === 'cursor' ? from.cursor : '';
+    try {
+      const { buckets, clusterId } = await this.#ports.placement(signal);
+      const touched = bucketsOfRange(range.start, range.end, buckets);
+      const spec = { clusterId, buckets: touched, range, before, stream: random.uint32() };
+      const call = (): Call => this.#call(deadlineMs, signal);
+      const stream = new ChangeStream(spec, {
+        dispatcher,
+        reader: this.reader(),
+        answers,
+        alarms,
+        clock,
+        limits,
+        call,
+        checkNotAhead,
+      });
+      for await (const event of stream.events(from)) {
+        if (event.kind === 'changes') for (const { at } of event.changes) this.#ports.saw(at.bucket, at.timestamp);
+        cursor = event.cursor;
+        const stop = this.#guard(options, cursor);
+        try {
+          yield event;
+        } finally {
+          stop();
+        }
+      }
+    } catch (error) {
+      throw isTidemarkError(error) ? withCursor(error, cursor) : error;
+    } finally {
+      this.#open -= 1;
+    }
+  }
+
+  /** Looks after a consumer that has got an event, until the returned function is called. */
+  #guard({ stalled, cut }: ChangesOptions, cursor: string): () => void {
+    const { alarms, limits } = this.#ports;
+    const { clock } = this.#ports.env;
+    if (stalled === undefined) return () => undefined;
+    const stallMs = limits.consumerStallMsMax;
+    let alarm = alarms.at(clock.monotonicMs() + stallMs, () => {
+      alarm = alarms.at(clock.monotonicMs() + stallMs, () => cut?.());
+      const message = `a part of the stream was not read for ${stallMs} ms; it goes on at the cursor, in another call`;
+      stalled(new TidemarkError('RESOURCE_EXHAUSTED', 'SLOW_CONSUMER', message, { retriable: true, details: { cursor } }));
+    });
+    return () => alarm.cancel();
+  }
+
+  reader(): FeedReader {
+    const { dispatcher, alarms } = this.#ports;
+    const { clock, random } = this.#ports.env;
+    this.#replicas ??= new FeedReplicas(dispatcher, clock, random.uint32() % ROTATIONS);
+    return new FeedReader({ dispatcher, replicas: this.#replicas, clock, alarms });
+  }
+
+  #call(deadlineMs: number, signal: AbortSignal | undefined): Call {
+    if (this.#ports.isClosed()) throw new TidemarkError('CANCELLED', 'CLOSED', 'this client was closed');
+    if (signal?.aborted === true) throw new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away');
+    const nowMs = this.#ports.env.clock.monotonicMs();
+    if (nowMs >= deadlineMs) {
+      throw new TidemarkError('DEADLINE_EXCEEDED', 'DEADLINE_EXCEEDED', 'the deadline of the stream has passed');
+    }
+    return { giveUpMs: Math.min(deadlineMs, nowMs + ATTEMPTS_MS), hops: 0, seen: this.#ports.seen(), signal };
+  }
+}
+
+/** Says where a stream that ends goes on. */
+function withCursor(error: TidemarkError, cursor: string): TidemarkError {
+  if (cursor === '' || error.details['cursor'] !== undefined) return error;
+  const { code, reason, message, outcome, retriable, details, cause } = error;
+  return new TidemarkError(code, reason, message, { outcome, retriable, details: { ...details, cursor }, cause });
+}
