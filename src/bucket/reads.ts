@@ -55,6 +55,8 @@ export interface ReadHost {
   /** Leads with a lease that is valid in this turn. */
   hasLease(): boolean;
   promise(timestamp: Timestamp): void;
+  /** A leader: the latest timestamp up to `wanted` as of which what is applied is all that ever will be; 0 if none is known. */
+  completeUpTo(wanted: Timestamp): Timestamp;
   notLeader(): TidemarkError;
   /** There is a round to ask for when the turn ends. */
   changed(): void;
@@ -89,13 +91,13 @@ export class Reads {
 
   /**
    * Passes the gate of a consistency; what is then read must be read at once, without another await. A bounded read is as of
-   * `atLeast` or later.
+   * `atLeast` or later; a linearizable one names such a timestamp if it can, so that its caller needs no second read.
    */
   async open(consistency: Consistency, deadlineMs: number, atLeast: Timestamp = 0): Promise<View> {
     this.#checkInstalled();
     switch (consistency.kind) {
       case 'linearizable':
-        return this.#openLinearizable(deadlineMs);
+        return this.#openLinearizable(deadlineMs, atLeast);
       case 'asOf':
         return this.#openAsOf(consistency.timestamp, deadlineMs);
       case 'bounded':
@@ -107,12 +109,12 @@ export class Reads {
 
   /** The same for one key, with what transactions have left on it. */
   async openKey(key: Bytes, consistency: Consistency, deadlineMs: number, atLeast: Timestamp = 0): Promise<View> {
-    const view = this.tryOpen(consistency) ?? (await this.open(consistency, deadlineMs, atLeast));
+    const view = this.tryOpen(consistency, atLeast) ?? (await this.open(consistency, deadlineMs, atLeast));
     const find = (): Prepared[] => {
       const prepared = this.#replica.state.participant.intentOn(key);
       return prepared === undefined || prepared.timestamp > view.timestamp ? [] : [prepared];
     };
-    return this.#passIntents(view, find, deadlineMs);
+    return this.#passIntents(view, find, deadlineMs, atLeast);
   }
 
   /** The same for all keys of a range. */
@@ -136,7 +138,7 @@ export class Reads {
    * Returns, in the turn in which it looks last, when no intent is left but such as do not count for this view. What is then
    * true of the latest versions is so only as of before the first of those.
    */
-  async #passIntents(view: View, find: () => readonly Prepared[], deadlineMs: number): Promise<View> {
+  async #passIntents(view: View, find: () => readonly Prepared[], deadlineMs: number, atLeast: Timestamp = 0): Promise<View> {
     const isLatest = view.timestamp === TIMESTAMP_MAX;
     let met = find();
     if (met.length === 0 || mutant('reads-ignore-intents')) return view;
@@ -149,7 +151,7 @@ export class Reads {
       this.#checkInstalled();
       met = find();
     }
-    if (isLatest) return before(this.#latestView(view.served.consistency), met);
+    if (isLatest) return before(this.#latestView(view.served.consistency, atLeast), met);
     this.#checkHorizon(view.timestamp);
     return view;
   }
@@ -175,8 +177,8 @@ export class Reads {
   }
 
   /** Without waiting, where the gate is open already: the common case of a leader with a lease. */
-  tryOpen(consistency: Consistency): View | undefined {
-    return consistency.kind === 'linearizable' && this.#replica.hasLease() ? this.#latestView('linearizable') : undefined;
+  tryOpen({ kind }: Consistency, atLeast: Timestamp): View | undefined {
+    return kind === 'linearizable' && this.#replica.hasLease() ? this.#latestView(kind, atLeast) : undefined;
   }
 
   /** Whether this replica has the means to open the gate, perhaps after a wait. */
@@ -238,8 +240,8 @@ export class Reads {
 
   // --- gates
 
-  async #openLinearizable(deadlineMs: number): Promise<View> {
-    if (this.#replica.hasLease()) return this.#latestView('linearizable');
+  async #openLinearizable(deadlineMs: number, atLeast: Timestamp = 0): Promise<View> {
+    if (this.#replica.hasLease()) return this.#latestView('linearizable', atLeast);
     const { raft } = this.#replica;
     if (!raft.canServe()) throw this.#replica.notLeader();
     const round = (this.#gathering ??= this.#newRound());
@@ -260,7 +262,7 @@ export class Reads {
       },
     );
     this.#checkInstalled();
-    return this.#latestView('linearizable');
+    return this.#latestView('linearizable', atLeast);
   }
 
   async #openAsOf(timestamp: Timestamp, deadlineMs: number): Promise<View> {
@@ -326,9 +328,12 @@ export class Reads {
     return new TidemarkError(code, reason, far, { retriable, details: { ...details, resolved: String(resolved) } });
   }
 
-  #latestView(consistency: Consistency['kind']): View {
+  /** A bucket at rest has told of no timestamp since its last heartbeat: a later one is looked for only if somebody wants it. */
+  #latestView(consistency: Consistency['kind'], atLeast: Timestamp = 0): View {
     const { raft, state } = this.#replica;
-    return this.#view(consistency, TIMESTAMP_MAX, Math.max(raft.closed().timestamp, state.maxTimestamp));
+    const known = Math.max(raft.closed().timestamp, state.maxTimestamp);
+    const named = known >= atLeast ? known : Math.max(known, this.#replica.completeUpTo(atLeast));
+    return this.#view(consistency, TIMESTAMP_MAX, named);
   }
 
   #view(consistency: Consistency['kind'], timestamp: Timestamp, asOf: Timestamp): View {

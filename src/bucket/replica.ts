@@ -221,6 +221,16 @@ export class Replica {
     return closed;
   }
 
+  /**
+   * The same between two heartbeats, for a read that wants to name a timestamp: it is promised, and a quorum knows the floor.
+   * What is in flight may commit below it, so nothing is said while there is any.
+   */
+  completeUpTo(wanted: Timestamp): Timestamp {
+    const isAllApplied = this.state.applied.index >= this.raft.lastIndex || mutant('named-before-applied');
+    if (!isAllApplied || !this.raft.canServe()) return 0;
+    return Math.min(wanted, this.#close());
+  }
+
   /** From now on nothing new commits in this bucket at or below `timestamp`. Leaders only. */
   promise(timestamp: number): void {
     this.#clock = Math.max(this.#clock, timestamp);

@@ -183,7 +183,7 @@ export class Transaction {
   async #read(key: Bytes): Promise<{ record: Record | undefined; served: Served }> {
     const { router } = this.#host;
     if (this.#snapshot === undefined) {
-      const first = router.get(key, this.#host.callOptions());
+      const first = router.get(key, { ...this.#host.callOptions(), namesNow: true });
       this.#begin(first.then(({ served }) => Math.max(served.timestamp, this.#since)));
       const reply = await first;
       if (reply.served.timestamp >= this.#since) {

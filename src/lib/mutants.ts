@@ -57,6 +57,7 @@ export const MUTANTS = [
   'as-of-without-floor',
   'as-of-before-applied',
   'as-of-not-kept',
+  'named-before-applied',
   // Replica reads, scans and sessions of clients
   'bounded-ignores-session',
   'write-ignores-session',

@@ -47,6 +47,8 @@ export interface ReadOptions extends CallOptions {
   readonly consistency?: Consistency | undefined;
   /** Of bounded reads: what is shown is as of this timestamp or later. Whoever reads must have got it from this cluster. */
   readonly atLeast?: Timestamp | undefined;
+  /** Of linearizable reads of one key: their timestamp should be of now, for others to be read as of it. */
+  readonly namesNow?: boolean | undefined;
 }
 
 export interface ScanOptions extends ReadOptions {

@@ -284,7 +284,8 @@ export class Router implements NodeHandle {
       const bucket = bucketOf(key, placement.buckets);
       if (consistency.kind === 'asOf') this.#checkNotAhead(consistency.timestamp, 'as_of');
       const atLeast = this.#checkAtLeast(options, consistency);
-      const seen = consistency.kind === 'bounded' ? Math.max(atLeast, this.#sessionSeen(bucket)) : call.seen;
+      const latest = options.namesNow === true ? Math.max(call.seen, this.wallNow()) : call.seen;
+      const seen = consistency.kind === 'bounded' ? Math.max(atLeast, this.#sessionSeen(bucket)) : latest;
       const operation = { kind: 'get', bucket, key, consistency } as const;
       const { result, served } = await this.#dispatcher.execute(operation, seen === call.seen ? call : { ...call, seen });
       if (consistency.kind !== 'asOf') this.#saw(bucket, served.timestamp);

@@ -6,7 +6,9 @@ import type { Limits } from '../../src/env/limits.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
 import { SimRandom } from '../../src/sim/random.js';
 import { TransactionLoad } from '../../src/sim/swarm/transactions.js';
-import { failure, leaderOf, startCluster, untilLed } from './support.js';
+import { bucketOf } from '../../src/placement/map.js';
+import { leadingReplica } from './transaction-support.js';
+import { bytes, failure, leaderOf, startCluster, untilLed } from './support.js';
 
 interface World {
   readonly cluster: SimCluster;
@@ -39,6 +41,11 @@ function meeting(): () => Promise<void> {
     waiting();
     return Promise.resolve();
   };
+}
+
+/** A key of that bucket. */
+function keyOf(bucket: number, buckets: number): string {
+  for (let n = 0; ; n += 1) if (bucketOf(bytes(`k${n}`), buckets) === bucket) return `k${n}`;
 }
 
 async function texts(entries: AsyncIterable<{ readonly key: Buffer; text(): string | undefined }>): Promise<string[]> {
@@ -77,6 +84,53 @@ describe('a transaction', () => {
     };
     const left = await cluster.settle(Promise.all([db.transaction(leave('a')), other.transaction(leave('b'))]));
     expect(left.filter(Boolean).length).to.equal(1);
+  });
+
+  it('lets no write skew happen over several buckets either, nor to three in a circle', async () => {
+    for (let seed = 1; seed <= 6; seed += 1) {
+      const buckets = 4;
+      const { cluster, db, other } = await start(`write-skew-${seed}`, {}, buckets);
+      const keys = [0, 1, 2].map((bucket) => keyOf(bucket, buckets));
+      await cluster.settle(db.write({ mutations: keys.map((key) => ({ kind: 'put', key, value: 'on' })) }));
+      // Each leaves if the next one stays: serially, never all three.
+      const leave = (at: number) => async (tx: Transaction): Promise<boolean> => {
+        const next = await tx.get(keys[(at + 1) % 3] ?? '');
+        if (tx.attempt === 1) await new Promise<void>((resolve) => cluster.loop.timers.after(5, resolve));
+        if (next.text() !== 'on') return false;
+        tx.put(keys[at] ?? '', 'off');
+        return true;
+      };
+      const all = keys.map((_, at) => (at === 1 ? other : db).transaction(leave(at)));
+      const left = await cluster.settle(Promise.all(all));
+      const values = await cluster.settle(db.transaction(async (tx) => texts(tx.getMany(keys))));
+      expect(values.filter((text) => text.endsWith('=off')).length).to.equal(left.filter(Boolean).length);
+      expect(left.filter(Boolean).length, `seed ${seed}`).to.be.within(1, 2);
+    }
+  });
+
+  it('shows independent writes in one order to all: of two readers, none sees only the one and none only the other', async () => {
+    for (let seed = 1; seed <= 6; seed += 1) {
+      const buckets = 4;
+      const { cluster, db, other } = await start(`long-fork-${seed}`, {}, buckets);
+      const [x, y] = [keyOf(0, buckets), keyOf(1, buckets)];
+      const seen: string[] = [];
+      const read = async (client: Database, first: string, second: string): Promise<void> => {
+        for (let run = 0; run < 12; run += 1) {
+          const found = await client.transaction(async (tx) => {
+            const [a, b] = [await tx.get(first), await tx.get(second)];
+            return new Map([[first, a.found], [second, b.found]]);
+          });
+          seen.push(`${found.get(x)} ${found.get(y)}`);
+        }
+      };
+      const write = async (client: Database, key: string): Promise<void> => {
+        await new Promise<void>((resolve) => cluster.loop.timers.after(3 + seed, resolve));
+        await client.put(key, 'there');
+      };
+      await cluster.settle(Promise.all([read(db, x, y), read(other, y, x), write(db, x), write(other, y)]));
+      expect(seen.includes('true false') && seen.includes('false true'), seen.join('; ')).to.equal(false);
+      expect(seen).to.include('true true');
+    }
   });
 
   it('lets no phantom in: of two that find a range empty, and each put their own key there, one does', async () => {
@@ -140,6 +194,38 @@ describe('a transaction', () => {
       ),
     );
     expect(snapshot).to.deep.equal(['new', '{r}x=new', '{r}y=new', '{r}y=new']);
+  });
+
+  it('begins at the present, though what it reads first is at rest: it neither reads that twice nor misses what was just written', async () => {
+    const buckets = 4;
+    const { cluster, db, other } = await start('at-rest', {}, buckets);
+    const [quiet, busy] = [keyOf(0, buckets), keyOf(1, buckets)];
+    await cluster.settle(Promise.all([db.put(quiet, 'q'), db.put(busy, '0')]));
+    const { reads } = leadingReplica(cluster, quiet);
+    const openKey = reads.openKey.bind(reads);
+    let opened = 0;
+    reads.openKey = (...args) => {
+      opened += 1;
+      return openKey(...args);
+    };
+    // At moments all over a heartbeat.
+    for (let run = 1; run <= 20; run += 1) {
+      await cluster.loop.runFor(500 + run * 7);
+      const writer = run % 2 === 0 ? db : other;
+      const { version } = await cluster.settle(writer.put(busy, String(run)));
+      opened = 0;
+      const attempts = await cluster.settle(
+        db.transaction(async (tx) => {
+          await tx.get(quiet);
+          expect(tx.timestamp).to.be.at.least(version);
+          expect((await tx.get(busy)).text()).to.equal(String(run));
+          tx.put(busy, `${run}!`);
+          return tx.attempt;
+        }),
+      );
+      expect([attempts, opened], `run ${run}`).to.deep.equal([1, 1]);
+    }
+    expect(cluster.fatal).to.deep.equal([]);
   });
 
   it('sees what it has written itself: by key, among others, in scans of both directions', async () => {

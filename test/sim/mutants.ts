@@ -222,6 +222,11 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'a leader does not keep to the moment that it has served',
     by: { swarm: 'any' },
   },
+  'named-before-applied': {
+    like: 'Replica reads: a leader read older than a follower read (tikv#16069)',
+    what: 'a read names a moment below which commands in flight will commit',
+    by: { swarm: 'any' },
+  },
   'bounded-ignores-session': {
     like: 'Replica reads: a read older than another (tikv#16069)',
     what: 'a bounded read goes back behind what its session saw',

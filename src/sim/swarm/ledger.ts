@@ -96,8 +96,8 @@ export class Ledger {
       opened.then((view) => this.#read(replica, key.toString('latin1'), view.served.timestamp), () => undefined);
       return opened;
     };
-    reads.tryOpen = (consistency) => {
-      const view = tryOpen(consistency);
+    reads.tryOpen = (consistency, atLeast) => {
+      const view = tryOpen(consistency, atLeast);
       if (view !== undefined) this.named(replica, view.served.timestamp, 'served a read');
       return view;
     };
