@@ -359,9 +359,10 @@ export class Proposals {
       const effects = this.#evaluate(request.request, conditions, mutations, ranges);
       const { result, timestamp } = effects;
       if (!result.applied) return this.#append<DecideResult>(effects, { kind: 'done', committed: false, result });
-      this.#recordsInFlight += 1;
       const decided: WriteEffects = { ...effects, record: { id, start, timestamp, participants } };
-      return this.#append<DecideResult>(decided, { kind: 'done', committed: true, result });
+      const done = this.#append<DecideResult>(decided, { kind: 'done', committed: true, result });
+      this.#recordsInFlight += 1;
+      return done;
     });
   }
 

@@ -133,7 +133,7 @@ export class Transactions {
       const committed = result.kind === 'done' && result.committed;
       if (!committed) this.#abort(parts.others, { id, start, commit: 0 });
       if (result.kind === 'done') return result.result;
-      if (result.kind === 'failed' && !result.error.retriable) throw result.error;
+      if (result.kind === 'failed' && (!result.error.retriable || result.error.reason === 'NOT_LEADER')) throw result.error;
       const pauseMs = Math.min(BACKOFF_MAX_MS, BACKOFF_MIN_MS * 2 ** Math.min(tries, 10)) * (0.5 + env.random.float());
       if (env.clock.monotonicMs() + pauseMs >= coordination.deadlineMs) throw this.#failure(coordination, result);
       await new Promise<void>((resolve) => {
@@ -142,12 +142,12 @@ export class Transactions {
     }
   }
 
-  /** Throws only what leaves the outcome of the whole request unknown, or is to be asked of another leader of home. */
+  /** Throws only what leaves the outcome of the whole request unknown. */
   async #attempt(coordination: Coordination, id: TransactionId, start: Timestamp): Promise<AttemptResult> {
     const { replica, request, parts, term, first } = coordination;
     const failed = (error: unknown): AttemptResult => {
       if (!isTidemarkError(error) || error.outcome === 'unknown' || error.reason === 'REQUEST_FORGOTTEN') throw error;
-      if (error.reason === 'NOT_LEADER') throw error;
+      // Also where this is not the leader any more: it has proposed nothing, or the outcome would be unknown.
       return { kind: 'failed', error };
     };
     const replies = await Promise.all(parts.others.map((part) => this.#prepare(coordination, part, id, start)));

@@ -151,6 +151,20 @@ describe('a transaction over several buckets', () => {
     await expectClean(world);
   });
 
+  it('lets its locks go at once when its coordinator finds that another leads home, who does it again', async () => {
+    const world = await start('handed-over');
+    const { cluster, home } = world;
+    const { ending, decision, participant } = await prepare(world);
+    await handOver(cluster, leadingReplica(cluster, home).bucket, 3);
+    const beganMs = cluster.loop.nowMs;
+    decision.letGo();
+    expect((await cluster.settle(ending)).reply?.applied).to.equal(true);
+    expect(cluster.loop.nowMs - beganMs, 'nobody waits for the patience of a participant').to.be.lessThan(PATIENCE_MS / 4);
+    expect(participant.state.participant.endedCount).to.be.greaterThan(0);
+    await expectBoth(world, 'after');
+    await expectClean(world);
+  });
+
   it('is not aborted while it is alive, however long it takes', async () => {
     const world = await start('alive');
     const { cluster, client, other } = world;
