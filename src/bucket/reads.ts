@@ -7,6 +7,7 @@ import { nodeOfReplica, type BucketId } from '../placement/map.js';
 import type { Raft } from '../raft/raft.js';
 import type { LogIndex, ReadState, ReplicaId } from '../raft/types.js';
 import type { Outcome, Prepared } from '../txn/transaction.js';
+import { HistoryWalks } from './history-walks.js';
 import type { Consistency, KeyRange, Record, ResolveRequest, Served, Timestamp, Version } from './requests.js';
 import { beforeHorizon } from './retention.js';
 import type { BucketState } from './state.js';
@@ -79,6 +80,7 @@ interface Round {
 
 export class Reads {
   readonly #replica: ReadHost;
+  readonly #walks = new HistoryWalks();
   #waiters: Waiter[] = [];
   /** The round that reads of this turn join; asked for when the turn ends. */
   #gathering: Round | undefined;
@@ -228,10 +230,15 @@ export class Reads {
     const versions: Version[] = [];
     let bytes = 0;
     if (pointer === undefined) return { versions, more: false };
-    for (const { id, record } of walk(state.store, state.slot, pointer, state.horizon)) {
+    const begin = this.#walks.begin(key, from, pointer, state.horizon);
+    for (const { id, record } of walk(state.store, state.slot, begin, state.horizon)) {
       if (id.timestamp < to) break;
       if (id.timestamp > Math.min(from, view.timestamp)) continue;
-      if (versions.length === limit || bytes >= bytesMax) return { versions, more: true };
+      if (versions.length === limit || bytes >= bytesMax) {
+        const last = versions.at(-1);
+        if (last !== undefined) this.#walks.stop(key, last.version, id);
+        return { versions, more: true };
+      }
       versions.push({ version: id.timestamp, deleted: record.deleted, value: record.value });
       bytes += record.value.length;
     }

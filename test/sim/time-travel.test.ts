@@ -186,4 +186,43 @@ describe('time travel', () => {
       expect([...nodes]).to.deep.equal([id]);
     }
   });
+
+  it('reads a long history in pages without walking over what it has shown, and ends it at the horizon', async () => {
+    const cluster = await startCluster({ seed: 'long', nodes: 1, buckets: 1, limits: { pageEntriesMax: 2 } });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const versions: Timestamp[] = [];
+    for (let n = 0; n < 200; n += 1) versions.unshift((await cluster.settle(client.put(bytes('k'), bytes(String(n))))).timestamp);
+    const [replica] = replicasOf(cluster, 0).map((each) => each.replica);
+    if (replica === undefined) throw new Error('no replica');
+    let looks = 0;
+    const { store } = replica.state;
+    const get = store.get.bind(store);
+    store.get = (key) => {
+      looks += 1;
+      return get(key);
+    };
+    const found: Timestamp[][] = [[], []];
+    const read = async (into: Timestamp[], pauseMs: number): Promise<void> => {
+      for await (const page of client.history(bytes('k'))) {
+        into.push(...page.versions.map(({ version }) => version));
+        await new Promise<void>((resolve) => void cluster.loop.timers.after(pauseMs, resolve));
+      }
+    };
+    // Two at a time, while the key goes on changing.
+    const both = Promise.all([read(found[0] ?? [], 3), read(found[1] ?? [], 5)]);
+    await cluster.settle(client.put(bytes('k'), bytes('later')));
+    await cluster.settle(both);
+    for (const one of found) expect(one.slice(-200)).to.deep.equal(versions);
+    expect(looks).to.be.below(1500);
+    const view = await cluster.settle(replica.reads.open({ kind: 'linearizable' }, Infinity));
+    const page = (from: Timestamp) => replica.reads.history(bytes('k'), view, { from, to: 0, limit: 2, bytesMax: 1000 });
+    const [one = 0, two = 0, three = 0] = versions;
+    expect(page(one)).to.deep.include({ more: true }).and.nested.property('versions.length', 2);
+    expect(page(two - 1).versions.map(({ version }) => version)).to.deep.equal(versions.slice(2, 4));
+    for (const [horizon, shown] of [[two - 1, [three]], [two, []]] as const) {
+      Object.defineProperty(replica.state, 'horizon', { value: horizon, configurable: true });
+      expect(page(two - 1).versions.map(({ version }) => version)).to.deep.equal(shown);
+    }
+  });
 });
