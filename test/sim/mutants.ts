@@ -295,7 +295,7 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
   'snapshot-without-horizon': {
     like: 'Garbage collection: a follower read below an incoming snapshot’s threshold (cockroach#173315)',
     what: 'an installed snapshot leaves the horizon as it was',
-    by: { test: 'sim/retention', name: 'comes with a snapshot' },
+    by: { test: 'sim/retention', name: 'comes with a snapshot, before' },
   },
   'answer-before-commit': {
     like: 'Acknowledged before fsync (nats-server#7564)',
