@@ -403,8 +403,12 @@ describe('a transaction', () => {
     expect((await cluster.settle(db.get('{u}n'))).text()).to.equal(String(before + 1));
   });
 
-  for (const fault of ['no fault', 'crashes', 'partitions', 'changes of leaders'] as const) {
-    it(`keeps the money of a bank and the order of lists, with ${fault}`, async function () {
+  const loads = (['no fault', 'crashes', 'partitions', 'changes of leaders'] as const).flatMap((fault) => {
+    return [false, true].map((spread) => ({ fault, spread }));
+  });
+  for (const { fault, spread } of loads) {
+    const where = spread ? 'over several buckets' : 'of one bucket';
+    it(`keeps the money of a bank and the order of lists ${where}, with ${fault}`, async function () {
       this.timeout(60_000);
       const { cluster, db, other } = await start(`load-${fault}`, { logEntriesKept: 20 }, 2);
       const load = new TransactionLoad({
@@ -413,7 +417,7 @@ describe('a transaction', () => {
         databases: [db, other],
         workers: 2,
         thinkMs: 25,
-        spread: false,
+        spread,
         excuses: ({ code }) => fault !== 'no fault' && code === 'UNAVAILABLE',
       });
       load.start();

@@ -107,6 +107,8 @@ export interface SwarmPlan {
   readonly transactions: number;
   /** Consumers of change streams. */
   readonly streams: number;
+  /** Their keys lie in several buckets. */
+  readonly spreadTransactions: boolean;
 }
 
 /** Beyond what the cluster allows: requests may be refused for it, but no promise is broken. */
@@ -165,6 +167,7 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     durationMs: random.pick(isLarge ? [6000, 12_000] : [6000, 12_000, 20_000]),
     transactions: random.chance(0.3) ? 1 + random.below(3) : 0,
     streams: random.pick([0, 1, 3]),
+    spreadTransactions: random.chance(0.6),
   };
 }
 

@@ -18,6 +18,7 @@ export function smallerPlans(plan: SwarmPlan): SwarmPlan[] {
   plan.faults.forEach((_, at) => add({ faults: plan.faults.filter((_fault, other) => other !== at) }));
   if (plan.buckets > 1) add({ buckets: half(plan.buckets) });
   if (plan.transactions > 0) add({ transactions: half(plan.transactions) });
+  if (plan.transactions > 0 && plan.spreadTransactions) add({ spreadTransactions: false });
   if (plan.clients > 1) add({ clients: half(plan.clients) });
   if (plan.workers > 1) add({ workers: half(plan.workers) });
   if (plan.keys.length > 1) add({ keys: plan.keys.slice(0, half(plan.keys.length)) });

@@ -43,7 +43,8 @@ export function transactionsOf(cluster: SimCluster, plan: SwarmPlan, random: Sim
     return new Database(cluster.machine(`t${at}`, clock).env, { endpoints, limits });
   });
   const excuses = (error: TidemarkError): boolean => isExcused(plan, error);
-  return new TransactionLoad({ loop, random, databases, workers: 2, thinkMs: plan.thinkMs, spread: false, excuses });
+  const { thinkMs, spreadTransactions: spread } = plan;
+  return new TransactionLoad({ loop, random, databases, workers: 2, thinkMs, spread, excuses });
 }
 
 const ACCOUNTS = 6;

@@ -378,11 +378,13 @@ export class Workload {
   }
 
   /** A node that is killed never answers; its client gives up some time after the deadline. */
-  async #answered<T>(timeoutMs: number, reply: Promise<T>): Promise<T> {
-    const gone = this.#sleep(timeoutMs + GONE_MS).then((): never => {
-      throw new TidemarkError('UNAVAILABLE', 'GONE', 'no answer long after the deadline', { outcome: 'unknown' });
+  #answered<T>(timeoutMs: number, reply: Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const patience = this.#options.loop.timers.after(timeoutMs + GONE_MS, () => {
+        reject(new TidemarkError('UNAVAILABLE', 'GONE', 'no answer long after the deadline', { outcome: 'unknown' }));
+      });
+      reply.then(resolve, reject).finally(() => patience.cancel());
     });
-    return Promise.race([reply, gone]);
   }
 
   #router(client: number): Router {
