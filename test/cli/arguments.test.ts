@@ -62,7 +62,7 @@ describe('the command line', () => {
   it('helps, with the exit codes', async () => {
     const { code, out } = await tidemark(['--help']);
     expect(code).to.equal(0);
-    for (const name of ['node', 'sidecar', 'cluster', 'put', 'get', 'delete', 'scan', 'history', 'txn', 'import', 'export', 'bench', 'check']) {
+    for (const name of ['node', 'sidecar', 'cluster', 'put', 'get', 'delete', 'scan', 'history', 'txn', 'watch', 'import', 'export', 'bench', 'check']) {
       expect(out).to.match(new RegExp(`\\n  ${name} `));
     }
     expect(out).to.include('5  outcome unknown');

@@ -6,6 +6,16 @@ import { freeBasePort, Running, tidemark, type Outcome } from './support.js';
 
 const NODES = 3;
 
+interface Watched {
+  readonly kind: string;
+  readonly key: string;
+  readonly value?: string;
+  readonly before?: { readonly value: string };
+  readonly timestamp: number;
+  readonly transaction: string;
+  readonly cursor: string;
+}
+
 /** What every answer proves. */
 const SERVED = ['node', 'timestamp', 'consistency', 'hops'];
 
@@ -221,6 +231,63 @@ describe('a local cluster', function () {
     expect([inverted.code, inverted.out]).to.deep.equal([2, '']);
     expect(inverted.err).to.match(/^tidemark: the range is inverted: from \d+ is above to \d+.*RANGE_INVERTED/);
     expect((await tidemark(['diff', 'tour/', ...nodes])).code, 'a moment to begin with is missing').to.equal(2);
+  });
+
+  it('watches what changes, and goes on from the cursor with which a watch ended', async () => {
+    const versionOf = async (...args: string[]): Promise<number> => {
+      return (jsonOf(await succeed(...args, '--json', ...nodes)) as { version: number }).version;
+    };
+    const first = await versionOf('put', 'watched/a', '1');
+    await versionOf('put', 'watched/a', '2');
+    await versionOf('delete', 'watched/a');
+    const puts = ['b', 'c', 'd', 'e'].map((name) => JSON.stringify({ put: `watched/${name}`, value: name })).join('\n');
+    const txn = JSON.parse((await tidemark(['txn', '--json', ...sidecar], puts)).out) as { version: number };
+    await versionOf('put', 'unwatched', '1');
+
+    const watch = (...args: string[]): Promise<Outcome> => tidemark(['watch', 'watched/', ...args, ...sidecar]);
+    const all = await watch('--from', String(first - 1), '--until', 'now', '--before', '--json');
+    expect(all.code).to.equal(0);
+    const changes = all.out.trimEnd().split('\n').map((line) => JSON.parse(line) as Watched);
+    expect(changes.map(({ kind, key, value, before }) => [kind, key, value, before?.value])).to.deep.equal([
+      ['put', 'watched/a', '1', undefined],
+      ['put', 'watched/a', '2', '1'],
+      ['delete', 'watched/a', undefined, '2'],
+      ...changes.slice(3).map(({ key, value }) => ['put', key, value, undefined]),
+    ]);
+    const parts = changes.slice(3);
+    expect(parts.map(({ key }) => key).sort()).to.deep.equal(['watched/b', 'watched/c', 'watched/d', 'watched/e']);
+    expect(new Set(parts.map(({ timestamp }) => timestamp))).to.deep.equal(new Set([txn.version]));
+    expect(new Set(parts.map(({ transaction }) => transaction)).size, 'one transaction').to.equal(1);
+    expect(new Set(changes.map(({ transaction }) => transaction)).size).to.equal(4);
+
+    const cut = await watch('--from', String(first - 1), '--limit', '5');
+    expect(cut.out).to.match(/^\d+\t20\S+Z\tput\twatched\/a\t1\n.*\n\d+\t\S+\tdelete\twatched\/a\n/);
+    const cursor = /^tidemark: go on with --from (c1\.\S+)\n$/.exec(cut.err)?.[1] ?? '';
+    expect(cursor, 'in the midst of the transaction').to.equal(changes[4]?.cursor);
+    const rest = await watch('--from', cursor, '--until', 'now', '--json');
+    expect(rest.out.trimEnd().split('\n').map((line) => (JSON.parse(line) as Watched).key)).to.deep.equal(changes.slice(5).map(({ key }) => key));
+    const { cursor: end } = JSON.parse(rest.err) as { cursor: string };
+    expect(await watch('--from', end, '--until', 'now')).to.include({ code: 0, out: '' });
+
+    const snapshot = await watch('--from', 'beginning', '--until', 'now', '--keys-only');
+    expect(snapshot.code, 'no such option').to.equal(2);
+    const beginning = await watch('--from', 'beginning', '--until', 'now');
+    expect(beginning.out).to.match(/^(\d+\t\S+\tentry\twatched\/[bcde]\t[bcde]\n){4}$/);
+    const refused = await watch('--from', `${cursor.slice(0, -3)}AAA`);
+    expect(refused.code).to.equal(2);
+    expect(refused.err).to.match(/^tidemark: cursor is malformed: .* fails its checksum/);
+  });
+
+  it('watches until it is stopped', async () => {
+    const running = new Running(['watch', 'live/', '--marks', ...nodes]);
+    await running.printed(/\tmark\n/);
+    await succeed('put', 'live/1', 'x', ...sidecar);
+    await running.printed(/\tput\tlive\/1\tx\n/);
+    expect(await running.stop()).to.equal(0);
+    const [, cursor = ''] = await running.printed(/tidemark: go on with --from (\S+)\n$/);
+    await succeed('put', 'live/2', 'y', ...nodes);
+    const { out } = await tidemark(['watch', 'live/', '--from', cursor, '--limit', '1', ...sidecar]);
+    expect(out).to.match(/^\d+\t\S+\tput\tlive\/2\ty\n$/);
   });
 
   it('pins moments by name, and lets them go', async () => {
