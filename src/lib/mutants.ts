@@ -132,6 +132,7 @@ export const MUTANTS = [
   'feed-horizon-not-rechecked',
   'feed-recent-not-reset',
   'stream-holds-nothing',
+  'stream-now-unpassed',
   // Liveness
   'turn-forgets-rest',
   'hung-disk-leads',

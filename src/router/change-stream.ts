@@ -106,9 +106,12 @@ export class ChangeStream {
     const { clusterId, range } = this.#spec;
     const { checkNotAhead } = this.#ports;
     switch (from.kind) {
-      case 'now':
-        yield* this.#tail(endOf(await this.#now()), true);
+      case 'now': {
+        const timestamp = await this.#now();
+        await this.#untilPassed(timestamp);
+        yield* this.#tail(endOf(timestamp), true);
         return;
+      }
       case 'beginning':
         yield* this.#snapshot(await this.#now(), EMPTY);
         return;
@@ -131,6 +134,16 @@ export class ChangeStream {
     const call = this.#ports.call();
     const { timestamp } = await readTimestamp(this.#ports.dispatcher, this.#spec.buckets, call);
     return Math.max(timestamp, call.seen);
+  }
+
+  /**
+   * Until no bucket commits anything at or below the timestamp any more. It is the clock of one leader, and others may be behind:
+   * what they commit later, but at an earlier timestamp, would not be told, though it began when the first mark had come.
+   */
+  async #untilPassed(timestamp: Timestamp): Promise<void> {
+    this.#taken = timestamp;
+    const { reader, call } = this.#ports;
+    if (!mutant('stream-now-unpassed')) await reader.complete(this.#spec.buckets, timestamp, this.#needs, call);
   }
 
   async *#snapshot(timestamp: Timestamp, last: Bytes): AsyncGenerator<StreamEvent> {

@@ -66,6 +66,19 @@ export class FeedReader {
     await this.#awaitAll(buckets, (some) => wholeTimestamp(leastOf(merge, some)), { waitMs: WAIT_MS, needs }, call);
   }
 
+  /** Resolves when all of these buckets are complete up to the timestamp: nothing will be committed at or below it any more. */
+  async complete(buckets: readonly BucketId[], timestamp: Timestamp, needs: StreamNeeds, callOf: () => Call): Promise<void> {
+    const left = new Set(buckets);
+    while (left.size > 0) {
+      const some = buckets.filter((bucket) => left.has(bucket));
+      const parts = await this.#awaitAll(some, () => timestamp - 1, { waitMs: WAIT_MS, needs }, callOf());
+      for (const { group, answer } of parts) {
+        const behind = new Set(answer.result.behind);
+        for (const bucket of group.buckets) if (!behind.has(bucket)) left.delete(bucket);
+      }
+    }
+  }
+
   /** Says again what a stream needs that asks for nothing at present: to one node, which tells all others. */
   async keep(buckets: readonly BucketId[], needs: StreamNeeds, call: Call): Promise<void> {
     const [group] = this.#options.replicas.groups(buckets);

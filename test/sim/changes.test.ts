@@ -135,6 +135,26 @@ describe('change streams of a simulated cluster', () => {
     expect(overtaken, 'an entry of a log committed below an earlier one').to.equal(true);
   });
 
+  it('from now tell what begins when the first mark has come, whichever clock it is by', async () => {
+    const cluster = await startCluster({ seed: 'changes-now', nodes: 3, buckets: 8 });
+    await untilLed(cluster);
+    cluster.clock(2).jumpWall(400);
+    await cluster.loop.runFor(3000);
+    for (const router of [cluster.client('c1'), ...cluster.ids.map((id) => cluster.node(id).router)]) {
+      const stream = router.changes(ALL);
+      expect((await nextOf(cluster, stream)).kind).to.equal('mark');
+      // By a client that knows nothing of the stream, nor of its timestamps.
+      const writer = cluster.client(`w${cluster.loop.eventsRun}`);
+      const keys = Array.from({ length: 16 }, (_, at) => `k${at}`);
+      const replies = await cluster.settle(Promise.all(keys.map((key) => writer.put(bytes(key), bytes('x')))));
+      const last = Math.max(...replies.map(({ timestamp }) => timestamp));
+      const seen: StreamEvent[] = [];
+      while (!seen.some((event) => event.kind === 'mark' && event.timestamp >= last)) seen.push(await nextOf(cluster, stream));
+      expect(told(seen).map((line) => line.replace(/=.*/, '')).sort()).to.deep.equal([...keys].sort());
+      await cluster.settle(stream.return(undefined));
+    }
+  });
+
   it('refuse a cursor whose changes were collected, and name the earliest', async () => {
     const { cluster, client, put } = await startShort('changes-horizon', 3000);
     const first = await put('k', '1');

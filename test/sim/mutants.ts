@@ -562,6 +562,11 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'what a stream within its budget has not told yet is collected',
     by: { test: 'sim/changes', name: 'is not collected' },
   },
+  'stream-now-unpassed': {
+    like: 'Streams: lost during the initial scan (tikv#12717)',
+    what: 'a stream from now begins at the clock of the fastest leader, though others are behind it',
+    by: { test: 'sim/changes', name: 'whichever clock it is by' },
+  },
   'turn-forgets-rest': {
     like: 'Liveness: a replica that waits for ever',
     what: 'what is still ready at the end of a turn waits for the next message',
