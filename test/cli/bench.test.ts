@@ -113,6 +113,55 @@ describe('the benchmark', () => {
     expect((await runLoad(driverOf({}), { ...OPTIONS, load: 'txn' })).firstError).to.equal('the driver memory has no transactions');
   });
 
+  it('measures how far a change stream is behind the puts, at the rate that was asked for', async () => {
+    const lagMs = 30;
+    let told: (value: Buffer) => void = () => undefined;
+    let stopped = false;
+    const following = driverOf({
+      put: async (_key, value) => {
+        await turn();
+        setTimeout(() => told(value), lagMs);
+      },
+      follow: (tell) => {
+        told = tell;
+        return Promise.resolve({
+          stop: () => {
+            stopped = true;
+            return Promise.resolve();
+          },
+        });
+      },
+    });
+    const result = await runLoad(following, { ...OPTIONS, load: 'stream', rate: 200, valueBytes: 2, durationMs: 500 });
+    expect(result.errors).to.equal(0);
+    // What a busy machine did not come to in the warm-up follows, but no more than was due in all.
+    expect(result.put?.count).to.be.within(50, 112);
+    expect(result.lag?.count).to.be.within(50, 112);
+    expect(result.lag?.p50Ms).to.be.within(lagMs - 2, 10 * lagMs);
+    expect(stopped).to.equal(true);
+    expect(report([result])).to.match(/memory stream at 8, uniform: changes \d+\.\d\d ms behind their acknowledgements at p50, /);
+  });
+
+  it('takes a change that comes before its acknowledgement for no lag, and says what was never told', async () => {
+    let told: (value: Buffer) => void = () => undefined;
+    let puts = 0;
+    const early = driverOf({
+      put: async (_key, value) => {
+        puts += 1;
+        if (puts !== 3) told(value);
+        await turn();
+      },
+      follow: (tell) => {
+        told = tell;
+        return Promise.resolve({ stop: () => Promise.resolve() });
+      },
+    });
+    const result = await runLoad(early, { ...OPTIONS, load: 'stream', rate: 100, lagPatienceMs: 50 });
+    expect(result.lag?.maxMs).to.be.below(0.1);
+    expect(result.errorCodes).to.deep.equal({ UNTOLD: 1 });
+    expect(result.firstError).to.equal('the change stream did not tell 1 puts that were acknowledged');
+  });
+
   it('stops when it is told to', async () => {
     const controller = new AbortController();
     const passed = (): void => controller.abort();

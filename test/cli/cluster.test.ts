@@ -349,6 +349,20 @@ describe('a local cluster', function () {
     for (const run of runs) expect(run).to.include({ load: 'mixed', inFlight: 4, errors: 0 });
   });
 
+  it('measures how far a change stream is behind', async () => {
+    const options = ['--keys', '50', '--duration', '1s', '--warmup', '100ms', '--in-flight', '8', '--distribution', 'uniform', '--json'];
+    const stream = ['bench', '--load', 'stream', '--rate', '100', ...options, ...sidecar];
+    const { code, out } = await tidemark([...stream, '--driver', 'client']);
+    expect(code).to.equal(0);
+    const run = JSON.parse(out) as { put: { count: number }; lag: { count: number; p99Ms: number }; errors: number };
+    expect(run.errors).to.equal(0);
+    expect(run.lag.count).to.be.within(1, run.put.count + 8);
+    expect(run.lag.p99Ms).to.be.greaterThan(0);
+    const unary = await tidemark([...stream, '--driver', 'unary']);
+    expect(unary).to.include({ code: 2, out: '' });
+    expect(unary.err).to.include('--load txn and stream need --driver client');
+  });
+
   it('is alone in its directory', async () => {
     const second = start();
     expect(await second.exited).to.equal(1);

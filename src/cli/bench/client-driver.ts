@@ -1,4 +1,6 @@
+import { messageOf } from '../../lib/errors.js';
 import { openDatabase, type Target } from '../database.js';
+import { BENCH_PREFIX } from './keys.js';
 import type { Driver } from './run.js';
 
 /** The client library: operations of one turn share a frame, and go to the bucket's leader where the endpoint is a node. */
@@ -16,6 +18,26 @@ export async function clientDriver(target: Target): Promise<Driver> {
         for (const key of keys) tx.put(key, value);
       });
       return attempts;
+    },
+    async follow(told) {
+      const follower = await openDatabase(target);
+      const changes = follower.changes({ prefix: BENCH_PREFIX });
+      // The first mark says from when on it follows.
+      await changes.next();
+      let failure: unknown;
+      const reading = (async () => {
+        for await (const change of changes) if (change.kind === 'put') told(change.value);
+      })().catch((error: unknown) => {
+        failure = error;
+      });
+      return {
+        async stop() {
+          await changes.return();
+          await reading;
+          await follower.close();
+          if (failure !== undefined) throw failure instanceof Error ? failure : new Error(messageOf(failure));
+        },
+      };
     },
     close: () => db.close(),
   };

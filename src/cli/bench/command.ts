@@ -27,6 +27,7 @@ interface BenchArguments extends ConnectionArguments {
   readonly keys: number;
   readonly valueBytes: number;
   readonly readShare: number;
+  readonly rate?: number;
   readonly duration: number;
   readonly warmup: number;
   readonly connections: number;
@@ -36,24 +37,26 @@ interface BenchArguments extends ConnectionArguments {
 
 type DriverName = 'client' | 'unary';
 
-const LOADS = ['put', 'get', 'mixed', 'txn'] as const;
+const LOADS = ['put', 'get', 'mixed', 'txn', 'stream'] as const;
 const USUAL_LOADS = ['put', 'get', 'mixed'] as const;
 const DISTRIBUTIONS = ['uniform', 'zipf'] as const;
 const DRIVERS = ['client', 'unary'] as const;
 const FILL_IN_FLIGHT = 512;
+const STREAM_RATE = 2000;
 
 export function addBench(program: Command, terminal: Terminal): void {
   const option = (flags: string, text: string, parse: (text: string) => unknown, value: unknown, shown?: string): Option =>
     new Option(flags, text).argParser(parse).default(value, shown);
   withConnection(program.command('bench'))
     .description(`measure throughput and latency; writes keys that begin with ${BENCH_PREFIX}`)
-    .addOption(option('--load <list>', 'put, get, mixed; txn: on two keys', words(LOADS), USUAL_LOADS, 'put,get,mixed'))
+    .addOption(option('--load <list>', 'put, get, mixed, txn (two keys), stream', words(LOADS), USUAL_LOADS, 'put,get,mixed'))
     .addOption(option('--in-flight <list>', 'operations at a time', integers(1, 100_000), [1, 64, 512], '1,64,512'))
     .addOption(option('--distribution <list>', 'of keys: uniform, zipf', words(DISTRIBUTIONS), DISTRIBUTIONS, 'uniform,zipf'))
     .addOption(option('--driver <list>', 'client library, unary gRPC', words(DRIVERS), DRIVERS, 'client,unary'))
     .addOption(option('--keys <n>', 'how many keys', integer(1, 100_000_000), 100_000))
     .addOption(option('--value-bytes <n>', 'size of each value', integer(0, 1 << 20), 256))
     .addOption(option('--read-share <share>', 'gets among the mixed load', share, 0.5))
+    .addOption(new Option('--rate <n>', 'operations per second at most; 2000 for stream').argParser(integer(1, 1_000_000)))
     .addOption(option('--duration <duration>', 'measure each combination for', duration, 5000, '5s'))
     .addOption(option('--warmup <duration>', 'run each combination unmeasured for', duration, 1000, '1s'))
     .addOption(option('--connections <n>', 'connections to each endpoint (unary driver)', integer(1, 1000), 1))
@@ -64,8 +67,8 @@ export function addBench(program: Command, terminal: Terminal): void {
 
 async function bench(options: BenchArguments, terminal: Terminal): Promise<void> {
   if (options.duration < 1) throw new UsageError('--duration must be above 0');
-  if (options.load.includes('txn') && options.driver.includes('unary')) {
-    throw new UsageError('--load txn needs --driver client: transactions are a part of the client library');
+  if (options.driver.includes('unary') && options.load.some((load) => load === 'txn' || load === 'stream')) {
+    throw new UsageError('--load txn and stream need --driver client: they use the client library');
   }
   const lifetime = beginLifetime();
   const drivers: Driver[] = [];
@@ -122,6 +125,7 @@ async function runAll(
       keys: options.keys,
       valueBytes: options.valueBytes,
       readShare: options.readShare,
+      rate: options.rate ?? (run.load === 'stream' ? STREAM_RATE : undefined),
       warmupMs: options.warmup,
       durationMs: options.duration,
       seed: options.seed + at,
@@ -156,10 +160,18 @@ export function report(results: readonly RunResult[]): string {
       ? []
       : [`${driver} txn at ${inFlight}, ${distribution}: ${(abortRate * 100).toFixed(1)} % of the attempts met a conflict\n`],
   );
+  const lags = results.flatMap(({ driver, distribution, inFlight, lag }) =>
+    lag === undefined
+      ? []
+      : [
+          `${driver} stream at ${inFlight}, ${distribution}: changes ${ms(lag.p50Ms)} ms behind their acknowledgements at p50, ` +
+            `${ms(lag.p99Ms)} ms at p99, ${ms(lag.maxMs)} ms at most\n`,
+        ],
+  );
   const failed = results.filter(({ errors }) => errors > 0);
   const lines = failed.map(
     ({ driver, load, inFlight, errorCodes, firstError }) =>
       `${driver} ${load} at ${inFlight}: ${JSON.stringify(errorCodes)}, the first: ${firstError ?? ''}\n`,
   );
-  return [table(HEAD, rows), ...aborts, ...lines].join('');
+  return [table(HEAD, rows), ...aborts, ...lags, ...lines].join('');
 }

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { build, type Histogram } from 'hdr-histogram-js';
 import { isTidemarkError, messageOf } from '../../lib/errors.js';
 import type { Bytes } from '../../lib/bytes.js';
+import { LagMeter, type Following } from './lag.js';
 import { BENCH_PREFIX, benchKey, benchValue, keyPicker, seededRandom, type Distribution } from './keys.js';
 
 /** One way to reach the cluster. Rejects when an operation fails. */
@@ -11,11 +12,16 @@ export interface Driver {
   put(key: Bytes, value: Bytes): Promise<unknown>;
   /** Reads and writes all these keys in one transaction; answers how many attempts it took. Not every driver can. */
   transact?(keys: readonly Bytes[], value: Bytes): Promise<number>;
+  /** Hands over the values of all puts from now on, as a change stream tells them. Not every driver can. */
+  follow?(told: (value: Bytes) => void): Promise<Following>;
   close(): Promise<void>;
 }
 
-/** `txn`: transactions that read and write two keys of one partition each; the fewer keys, the more contention. */
-export type Load = 'put' | 'get' | 'mixed' | 'txn';
+/**
+ * `txn`: transactions that read and write two keys of one partition each; the fewer keys, the more contention.
+ * `stream`: puts, whose changes are followed.
+ */
+export type Load = 'put' | 'get' | 'mixed' | 'txn' | 'stream';
 
 export interface RunOptions {
   readonly load: Load;
@@ -26,8 +32,12 @@ export interface RunOptions {
   readonly valueBytes: number;
   /** Share of gets in a mixed load, 0 to 1. */
   readonly readShare: number;
+  /** Operations per second at most, as evenly as they can be; left out: as many as there are. */
+  readonly rate?: number | undefined;
   readonly warmupMs: number;
   readonly durationMs: number;
+  /** How long the changes of the last puts are waited for. */
+  readonly lagPatienceMs?: number;
   readonly seed: number;
   /** Stops early. */
   readonly signal: AbortSignal;
@@ -56,6 +66,8 @@ export interface RunResult {
   readonly get?: Latency;
   readonly put?: Latency;
   readonly txn?: Latency;
+  /** How far the change stream was behind, from the acknowledgement of each put to its change; see lag.ts. */
+  readonly lag?: Latency;
   /** Of all attempts of transactions, the share that met a conflict. */
   readonly abortRate?: number;
   readonly errors: number;
@@ -68,6 +80,7 @@ export interface RunResult {
 /** A worker whose operation failed waits so long, so that refusals at once do not become a load of their own. */
 const PAUSE_AFTER_ERROR_MS = 10;
 const TICK_MS = 100;
+const LAG_PATIENCE_MS = 10_000;
 /** Latencies are recorded in microseconds with three digits, up to ten minutes. */
 const HISTOGRAM = { lowestDiscernibleValue: 1, highestTrackableValue: 600_000_000, numberOfSignificantValueDigits: 3 } as const;
 
@@ -77,10 +90,18 @@ const HISTOGRAM = { lowestDiscernibleValue: 1, highestTrackableValue: 600_000_00
  */
 export async function runLoad(driver: Driver, options: RunOptions): Promise<RunResult> {
   const histograms = { get: build(HISTOGRAM), put: build(HISTOGRAM), txn: build(HISTOGRAM) };
+  const lag = build(HISTOGRAM);
   let attempts = 0;
   const errorCodes = new Map<string, number>();
   let firstError: string | undefined;
+  const noteError = (code: string, message: string, count = 1): void => {
+    errorCodes.set(code, (errorCodes.get(code) ?? 0) + count);
+    firstError ??= message;
+  };
+  const meter = new LagMeter(lag, options.seed, (atMs) => atMs >= measureFromMs && atMs <= untilMs);
+  const following = options.load === 'stream' ? await follow(driver, meter) : undefined;
   const startedMs = performance.now();
+  let slots = 0;
   const measureFromMs = startedMs + options.warmupMs;
   const untilMs = measureFromMs + options.durationMs;
   let lastEndMs = measureFromMs;
@@ -89,6 +110,7 @@ export async function runLoad(driver: Driver, options: RunOptions): Promise<RunR
     const random = seededRandom(options.seed * 7919 + name);
     const value = benchValue(options.valueBytes, random);
     for (;;) {
+      if (options.rate !== undefined) await sleepUntil(startedMs + (slots++ * 1000) / options.rate, untilMs);
       const beganMs = performance.now();
       if (beganMs >= untilMs || options.signal.aborted) return;
       const kind = options.load === 'mixed' ? (random() < options.readShare ? 'get' : 'put') : options.load;
@@ -97,17 +119,16 @@ export async function runLoad(driver: Driver, options: RunOptions): Promise<RunR
         const tries = kind === 'txn' ? await transact(driver, number, value) : 0;
         if (kind === 'get') await driver.get(benchKey(number));
         else if (kind === 'put') await driver.put(benchKey(number), value);
+        else if (kind === 'stream') await putFollowed(driver, meter, benchKey(number), value);
         const endedMs = performance.now();
         if (beganMs >= measureFromMs && endedMs <= untilMs) {
           attempts += tries;
-          histograms[kind].recordValue(Math.max(1, Math.round((endedMs - beganMs) * 1000)));
+          histograms[kind === 'stream' ? 'put' : kind].recordValue(Math.max(1, Math.round((endedMs - beganMs) * 1000)));
           lastEndMs = endedMs;
         }
       } catch (error) {
         if (performance.now() >= measureFromMs) {
-          const code = isTidemarkError(error) ? error.code : 'UNKNOWN';
-          errorCodes.set(code, (errorCodes.get(code) ?? 0) + 1);
-          firstError ??= messageOf(error);
+          noteError(isTidemarkError(error) ? error.code : 'UNKNOWN', messageOf(error));
         }
         await sleep(PAUSE_AFTER_ERROR_MS);
       }
@@ -120,6 +141,9 @@ export async function runLoad(driver: Driver, options: RunOptions): Promise<RunR
     await Promise.all(Array.from({ length: options.inFlight }, (_, number) => worker(number + 1)));
   } finally {
     clearInterval(ticker);
+    const untold = following === undefined ? 0 : await meter.untold(options.lagPatienceMs ?? LAG_PATIENCE_MS, options.signal);
+    if (untold > 0) noteError('UNTOLD', `the change stream did not tell ${untold} puts that were acknowledged`, untold);
+    await following?.stop();
   }
   const seconds = (options.signal.aborted ? lastEndMs - measureFromMs : options.durationMs) / 1000;
   const both = build(HISTOGRAM);
@@ -138,10 +162,32 @@ export async function runLoad(driver: Driver, options: RunOptions): Promise<RunR
     ...(histograms.get.totalCount > 0 ? { get: latencyOf(histograms.get) } : {}),
     ...(histograms.put.totalCount > 0 ? { put: latencyOf(histograms.put) } : {}),
     ...(committed > 0 ? { txn: latencyOf(histograms.txn), abortRate: 1 - committed / attempts } : {}),
+    ...(following === undefined ? {} : { lag: latencyOf(lag) }),
     errors: [...errorCodes.values()].reduce((sum, count) => sum + count, 0),
     errorCodes: Object.fromEntries(errorCodes),
     ...(firstError === undefined ? {} : { firstError }),
   };
+}
+
+async function follow(driver: Driver, meter: LagMeter): Promise<Following> {
+  if (driver.follow === undefined) throw new Error(`the driver ${driver.name} has no change streams`);
+  return driver.follow((value) => meter.told(value));
+}
+
+async function putFollowed(driver: Driver, meter: LagMeter, key: Bytes, filling: Bytes): Promise<void> {
+  const put = meter.next(filling);
+  try {
+    await driver.put(key, put.value);
+    put.acknowledged();
+  } catch (error) {
+    put.failed();
+    throw error;
+  }
+}
+
+async function sleepUntil(dueMs: number, untilMs: number): Promise<void> {
+  const waitMs = Math.min(dueMs, untilMs) - performance.now();
+  if (waitMs > 0) await sleep(waitMs);
 }
 
 function transact(driver: Driver, number: number, value: Bytes): Promise<number> {
