@@ -25,6 +25,8 @@ describe('a local cluster', function () {
   let data = '';
   let base = 0;
   let cluster: Running;
+  /** To be ended also if its test fails. */
+  let watching: Running | undefined;
   let sidecar: string[] = [];
   let nodes: string[] = [];
 
@@ -41,6 +43,7 @@ describe('a local cluster', function () {
   });
 
   after(async () => {
+    watching?.process.kill('SIGKILL');
     await cluster.stop();
     rmSync(data, { recursive: true });
   });
@@ -280,6 +283,7 @@ describe('a local cluster', function () {
 
   it('watches until it is stopped', async () => {
     const running = new Running(['watch', 'live/', '--marks', ...nodes]);
+    watching = running;
     await running.printed(/\tmark\n/);
     await succeed('put', 'live/1', 'x', ...sidecar);
     await running.printed(/\tput\tlive\/1\tx\n/);
