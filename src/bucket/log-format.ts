@@ -107,16 +107,16 @@ export function unseal(data: Bytes, what: string): Bytes {
 }
 
 export function encodeHardState({ term, vote, commit }: HardState): Bytes {
-  const out = Buffer.allocUnsafe(24);
+  const out = Buffer.allocUnsafe(28);
   writeUint64(out, term, 4);
-  out.writeUInt32BE(mutant('vote-forgotten') ? 0 : vote, 12);
-  writeUint64(out, commit, 16);
+  writeUint64(out, mutant('vote-forgotten') ? 0 : vote, 12);
+  writeUint64(out, commit, 20);
   return seal(out);
 }
 
 export function decodeHardState(data: Bytes, bucket: BucketId): HardState {
   unseal(data, `the vote of bucket ${bucket}`);
-  return { term: readUint64(data, 4), vote: data.readUInt32BE(12), commit: readUint64(data, 16) };
+  return { term: readUint64(data, 4), vote: readUint64(data, 12), commit: readUint64(data, 20) };
 }
 
 export function encodeStart({ index, term, since }: LogStart): Bytes {

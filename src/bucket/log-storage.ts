@@ -105,6 +105,11 @@ export class LogStorage implements RecordUse {
     return log;
   }
 
+  /** Every bucket of which something is in use. */
+  get used(): BucketId[] {
+    return [...this.#logs.values()].filter((log) => log.lastIndex() > 0).map(({ bucket }) => bucket);
+  }
+
   hardState(bucket: BucketId): HardState {
     const data = this.#store.get(hardStateKey(bucket));
     return data === undefined ? { term: 0, vote: 0, commit: 0 } : decodeHardState(data, bucket);
@@ -323,6 +328,13 @@ export class LogBatch {
     assert(!this.#entries.has(log), `bucket ${log.bucket}: a log is reset while entries are on their way to it`);
     const isHeld = index >= log.firstIndex() - 1 && index <= log.lastIndex() && log.term(index) === term;
     this.#restart(log, index, term, isHeld);
+  }
+
+  /** As if nothing had ever been written for the bucket: its replica is gone, and another may come that knows nothing of it. */
+  clear(log: BucketLog): void {
+    assert(!this.#entries.has(log), `bucket ${log.bucket}: a log is cleared while entries are on their way to it`);
+    this.#starts.set(log, { index: 0, term: 0, since: this.#sequence });
+    this.#batch.put(hardStateKey(log.bucket), encodeHardState({ term: 0, vote: 0, commit: 0 }));
   }
 
   #restart(log: BucketLog, index: LogIndex, term: Term, keepsSuffix: boolean): void {

@@ -116,6 +116,7 @@ export class Replica {
   /** The highest floor that this replica has promised to repeat to a candidate. */
   #floor: number;
   #installing = false;
+  #closed = false;
   #dueMs = -Infinity;
   #learned: { readonly leader: ReplicaId; readonly term: Term } = { leader: 0, term: 0 };
   #lowestIntent: () => Timestamp | undefined = () => this.state.participant.lowestIntent();
@@ -457,6 +458,7 @@ export class Replica {
 
   /** Takes raft's Ready, applies what is committed, and answers reads; the rest is the node's to write and to send. */
   collect(): Ready | undefined {
+    if (this.#closed) return undefined;
     const ready = this.#collect();
     this.#dueMs = this.raft.nextTickMs;
     const { leader, term } = this.raft;
@@ -531,7 +533,7 @@ export class Replica {
 
   // --- snapshots
 
-  /** Stops applying and reading while a snapshot takes the state's place. */
+  /** Stops hearing, applying and reading: a snapshot takes the state's place, or the replica is to go. */
   beginInstall(): void {
     assert(!this.#installing, `bucket ${this.bucket} installs two snapshots at once`);
     this.#installing = true;
@@ -557,6 +559,7 @@ export class Replica {
   }
 
   close(): void {
+    this.#closed = true;
     this.#proposals?.abandon('its node is stopping');
     this.#retaining.abandon('its node is stopping');
     this.reads.close();

@@ -167,6 +167,7 @@ export class BucketState implements BatchMember {
   #tables: Tables;
   #meta: Meta;
   #copies = 0;
+  #retired = false;
   #durableIndex: LogIndex;
   #batchIndex: LogIndex = 0;
   /** The checkpoint of the sessions that is on disk, the one in the batch under way, and the one written for the next. */
@@ -350,14 +351,24 @@ export class BucketState implements BatchMember {
    */
   beginCheckpoint(): TablesCheckpoint | undefined {
     const newest = this.#newCheckpoint ?? this.#batchCheckpoint ?? this.#checkpoint;
-    if (newest.index === this.applied.index) return undefined;
+    if (this.#retired || newest.index === this.applied.index) return undefined;
     return new TablesCheckpoint(this, (checkpoint) => {
       this.#newCheckpoint = checkpoint;
       this.store.enrol(this);
     });
   }
 
+  /** This replica is gone: nothing of it is written any more, and no checkpoint begun or gone on with. */
+  retire(): void {
+    this.#retired = true;
+  }
+
+  get retired(): boolean {
+    return this.#retired;
+  }
+
   beforeBatch(): void {
+    if (this.#retired) return;
     this.#batchIndex = this.applied.index;
     const checkpoint = this.#newCheckpoint;
     if (checkpoint !== undefined) {
@@ -415,9 +426,9 @@ export class TablesCheckpoint {
 
   /** Gives the next piece to the store and says how many bytes that was; undefined when nothing is left to do. */
   step(): number | undefined {
-    const { store, slot } = this.#state;
-    // A snapshot was installed in another slot: this one is swept.
-    if (slot !== this.#slot) return undefined;
+    const { store, slot, retired } = this.#state;
+    // A snapshot was installed in another slot, or the replica is gone: this one is swept.
+    if (slot !== this.#slot || retired) return undefined;
     const number = this.#pieces.count;
     const piece = this.#pieces.next();
     if (piece === undefined) return undefined;

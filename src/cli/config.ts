@@ -69,6 +69,10 @@ export function parseConfig(text: string, file: string): Config {
   return { file, clusterId, buckets, replicas, nodes, limits: limitsOf(raw), timing, logLevel: log.level, raw };
 }
 
+/** Of a node that joins a running cluster without a file of its own. */
+const NOBODY = 'cluster: { id: joining, replicas: 1, nodes: [{ id: 1, address: localhost:1 }] }';
+export const DEFAULTS = parseConfig(NOBODY, 'the defaults');
+
 /** `id` (from the command line) goes before `node.id`; one of them is needed, unless there is only one node. */
 export function nodeSettings(config: Config, id?: NodeId): NodeSettings {
   const { file, raw } = config;

@@ -20,6 +20,8 @@ export const EXIT = {
   OUT_OF_RANGE: 7,
   /** A limit was reached; later it may work. */
   RESOURCE_EXHAUSTED: 8,
+  /** This node is no member of its cluster any more; it is not to be started again. */
+  REMOVED: 9,
   INTERRUPTED: 130,
 } as const;
 
@@ -31,7 +33,8 @@ Exit codes:
   1  error                       6  unavailable: it took no effect
   2  wrong arguments or input    7  timestamp out of the readable range
   3  key not found               8  a limit was reached, try again later
-  4  condition failed          130  interrupted`;
+  4  condition failed            9  this node was removed from its cluster
+                               130  interrupted`;
 
 /** Wrong use of the command line; ends in EXIT.USAGE. */
 export class UsageError extends Error {
@@ -66,6 +69,7 @@ export function exitCodeOf(error: unknown): ExitCode {
   if (!isTidemarkError(error)) return EXIT.ERROR;
   if (error.outcome === 'unknown') return EXIT.OUTCOME_UNKNOWN;
   if (error.reason === 'CONFIG_NOT_FOUND') return EXIT.USAGE;
+  if (error.reason === 'NODE_REMOVED') return EXIT.REMOVED;
   return BY_STATUS[error.code] ?? EXIT.ERROR;
 }
 

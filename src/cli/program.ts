@@ -2,6 +2,7 @@ import { Command, CommanderError } from 'commander';
 import { addBench } from './bench/command.js';
 import { addCheck } from './check.js';
 import { addInspection } from './cluster/inspect.js';
+import { addPlacement } from './cluster/placement.js';
 import { addClusterStart } from './cluster/start.js';
 import { addData } from './data.js';
 import { describeError, EXIT, EXIT_CODES_HELP, exitCodeOf, Exit, type ExitCode } from './exit.js';
@@ -43,6 +44,7 @@ function buildProgram(terminal: Terminal): Command {
   const cluster = program.command('cluster').description('run a local cluster, look at a running one');
   addClusterStart(cluster, terminal);
   addInspection(cluster, terminal);
+  addPlacement(cluster, terminal);
   addData(program, terminal);
   addTxn(program, terminal);
   addTransfer(program, terminal);

@@ -1,13 +1,15 @@
+import { resolve } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import type { Command } from 'commander';
 import { openDisk } from '../env/real/disk.js';
 import type { PromMetrics } from '../env/real/metrics.js';
 import type { HttpResponse } from '../env/network.js';
+import { joinCluster } from '../node/join.js';
 import { startNode, type Node } from '../node/node.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { Sidecar } from '../sidecar/sidecar.js';
 import { integer } from './arguments.js';
-import { loadConfig, nodeSettings, readTls, sidecarSettings } from './config.js';
+import { DEFAULTS, loadConfig, nodeSettings, readTls, sidecarSettings } from './config.js';
 import { describeError, EXIT, exitCodeOf } from './exit.js';
 import { aborted, beginLifetime } from './lifetime.js';
 import { VERSION } from './version.js';
@@ -22,8 +24,19 @@ interface ServerArguments {
   readonly id?: number;
 }
 
+export interface JoinArguments {
+  readonly config?: string;
+  readonly join: readonly string[];
+  readonly listen: string;
+  readonly address?: string;
+  readonly http?: string;
+  readonly data: string;
+  readonly zone: string;
+}
+
 const NODE_ID_MAX = 65_535;
 const HTTP_GRACE_MS = 500;
+const JOIN_MS_MAX = 60_000;
 
 export function addServers(program: Command): void {
   program
@@ -60,6 +73,38 @@ async function runNode({ config: file, id }: ServerArguments): Promise<void> {
     const node = await startNode({ ...world.env, disk }, nodeConfig, { onFatal });
     const get = (path: string): Promise<HttpResponse> => nodePage(path, node, world.env.metrics);
     const http = settings.http === undefined ? undefined : await world.env.network.serveHttp(settings.http, get);
+    return async () => {
+      await http?.close(HTTP_GRACE_MS);
+      await node.close();
+      await disk.close();
+      world.close();
+    };
+  });
+}
+
+/** A node that becomes a member of a running cluster, and is one from then on whenever it is started again. */
+export async function runJoining(options: JoinArguments): Promise<void> {
+  setFlagsFromString(`--heap-growing-percent=${HEAP_GROWING_PERCENT}`);
+  const { listen, address = listen, zone, join: seeds } = options;
+  const config = options.config === undefined ? DEFAULTS : loadConfig(options.config);
+  const { limits, logLevel, timing } = config;
+  await serve(async (onFatal) => {
+    const tls = options.config === undefined ? undefined : readTls(loadConfig(options.config));
+    const world = buildWorld({ limits, tls, logLevel, fields: { address }, onBug: onFatal });
+    const disk = await openDisk(resolve(options.data));
+    const env = { ...world.env, disk };
+    const deadlineMs = env.clock.monotonicMs() + JOIN_MS_MAX;
+    const { clusterId, nodeId, founding, record } = await joinCluster(env, { seeds, clusterId: '', address, zone, deadlineMs });
+    const { members, buckets, replicas } = founding;
+    const joined = { members, record };
+    const node = await startNode(
+      env,
+      { clusterId, nodeId, nodes: [], buckets, replicas, listen, timing, limits, joined },
+      { onFatal },
+    );
+    process.stdout.write(`node ${nodeId} of cluster ${clusterId} listens on ${node.address}\n`);
+    const get = (path: string): Promise<HttpResponse> => nodePage(path, node, world.env.metrics);
+    const http = options.http === undefined ? undefined : await world.env.network.serveHttp(options.http, get);
     return async () => {
       await http?.close(HTTP_GRACE_MS);
       await node.close();
@@ -115,5 +160,6 @@ function die(error: unknown): never {
   // Whether a write took effect is told to those who sent it; here it would be about no write in particular.
   const told = isTidemarkError(error) ? new TidemarkError(error.code, error.reason, error.message) : error;
   process.stderr.write(`${describeError(told, false)}\n`);
-  process.exit(exitCodeOf(told) === EXIT.USAGE ? EXIT.USAGE : EXIT.ERROR);
+  const code = exitCodeOf(told);
+  process.exit(code === EXIT.USAGE || code === EXIT.REMOVED ? code : EXIT.ERROR);
 }

@@ -109,6 +109,9 @@ export interface Limits {
   readonly consumerStallMsMax: number;
   /** Change streams for which a node holds history back; further ones find out by an error when what they need is gone. */
   readonly streamHoldsMax: number;
+  /** Buckets whose replicas may be on the way at a time; how long a node is out of reach before its replicas are made anew. */
+  readonly bucketsMovingMax: number;
+  readonly nodeLostMs: number;
 }
 
 const KIB = 1024;
@@ -173,4 +176,6 @@ export const DEFAULT_LIMITS: Limits = {
   recentVersionsMax: 131_072,
   consumerStallMsMax: 30_000,
   streamHoldsMax: 1024,
+  bucketsMovingMax: 8,
+  nodeLostMs: 10 * 60_000,
 };

@@ -133,6 +133,9 @@ export const MUTANTS = [
   'feed-recent-not-reset',
   'stream-holds-nothing',
   'stream-now-unpassed',
+  // Membership
+  'promoted-unready',
+  'removed-replica-revived',
   // Liveness
   'turn-forgets-rest',
   'hung-disk-leads',

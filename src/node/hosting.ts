@@ -1,13 +1,14 @@
-import type { Env } from '../env/env.js';
+import type { Env, Timers } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
+import type { Bytes } from '../lib/bytes.js';
 import { mutant } from '../lib/mutants.js';
 import { keyAfter } from '../lib/ordered.js';
 import { TidemarkError } from '../lib/errors.js';
 import type { BucketLog, LogStorage } from '../bucket/log-storage.js';
 import { Replica, type ReplicaHost } from '../bucket/replica.js';
 import { eachEntry } from '../bucket/pages.js';
-import { sweepSlot, unnamedSlots } from '../bucket/slots.js';
+import { markUnnamed, sweepSlot, unnamedSlots } from '../bucket/slots.js';
 import {
   BucketState,
   decodeMeta,
@@ -21,6 +22,9 @@ import type { StateStore } from '../bucket/state-store.js';
 import { TableLoader, tableLimitsOf, Tables, type TableLimits } from '../bucket/tables.js';
 import type { Slot } from '../mvcc/records.js';
 import type { BucketId, BucketInfo, NodeId } from '../placement/map.js';
+import { epochOfReplica } from '../placement/record.js';
+import { NO_CONFIG } from '../raft/config.js';
+import type { Config, ReplicaId } from '../raft/types.js';
 import { Checkpoints } from './checkpoints.js';
 import type { LogWriter } from './log-writer.js';
 
@@ -31,12 +35,15 @@ import type { LogWriter } from './log-writer.js';
  * a mark (bucket/slots.ts), and are swept.
  */
 const NEXT_SLOT_KEY = Buffer.from('n/slot');
+/** n/gone/<bucket> -> the highest epoch in the id of a replica of that bucket that was here and is gone, as JSON. */
+const GONE_PREFIX = 'n/gone/';
 const META_RANGE = { gte: metaKey(0), lt: keyAfter(metaKey(0xffff_ffff)) };
 const REPLAY_ENTRIES_AT_ONCE = 200;
 const TABLES_BYTES_AT_ONCE = 256 * 1024;
 /** Of what tables take in memory, about what they take in a checkpoint. */
 const CHECKPOINT_PART = 1 / 4;
 const SLOT_MAX: Slot = 0xffff_ffff;
+const PAUSE_MS = 5;
 
 /** Log entries memory of one node, shared out among its replicas. */
 const LOG_CACHE_BYTES = 2 * 1024 * 1024;
@@ -60,6 +67,7 @@ export class Hosting {
   readonly #options: HostingOptions;
   readonly #checkpoints: Checkpoints;
   #nextSlot: Slot = 1;
+  readonly #adding = new Set<BucketId>();
 
   constructor(options: HostingOptions) {
     this.#options = options;
@@ -67,6 +75,15 @@ export class Hosting {
     this.#checkpoints = new Checkpoints(options.env.timers, options.onBug);
     const data = options.state.get(NEXT_SLOT_KEY);
     if (data !== undefined) this.#nextSlot = data.readUInt32BE(0);
+  }
+
+  get store(): StateStore {
+    return this.#options.state;
+  }
+
+  /** Nothing was ever hosted in this data directory. */
+  get isNew(): boolean {
+    return this.#nextSlot === 1;
   }
 
   /** A slot that was never used in this data directory. */
@@ -87,20 +104,67 @@ export class Hosting {
       if (mine === undefined) continue;
       const ids = (learner: boolean): number[] =>
         bucket.replicas.filter((replica) => replica.learner === learner).map(({ id }) => id).sort((a, b) => a - b);
-      const meta: Meta = {
-        slot: this.newSlot(),
-        replicaId: mine.id,
-        applied: { index: 0, term: 0 },
-        maxTimestamp: 0,
-        horizon: 0,
-        pins: [],
-        digest: 0,
-        config: { voters: ids(false), outgoing: [], learners: ids(true), learnersNext: [] },
-        sessionsIndex: 0,
-      };
-      state.put(metaKey(bucket.id), encodeMeta(meta));
+      const config = { voters: ids(false), outgoing: [], learners: ids(true), learnersNext: [] };
+      state.put(metaKey(bucket.id), encodeMeta(emptyMeta(this.newSlot(), mine.id, config)));
     }
     await state.flush();
+  }
+
+  /**
+   * A leader calls a replica of this node by an id: it is made, empty and a member of nothing, and learns from that leader what
+   * it is. Undefined, and nothing is done, if the bucket has a replica here, or has had a later one: an id is never used again,
+   * and a message may come late.
+   */
+  async add(bucket: BucketId, replicaId: ReplicaId): Promise<Replica | undefined> {
+    const { state, logs, writer } = this.#options;
+    const isOccupied = this.replicas.has(bucket) || this.#adding.has(bucket);
+    const hasGone = epochOfReplica(replicaId) <= this.#goneUpTo(bucket) && !mutant('removed-replica-revived');
+    if (isOccupied || hasGone) return undefined;
+    this.#adding.add(bucket);
+    try {
+      await writer.clear(logs.log(bucket));
+      const meta = emptyMeta(this.newSlot(), replicaId, NO_CONFIG);
+      state.put(metaKey(bucket), encodeMeta(meta));
+      await state.flush();
+      const tables = new TableLoader(new Tables(this.tableLimits));
+      const options = { logCacheBytesMax: this.#logCacheBytes(this.replicas.size + 1), voteNotBefore: -Infinity };
+      const replica = await this.#openReplica(bucket, meta, tables, options);
+      this.replicas.set(bucket, replica);
+      return replica;
+    } finally {
+      this.#adding.delete(bucket);
+    }
+  }
+
+  /**
+   * Its group has gone on without this replica, for good: it goes, with all that it holds. `settled` resolves when nothing of it
+   * is on its way to the log. A crash in the midst leaves it as it was, or a slot to be swept and a log to be cleared.
+   */
+  async retire(replica: Replica, settled: (replica: Replica) => Promise<void>): Promise<void> {
+    const { state, writer, env } = this.#options;
+    const { bucket, id } = replica;
+    replica.beginInstall();
+    await settled(replica);
+    while (replica.state.copies > 0) await pause(env.timers);
+    const { slot } = replica.state;
+    this.replicas.delete(bucket);
+    replica.close();
+    replica.state.retire();
+    state.put(goneKey(bucket), Buffer.from(JSON.stringify(epochOfReplica(id))));
+    markUnnamed(state, slot);
+    state.del(metaKey(bucket));
+    await state.flush();
+    await writer.clear(replica.log);
+    await sweepSlot(state, slot);
+  }
+
+  #goneUpTo(bucket: BucketId): number {
+    const data = this.#options.state.get(goneKey(bucket));
+    return data === undefined ? -1 : (JSON.parse(data.toString()) as number);
+  }
+
+  #logCacheBytes(replicas: number): number {
+    return Math.max(4 * 1024, Math.floor(LOG_CACHE_BYTES / Math.max(1, replicas)));
   }
 
   /**
@@ -110,7 +174,8 @@ export class Hosting {
   async open(voteNotBefore: number): Promise<number> {
     const metas = await this.#readMetas();
     await this.#sweepUnnamed(new Set(metas.map(([, { slot }]) => slot)));
-    const logCacheBytesMax = Math.max(4 * 1024, Math.floor(LOG_CACHE_BYTES / Math.max(1, metas.length)));
+    const logCacheBytesMax = this.#logCacheBytes(metas.length);
+    await this.#clearUnhosted(new Set(metas.map(([bucket]) => bucket)));
     const loaders = await this.#loadTables(metas);
     for (const [bucket, meta] of metas) {
       const tables = loaders.get(meta.slot);
@@ -182,6 +247,12 @@ export class Hosting {
     }
   }
 
+  /** Logs that a crash left of replicas that were going. */
+  async #clearUnhosted(hosted: ReadonlySet<BucketId>): Promise<void> {
+    const { logs, writer } = this.#options;
+    for (const bucket of logs.used) if (!hosted.has(bucket)) await writer.clear(logs.log(bucket));
+  }
+
   /** Deletes what a crash left of a snapshot that was being installed, or of the state that it replaced. */
   async #sweepUnnamed(named: ReadonlySet<Slot>): Promise<void> {
     const { state, env } = this.#options;
@@ -224,4 +295,20 @@ export class Hosting {
     for (const { state } of this.replicas.values()) this.#checkpoints.request(state);
     await this.#checkpoints.settled();
   }
+}
+
+/** Of a replica that has applied nothing yet. */
+function emptyMeta(slot: Slot, replicaId: ReplicaId, config: Config): Meta {
+  const nothing = { applied: { index: 0, term: 0 }, maxTimestamp: 0, horizon: 0, pins: [], digest: 0, sessionsIndex: 0 };
+  return { slot, replicaId, config, ...nothing };
+}
+
+function goneKey(bucket: BucketId): Bytes {
+  return Buffer.from(`${GONE_PREFIX}${bucket}`);
+}
+
+function pause(timers: Timers): Promise<void> {
+  return new Promise((resolve) => {
+    timers.after(PAUSE_MS, resolve);
+  });
 }

@@ -13,7 +13,7 @@ import type { PeerPins } from './peers.js';
  * come back with the old id and no memory of its votes, so peers refuse an id that arrives with another uuid. It must not come
  * back with the old uuid either: each store holds the uuid too, and a directory of which only a part is left is refused.
  */
-const FORMAT = 3;
+const FORMAT = 4;
 const IDENTITY_FILE = 'identity.json';
 const PEERS_FILE = 'peers.json';
 /** In each store. */
@@ -104,6 +104,31 @@ export async function claimStores(
   return identity;
 }
 
+/**
+ * A directory whose node joins a running cluster (join.ts) has its uuid before it has anything else: in the file of an identity
+ * without a cluster, and node 0, until it is a member.
+ */
+export async function readJoined(disk: Disk): Promise<Identity | undefined> {
+  const data = await disk.readFile(IDENTITY_FILE);
+  if (data === undefined) return undefined;
+  const found = parse(data.toString(), disk, IDENTITY_FILE);
+  if (!isIdentity(found)) throw corrupt(disk, IDENTITY_FILE, 'a field is missing or wrong');
+  if (!found.members.includes(found.node)) return found;
+  throw refusal(disk, 'FOUNDER', `belongs to node ${found.node}, with which its cluster was founded; start it without --join`);
+}
+
+export async function writeJoined(disk: Disk, uuid: string, as: Joined | undefined): Promise<void> {
+  const nobody: Expected = { cluster: '', node: 0, members: [], buckets: 0, replicas: 0 };
+  const identity = as === undefined ? nobody : { cluster: as.clusterId, node: as.nodeId, ...as.founding };
+  await writeIdentity(disk, { format: FORMAT, ...identity, uuid });
+}
+
+interface Joined {
+  readonly clusterId: string;
+  readonly nodeId: NodeId;
+  readonly founding: Founding;
+}
+
 /** This node takes part from now on. */
 export async function completeIdentity(disk: Disk, identity: Identity): Promise<void> {
   if (identity.complete !== true) await writeIdentity(disk, { ...identity, complete: true });
@@ -170,7 +195,7 @@ function refusal(disk: Disk, reason: string, what: string): TidemarkError {
   return new TidemarkError('FAILED_PRECONDITION', reason, `the data directory ${disk.place} ${what}`);
 }
 
-function randomUuid(random: Random): string {
+export function randomUuid(random: Random): string {
   const word = (): string => random.uint32().toString(16).padStart(8, '0');
   return `${word()}-${word()}-${word()}-${word()}`;
 }

@@ -21,8 +21,8 @@ interface Append {
 
 interface Reset {
   readonly log: BucketLog;
-  readonly index: LogIndex;
-  readonly term: Term;
+  /** Where the log begins; undefined: all of it goes, votes included. */
+  readonly start: { readonly index: LogIndex; readonly term: Term } | undefined;
   readonly done: () => void;
 }
 
@@ -114,7 +114,10 @@ export class LogWriter {
       batch.append(replica.log, added, hardState);
       entries += added.length;
     }
-    for (const { log, index, term } of resets) batch.reset(log, index, term);
+    for (const { log, start } of resets) {
+      if (start === undefined) batch.clear(log);
+      else batch.reset(log, start.index, start.term);
+    }
     for (const [{ log }, index] of this.#compactions) batch.compact(log, index);
     for (const { key, value } of puts) batch.put(key, value);
     this.#compactions.clear();
@@ -139,8 +142,17 @@ export class LogWriter {
 
   /** The same for a log whose replica does not run yet. */
   restart(log: BucketLog, index: LogIndex, term: Term): Promise<void> {
+    return this.#reset(log, { index, term });
+  }
+
+  /** Forgets the log of a bucket that has no replica here; resolves when that is on disk. */
+  clear(log: BucketLog): Promise<void> {
+    return this.#reset(log, undefined);
+  }
+
+  #reset(log: BucketLog, start: Reset['start']): Promise<void> {
     return new Promise((resolve) => {
-      this.#resets.push({ log, index, term, done: resolve });
+      this.#resets.push({ log, start, done: resolve });
       this.flush();
     });
   }

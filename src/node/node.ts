@@ -6,9 +6,9 @@ import type { Replica, ReplicaHost, Timing } from '../bucket/replica.js';
 import { LogStorage } from '../bucket/log-storage.js';
 import { StateStore } from '../bucket/state-store.js';
 import { HybridClock } from '../mvcc/timestamp.js';
-import { initialPlacement, initialSystemBucket, preferredLeader } from '../placement/initial.js';
-import { nodeOfReplica, SYSTEM_BUCKET, type BucketId, type NodeId, type NodeInfo, type Placement } from '../placement/map.js';
-import type { Message } from '../raft/types.js';
+import { preferredLeader } from '../placement/initial.js';
+import { SYSTEM_BUCKET, type BucketId, type NodeId, type NodeInfo } from '../placement/map.js';
+import { decodeRecordOf, initialRecord, type PlacementRecord } from '../placement/record.js';
 import { every } from './every.js';
 import { PipelineServer } from '../router/pipeline-server.js';
 import type { LeaderHint } from '../router/operations.js';
@@ -24,17 +24,18 @@ import { Executor } from './executor.js';
 import { FoundingGate } from './founding-gate.js';
 import { Hosting } from './hosting.js';
 import { claimStores, completeIdentity, openPins, readIdentity, type Identity } from './identity.js';
+import { deliver } from './inbox.js';
 import { Installs } from './installs.js';
+import { isJoin } from './join.js';
 import { LogWriter } from './log-writer.js';
 import { Holds } from './holds.js';
-import { isBeats, isDigest } from './peer-items.js';
 import { Peers, type PeerItem, type PeerPins } from './peers.js';
 import { NodeView } from './services/node-view.js';
+import { PLACEMENT_KEY, PlacementKeeper } from './placement-keeper.js';
 import { Retention } from './retention.js';
 import { publicServices } from './services/services.js';
 import { SnapshotTransfer } from './snapshots.js';
 import { StreamHolds } from './stream-holds.js';
-import { SystemBucket } from './system.js';
 import { Transactions } from './transactions.js';
 import { TurnLoop } from './turn.js';
 
@@ -52,7 +53,7 @@ import { TurnLoop } from './turn.js';
 export interface NodeConfig {
   readonly clusterId: string;
   readonly nodeId: NodeId;
-  /** All nodes of a new cluster; of an existing one, where to find them. */
+  /** All nodes of a new cluster; of an existing one, where to find them. None of a node that joined later. */
   readonly nodes: readonly NodeInfo[];
   readonly buckets: number;
   readonly replicas: number;
@@ -60,6 +61,8 @@ export interface NodeConfig {
   readonly listen: string;
   readonly timing: Timing;
   readonly limits: Limits;
+  /** The node joined a running cluster (join.ts): with what that was founded, and its placement, unless the directory has it. */
+  readonly joined?: { readonly members: readonly NodeId[]; readonly record: PlacementRecord | undefined };
 }
 
 /** A node looks at its clock this often: a quarter of a heartbeat, within these bounds. */
@@ -87,7 +90,7 @@ export interface NodeHooks {
 /** Opens the data directory, joins the other nodes, and serves. Rejects, changing nothing, if the directory is not its own. */
 export async function startNode(env: Env, config: NodeConfig, hooks: NodeHooks): Promise<Node> {
   const { clusterId, nodeId, nodes, buckets, replicas } = config;
-  const members = nodes.map(({ id }) => id).sort((a, b) => a - b);
+  const members = config.joined?.members ?? nodes.map(({ id }) => id).sort((a, b) => a - b);
   const expected = { cluster: clusterId, node: nodeId, buckets, members, replicas };
   const known = await readIdentity(env.disk, expected);
   const pins = await openPins(env.disk);
@@ -95,7 +98,10 @@ export async function startNode(env: Env, config: NodeConfig, hooks: NodeHooks):
   const stateStore = await env.disk.openStore('state', { writeBufferBytes: STATE_WRITE_BUFFER_BYTES });
   const identity = await claimStores(env, { log: logStore, state: stateStore }, known, expected);
   const logs = await LogStorage.open(logStore);
-  const node = new Node({ env, config, hooks, identity, pins, logStore, logs, stateStore });
+  const stored = stateStore.get(PLACEMENT_KEY);
+  const told = stored === undefined ? config.joined?.record : decodeRecordOf(stored);
+  const record = told ?? initialRecord(clusterId, nodes, buckets, replicas);
+  const node = new Node({ env, config, hooks, identity, pins, record, logStore, logs, stateStore });
   await node.open();
   return node;
 }
@@ -106,6 +112,7 @@ interface NodeParts {
   readonly hooks: NodeHooks;
   readonly identity: Identity;
   readonly pins: PeerPins;
+  readonly record: PlacementRecord;
   readonly logStore: Store;
   readonly logs: LogStorage;
   readonly stateStore: Store;
@@ -120,6 +127,8 @@ export class Node {
   /** Moments that somebody reads here: they hold the horizon back. */
   readonly holds: Holds;
   readonly #streamHolds: StreamHolds;
+  /** The placement, and what people may change of it. */
+  readonly keeper: PlacementKeeper;
   /** The cluster as this node sees it. */
   readonly view: NodeView;
   readonly #env: Env;
@@ -135,7 +144,6 @@ export class Node {
   readonly #guard: ClockGuard;
   readonly #disk: DiskWatch;
   readonly #balance: LeaderBalance;
-  readonly #system: SystemBucket;
   readonly #digests: DigestCheck;
   readonly #transactions: Transactions;
   readonly #retention: Retention;
@@ -148,13 +156,12 @@ export class Node {
   /** Replicas whose leader routers have not been told yet. */
   readonly #leadersToTell = new Set<Replica>();
   readonly #placementWatchers = new Set<() => void>();
-  #placement: Placement;
   #server: Server | undefined;
   #timers: Timer[] = [];
   #stopping = false;
   #failed = false;
 
-  constructor({ env, config, hooks, identity, pins, logStore, logs, stateStore }: NodeParts) {
+  constructor({ env, config, hooks, identity, pins, record, logStore, logs, stateStore }: NodeParts) {
     const { limits, timing, nodeId, clusterId } = config;
     const { clock, timers, metrics, log } = env;
     const onFatal = (error: unknown): void => this.#fatal(error);
@@ -162,7 +169,6 @@ export class Node {
     this.#hooks = hooks;
     this.config = config;
     this.identity = identity;
-    this.#placement = initialPlacement(clusterId, config.nodes, config.buckets, config.replicas);
     this.hybrid = new HybridClock(() => clock.wallMs(), limits.maxClockOffsetMs);
     this.#state = new StateStore({
       store: stateStore,
@@ -185,10 +191,13 @@ export class Node {
       founding: identity,
       self: { nodeId, uuid: identity.uuid },
       pins,
-      epoch: () => this.#placement.epoch,
+      epoch: () => this.keeper.record.epoch,
       isNew: () => !this.#gate.isOpen,
-      onAgreed: (id) => void this.#gate.agreed(id),
-      addressOf: (id) => this.#placement.nodes.find((node) => node.id === id)?.address,
+      onAgreed: (id, epoch) => {
+        void this.#gate.agreed(id);
+        this.keeper.met(id, epoch);
+      },
+      addressOf: (id) => this.keeper.record.nodes.find((node) => node.id === id)?.address,
       onMessages: (from, items) => this.#guarded(() => this.#received(from, items)),
       onFatal,
     });
@@ -196,7 +205,8 @@ export class Node {
     this.#gate = new FoundingGate({
       members: identity.members,
       log,
-      passed: identity.complete === true,
+      // Whoever joined a running cluster was let in by it.
+      passed: identity.complete === true || this.#hasJoined,
       keep: () => completeIdentity(env.disk, identity),
       opened: () => this.#standForPreferred(),
       deliver: (from, items) => this.#guarded(() => this.#received(from, items)),
@@ -229,7 +239,7 @@ export class Node {
       electionTimeoutMs,
       replicas: this.hosting.replicas,
       peers: this.#peers,
-      nodes: () => this.#placement.nodes.map(({ id }) => id),
+      nodes: () => this.keeper.record.nodes.map(({ id }) => id),
       preferredLeader: (bucket) => this.#preferredLeader(bucket),
     });
     this.#installs = new Installs({
@@ -253,7 +263,7 @@ export class Node {
     this.holds = new Holds({
       clock,
       tell: (lowest) => {
-        for (const { id } of this.#placement.nodes) if (id !== nodeId) this.#peers.send(id, { kind: 'held', lowest });
+        for (const { id } of this.keeper.record.nodes) if (id !== nodeId) this.#peers.send(id, { kind: 'held', lowest });
         this.#turns.touched();
       },
     });
@@ -263,6 +273,24 @@ export class Node {
     this.#retention = new Retention({ ...history, hybrid: this.hybrid, holds: this.holds });
     this.#collector = new Collector(history);
     this.#beats = new Beats({ replicas: this.hosting.replicas, send: (to, item) => this.#send(to, item) });
+    this.keeper = new PlacementKeeper({
+      env,
+      limits,
+      nodeId,
+      clusterId,
+      founding: identity,
+      nodes: config.nodes,
+      record,
+      state: this.#state,
+      hosting: this.hosting,
+      beginRequest: () => this.#requestIds.begin(),
+      send: (to, item) => this.#send(to, item),
+      isConnected: (id) => this.#peers.connected(id),
+      settled: (replica) => this.#settled(replica),
+      added: (replica) => this.#turns.changed(replica),
+      adopted: (adopted) => this.#adopted(adopted),
+      onFatal,
+    });
     this.#snapshots = new SnapshotTransfer({
       env,
       limits,
@@ -291,7 +319,7 @@ export class Node {
       onCorrupt: onFatal,
       holds: this.holds,
       streamHolds: this.#streamHolds,
-      epoch: () => this.#placement.epoch,
+      epoch: () => this.keeper.record.epoch,
       replica: (bucket) => (bucket === SYSTEM_BUCKET ? undefined : this.hosting.replicas.get(bucket)),
     }));
     this.#pipelines = new PipelineServer({
@@ -299,7 +327,7 @@ export class Node {
       limits,
       node: nodeId,
       handle: executor,
-      placement: () => this.#placement,
+      placement: () => this.keeper.record,
       leaders: () => [...this.#leadersTold.values()],
       wallNow: () => this.hybrid.physicalNow(),
       fatal: onFatal,
@@ -319,7 +347,8 @@ export class Node {
       timers,
       startedMs: clock.monotonicMs(),
       replicas: this.hosting.replicas,
-      placement: () => this.#placement,
+      placement: () => this.keeper.record,
+      keeper: () => this.keeper,
       leaderOf: (bucket) => this.hosting.replicas.get(bucket)?.leaderNode ?? 0,
       watch: (changed) => {
         this.#placementWatchers.add(changed);
@@ -329,15 +358,6 @@ export class Node {
       reachable: (id) => this.#peers.connected(id),
     });
     this.#requestIds = new RequestIds(clock, env.random, limits, () => this.hybrid.now());
-    this.#system = new SystemBucket(
-      {
-        replica: () => this.hosting.replicas.get(SYSTEM_BUCKET),
-        log,
-        beginRequest: () => this.#requestIds.begin(),
-        adopt: (placement) => this.#adopt(placement),
-      },
-      this.#placement,
-    );
   }
 
   /** What replicas need of their node. */
@@ -369,24 +389,33 @@ export class Node {
     // Whoever was here before may have voted, heard a leader, or promised floors.
     const waitMs = mutant('vote-after-restart') ? 0 : Math.max(config.timing.electionTimeoutMs, this.#ceiling.waitMs());
     const voteNotBefore = clock.monotonicMs() + waitMs;
-    const known = await hosting.open(voteNotBefore);
-    if (known === 0) {
-      await hosting.create([initialSystemBucket(config.nodes), ...this.#placement.map]);
+    if (hosting.isNew && !this.#hasJoined) {
+      await hosting.create([this.keeper.record.system, ...this.keeper.record.map]);
       await hosting.open(-Infinity);
+    } else {
+      await hosting.open(voteNotBefore);
     }
+    if (this.#hasJoined && this.identity.complete !== true) {
+      await this.keeper.keep();
+      await completeIdentity(this.#env.disk, this.identity);
+    }
+    this.keeper.checkMember();
     const { timers, log } = this.#env;
     this.#ceiling.tick();
     this.#server = await this.#env.network.serve({
       address: config.listen,
       accept: (channel, hello, stream) =>
-        channel === 'peer' ? this.#peers.accept(hello, stream) : this.#pipelines.accept(hello, stream),
+        {
+        if (channel === 'pipeline') return this.#pipelines.accept(hello, stream);
+        return isJoin(hello) ? this.keeper.acceptJoin(hello, stream) : this.#peers.accept(hello, stream);
+      },
       services: publicServices({
         router: this.router,
         cluster: this.view,
         pageBytesMax: config.limits.pageBytesMax,
       }),
     });
-    this.router.adopt(this.#placement);
+    this.router.adopt(this.keeper.record);
     const tickMs = Math.min(Math.max(TICK_MS_MIN, config.timing.heartbeatMs / 4), TICK_MS_MAX);
     this.#timers.push(every(timers, tickMs, () => this.#guarded(() => this.#tick())));
     this.#timers.push(every(timers, SECOND_MS, () => this.#guarded(() => this.#eachSecond())));
@@ -415,7 +444,7 @@ export class Node {
   }
 
   #preferredLeader(bucket: BucketId): NodeId {
-    const info = this.#placement.map[bucket];
+    const info = this.keeper.record.map[bucket];
     return info === undefined ? 0 : preferredLeader(info);
   }
 
@@ -437,7 +466,7 @@ export class Node {
 
   #eachSecond(): void {
     this.hosting.compact();
-    this.#system.tick();
+    this.keeper.tick();
     this.#balance.spread();
     this.#digests.tick();
     this.#streamHolds.tick();
@@ -466,12 +495,14 @@ export class Node {
     this.#pipelines.pushLeaders(hints);
   }
 
-  #adopt(placement: Placement): void {
-    if (placement.epoch <= this.#placement.epoch) return;
-    this.#placement = placement;
-    this.router.adopt(placement);
+  #adopted(record: PlacementRecord): void {
+    this.router.adopt(record);
     this.#pipelines.pushPlacement();
     for (const changed of this.#placementWatchers) changed();
+  }
+
+  get #hasJoined(): boolean {
+    return this.config.joined !== undefined;
   }
 
   // --- consensus
@@ -487,32 +518,9 @@ export class Node {
       this.#gate.hold(from, items);
       return;
     }
-    for (const item of items) {
-      if (item.kind === 'unfit') {
-        this.#balance.heardUnfit(from);
-        continue;
-      }
-      if (item.kind === 'held') {
-        this.holds.heard(from, item.lowest);
-        continue;
-      }
-      if (isBeats(item)) {
-        this.#beats.onItem(from, item);
-        continue;
-      }
-      if (isDigest(item)) {
-        this.#digests.onItem(from, item);
-        continue;
-      }
-      if (item.kind !== 'raft') {
-        this.#snapshots.onItem(from, item);
-        continue;
-      }
-      const replica = this.hosting.replicas.get(item.bucket);
-      if (replica === undefined || replica.installing || replica.id !== item.message.to) continue;
-      if (nodeOfReplica(item.message.from) !== from) continue;
-      replica.step(replica.blocked ? withoutEntries(item.message) : item.message);
-    }
+    const { hosting, holds, keeper } = this;
+    const [balance, beats, digests, snapshots] = [this.#balance, this.#beats, this.#digests, this.#snapshots];
+    deliver(from, items, { hosting, holds, keeper, balance, beats, digests, snapshots });
   }
 
   #lost(peer: NodeId): void {
@@ -524,6 +532,8 @@ export class Node {
   async #settled(replica: Replica): Promise<void> {
     while (replica.raft.hasReady() || !this.#turns.settled(replica)) {
       if (this.#failed) throw new TidemarkError('UNAVAILABLE', 'SHUTTING_DOWN', 'the node is stopping', { retriable: true });
+      // Nothing else does: a replica that is to go hears neither messages nor the clock.
+      this.#turns.changed(replica);
       await new Promise<void>((resolve) => {
         this.#env.timers.after(1, resolve);
       });
@@ -574,6 +584,7 @@ export class Node {
     if (!this.#failed) await transfersEnded;
     this.#executor.close();
     this.#peers.close();
+    this.keeper.close();
     if (!this.#failed) await this.#collector.close();
     if (!this.#failed) await this.hosting.checkpointAll();
     this.#turns.stop();
@@ -582,14 +593,4 @@ export class Node {
     await this.#writer.close();
     await this.#state.close();
   }
-}
-
-/**
- * A follower whose disk is slow must not gather entries in memory without end: to raft they are lost. The rest of the message is
- * not: the leader is alive and wants to know whether this replica is, else both would take each other for dead under load.
- */
-function withoutEntries(message: Message): Message {
-  if (message.type !== 'append' || message.entries.length === 0) return message;
-  const { from, to, term, round, floor, closed, closedIndex } = message;
-  return { type: 'heartbeat', from, to, term, commit: 0, round, floor, closed, closedIndex };
 }

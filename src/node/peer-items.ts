@@ -11,7 +11,7 @@ import type { Entry, LogIndex, Message } from '../raft/types.js';
  * msgpack array of items, each an array that begins with its kind. The checksum is not only against the wire: an array of
  * numbers with one bit turned mostly is another valid array of numbers, and would go into the log.
  */
-export type PeerItem = RaftItem | BeatsItem | SnapshotItem | UnfitItem | HeldItem | DigestItem;
+export type PeerItem = RaftItem | BeatsItem | SnapshotItem | UnfitItem | HeldItem | DigestItem | MembershipItem;
 
 export interface RaftItem {
   readonly kind: 'raft';
@@ -59,6 +59,29 @@ export interface DigestJudged {
   readonly index: LogIndex;
   readonly digest: number;
 }
+
+/** The placement as the sender knows it: see placement/record.ts for its bytes. */
+export interface PlacementItem {
+  readonly kind: 'placement';
+  readonly record: Bytes;
+}
+
+/** `belongs`: does that replica, which is the sender's, still belong to its group? `gone`: it does not, and never will again. */
+export interface BelongsItem {
+  readonly kind: 'belongs' | 'gone';
+  readonly bucket: BucketId;
+  readonly replica: number;
+}
+
+/** The buckets that the sender leads and that are as the placement of this epoch wants them. */
+export interface SettledItem {
+  readonly kind: 'settled';
+  readonly epoch: number;
+  readonly buckets: readonly BucketId[];
+}
+
+/** See membership.ts. */
+export type MembershipItem = PlacementItem | BelongsItem | SettledItem;
 
 export type DigestItem = DigestAsked | DigestTold | DigestJudged;
 
@@ -130,6 +153,10 @@ const DIGEST_JUDGED = 10;
 const HELD = 11;
 const BEATS = 12;
 const BEAT_REPLIES = 13;
+const PLACEMENT = 14;
+const BELONGS = 15;
+const GONE = 16;
+const SETTLED = 17;
 
 const CRC_BYTES = 4;
 const TEXT_MAX = 1000;
@@ -137,10 +164,6 @@ const TEXT_MAX = 1000;
 const SHARED_FRAME_BYTES_MAX = 16 * 1024;
 
 const packr = new Packr({ useRecords: false, moreTypes: false });
-
-export function isDigest(item: PeerItem): item is DigestItem {
-  return item.kind === 'digestAsked' || item.kind === 'digestTold' || item.kind === 'digestJudged';
-}
 
 export function isBeats(item: PeerItem): item is BeatsItem {
   return item.kind === 'beats' || item.kind === 'beatReplies';
@@ -154,6 +177,8 @@ export function sizeOf(item: PeerItem): number {
     return size;
   }
   if (isBeats(item)) return 16 + 9 * item.fields.length;
+  if (item.kind === 'placement') return 64 + item.record.length;
+  if (item.kind === 'settled') return 64 + 5 * item.buckets.length;
   if (item.kind === 'snapshotOffer') return 64 + item.header.length;
   if (item.kind === 'snapshotChunk') return 64 + item.data.length;
   return item.kind === 'snapshotAborted' ? 128 + 4 * TEXT_MAX : 64;
@@ -207,6 +232,13 @@ function toArray(item: PeerItem): readonly unknown[] {
       return [UNFIT];
     case 'held':
       return [HELD, item.lowest];
+    case 'placement':
+      return [PLACEMENT, item.record];
+    case 'belongs':
+    case 'gone':
+      return [item.kind === 'belongs' ? BELONGS : GONE, item.bucket, item.replica];
+    case 'settled':
+      return [SETTLED, item.epoch, ...item.buckets];
     case 'digestAsked':
       return [DIGEST_ASKED, item.bucket, item.index];
     case 'digestTold':
@@ -221,10 +253,19 @@ function fromArray(parts: unknown, frameBytes: number): PeerItem {
   if (kind === UNFIT) return { kind: 'unfit' };
   if (kind === HELD) return { kind: 'held', lowest: natural(second, 'a held timestamp') };
   if (kind === BEATS || kind === BEAT_REPLIES) return beatsFrom(kind === BEATS ? 'beats' : 'beatReplies', parts);
+  // A copy: it is kept, and its frame need not be.
+  if (kind === PLACEMENT) return { kind: 'placement', record: Buffer.from(bytes(second)) };
+  if (kind === SETTLED) {
+    const buckets = parts.slice(2).map((bucket) => natural(bucket, 'bucket'));
+    return { kind: 'settled', epoch: natural(second, 'epoch'), buckets };
+  }
   const bucket = natural(second, 'bucket');
   if (bucket > 0xffff_ffff) throw malformed('a bucket id is out of range');
   if (kind === RAFT) {
     return { kind: 'raft', bucket, message: detached(messageFromArray(third), frameBytes) };
+  }
+  if (kind === BELONGS || kind === GONE) {
+    return { kind: kind === BELONGS ? 'belongs' : 'gone', bucket, replica: natural(third, 'replica') };
   }
   if (kind === DIGEST_ASKED) return { kind: 'digestAsked', bucket, index: natural(third, 'index') };
   if (kind === DIGEST_TOLD || kind === DIGEST_JUDGED) {

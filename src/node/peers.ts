@@ -53,8 +53,8 @@ export interface PeersOptions {
   epoch(): number;
   /** This node has not been part of its cluster yet. */
   isNew(): boolean;
-  /** That node is of the same cluster, founded alike, and known by its uuid. May be called again. */
-  onAgreed(nodeId: NodeId): void;
+  /** That node is of the same cluster, founded alike, and known by its uuid; it knows that epoch. May be called again. */
+  onAgreed(nodeId: NodeId, epoch: number): void;
   /** Where a member listens; undefined for a node that is none. */
   addressOf(nodeId: NodeId): string | undefined;
   onMessages(from: NodeId, items: readonly PeerItem[]): void;
@@ -85,6 +85,8 @@ export class Peers {
   readonly #host: LinkHost;
   readonly #links = new Map<NodeId, PeerLink>();
   readonly #inbound = new Map<NodeId, Inbound>();
+  /** Of the placements that they named when they were last met. */
+  readonly #epochs = new Map<NodeId, number>();
   /** Pins on their way to the disk. */
   readonly #pinning = new Map<NodeId, { readonly uuid: string; readonly done: Promise<void> }>();
   readonly #listeners = new Set<LostListener>();
@@ -113,7 +115,7 @@ export class Peers {
       endsThisNode: (error) => this.#endsThisNode(error),
       connected: (nodeId) => {
         this.#countConnected();
-        options.onAgreed(nodeId);
+        options.onAgreed(nodeId, this.#epochs.get(nodeId) ?? 0);
       },
       lost: (nodeId, error) => {
         this.#countConnected();
@@ -186,7 +188,7 @@ export class Peers {
 
   /** For the serving side: a stream on the channel `peer` has arrived. Throws the refusal. */
   accept(hello: Bytes, stream: FrameStream): StreamHandlers {
-    const { from, pinned } = this.#admit(hello, stream.remote);
+    const { from, epoch, pinned } = this.#admit(hello, stream.remote);
     const inbound: Inbound = { stream, open: false };
     let ended = false;
     pinned.then(
@@ -198,7 +200,7 @@ export class Peers {
         inbound.open = true;
         stream.send(encodeWelcome({ ...this.#options.self, epoch: this.#options.epoch() }));
         this.#links.get(from)?.nudge();
-        this.#options.onAgreed(from);
+        this.#options.onAgreed(from, epoch);
       },
       (error: unknown) => this.#fatal(error),
     );
@@ -262,11 +264,11 @@ export class Peers {
   }
 
   /** Checks a hello; throws the refusal, which is also logged. */
-  #admit(data: Bytes, remote: string): { from: NodeId; pinned: Promise<void> } {
+  #admit(data: Bytes, remote: string): { from: NodeId; epoch: number; pinned: Promise<void> } {
     try {
       const hello = decodeHello(data);
       this.#check(hello, remote);
-      return { from: hello.from, pinned: this.#verify(hello.from, hello.uuid) };
+      return { from: hello.from, epoch: hello.epoch, pinned: this.#verify(hello.from, hello.uuid) };
     } catch (error) {
       if (isTidemarkError(error) && error.message !== this.#lastRefusal) {
         this.#lastRefusal = error.message;
@@ -319,6 +321,7 @@ export class Peers {
 
   #verifyWelcome({ nodeId, uuid, epoch }: Welcome): Promise<void> {
     checkEpoch(epoch, this.#options.epoch(), `node ${nodeId}`);
+    this.#epochs.set(nodeId, epoch);
     return this.#verify(nodeId, uuid);
   }
 

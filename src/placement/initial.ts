@@ -10,7 +10,7 @@ import {
 } from './map.js';
 
 /** The system bucket has at most this many replicas, so that its quorum stays small in a large cluster. */
-const SYSTEM_REPLICAS_MAX = 5;
+export const SYSTEM_REPLICAS_MAX = 5;
 
 /**
  * The placement of a new cluster: a pure function of the configuration, so that every node computes the same one without

@@ -49,6 +49,8 @@ export interface NodeInfo {
   /** `host:port` of its gRPC listener. */
   readonly address: string;
   readonly zone: string;
+  /** Of its data directory, if it joined after the cluster was founded. */
+  readonly uuid?: string;
 }
 
 export interface ReplicaInfo {

@@ -265,6 +265,11 @@ export class Raft {
     return this.mustLead().proposeConfig(changes);
   }
 
+  /** A configuration is not committed yet, or joint: none can be proposed. False where this replica does not lead. */
+  get hasPendingConfig(): boolean {
+    return this.leadership?.hasPendingConfig ?? false;
+  }
+
   /** Hands leadership to a voter. Proposals are refused until it leads or an election timeout is over. */
   transferLeadership(to: ReplicaId, now: number): void {
     this.setTime(now);

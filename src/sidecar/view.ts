@@ -1,6 +1,6 @@
 import type { Clock } from '../env/time.js';
 import { TidemarkError } from '../lib/errors.js';
-import type { ClusterStatus, ClusterView, NodeStatus } from '../node/services/api.js';
+import type { ClusterStatus, ClusterView, NodeStatus, PlacementProgress } from '../node/services/api.js';
 import type { BucketId, NodeId, Placement } from '../placement/map.js';
 import type { Router } from '../router/router.js';
 
@@ -46,6 +46,15 @@ export class SidecarView implements ClusterView {
 
   replica(): undefined {
     return undefined;
+  }
+
+  async changePlacement(): Promise<PlacementProgress> {
+    return this.placementProgress();
+  }
+
+  placementProgress(): PlacementProgress {
+    const nodes = this.#router.placement?.nodes.map(({ address }) => address).join(', ') ?? 'a node';
+    throw new TidemarkError('UNIMPLEMENTED', 'ASK_A_NODE', `a sidecar moves no replicas; ask ${nodes}`);
   }
 
   async transferLeader(bucket: BucketId): Promise<NodeId> {

@@ -3,7 +3,8 @@ import { DEFAULT_LIMITS, type Limits } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
 import { isTidemarkError, messageOf } from '../lib/errors.js';
 import type { Timing } from '../bucket/replica.js';
-import { startNode, type Node } from '../node/node.js';
+import { joinCluster } from '../node/join.js';
+import { startNode, type Node, type NodeConfig } from '../node/node.js';
 import type { NodeId, NodeInfo } from '../placement/map.js';
 import { Router } from '../router/router.js';
 import type { SimClock } from './clock.js';
@@ -83,12 +84,37 @@ export class SimCluster {
     this.log = new SimLog(() => this.loop.nowMs);
     this.limits = { ...DEFAULT_LIMITS, ...options.limits };
     const ids = Array.from({ length: options.nodes }, (_, at) => at + 1);
-    this.#infos = ids.map((id) => ({ id, address: `10.0.0.${id}:7100`, zone: '' }));
-    for (const id of ids) {
-      const name = `n${id}`;
-      const disk = new SimDisk({ timers, random: random.fork(`${name}/disk`), place: name, faults: options.diskFaults ?? {} });
-      this.#machines.set(id, { id, name, clock: this.loop.clock(), disk, life: undefined, lives: 0 });
-    }
+    this.#infos = ids.map((id) => ({ id, address: addressOf(id), zone: '' }));
+    for (const id of ids) this.#addMachine(id);
+  }
+
+  #addMachine(id: NodeId): Machine {
+    const { random, timers } = this.loop;
+    const name = `n${id}`;
+    const { diskFaults: faults = {} } = this.#options;
+    const disk = new SimDisk({ timers, random: random.fork(`${name}/disk`), place: name, faults });
+    const machine = { id, name, clock: this.loop.clock(), disk, life: undefined, lives: 0 };
+    this.#machines.set(id, machine);
+    return machine;
+  }
+
+  /**
+   * Starts a new machine, with an empty disk, whose node joins the running cluster. It is to be the next one that does: nodes
+   * and machines have the same numbers. Settles when it is up; never, if it is crashed before.
+   */
+  join(id: NodeId): Promise<void> {
+    assert(!this.#machines.has(id), `there is a machine ${id}`);
+    return this.#boot(this.#addMachine(id), this.#founders);
+  }
+
+  /** A machine that left its cluster is switched off and forgotten. */
+  discard(id: NodeId): void {
+    if (!this.isDown(id)) this.crash(id);
+    this.#machines.delete(id);
+  }
+
+  get #founders(): readonly NodeId[] {
+    return this.#infos.map(({ id }) => id);
   }
 
   get ids(): readonly NodeId[] {
@@ -164,7 +190,7 @@ export class SimCluster {
    * The same for a world that is already running. Never settles if the node is crashed before it is up. `founders` are the
    * nodes that its configuration names.
    */
-  boot(id: NodeId, founders: readonly NodeId[] = this.ids): Promise<void> {
+  boot(id: NodeId, founders: readonly NodeId[] = this.#founders): Promise<void> {
     return this.#boot(this.#machine(id), founders);
   }
 
@@ -215,7 +241,7 @@ export class SimCluster {
       nodes: this.#infos.filter(({ id }) => founders.includes(id)),
       buckets,
       replicas,
-      listen: this.#infos[machine.id - 1]?.address ?? '',
+      listen: addressOf(machine.id),
       timing: { ...TIMING, ...timing },
       limits: this.limits,
     };
@@ -226,12 +252,22 @@ export class SimCluster {
     };
     const env = this.#env(machine.name, process, life.disk, machine.lives);
     try {
-      life.node = await startNode(env, config, { onFatal });
+      life.node = await startNode(env, await this.#admitted(env, config), { onFatal });
       this.#options.onUp?.(machine.id, life.node);
     } catch (error) {
       onFatal(error);
       throw error;
     }
+  }
+
+  /** A node that the cluster was not founded with asks to be let in, or finds that it was. */
+  async #admitted(env: Env, config: NodeConfig): Promise<NodeConfig> {
+    const { nodeId, listen } = config;
+    if (this.#founders.includes(nodeId)) return config;
+    const options = { seeds: this.endpoints, clusterId: CLUSTER, address: listen, zone: '', deadlineMs: Infinity };
+    const { nodeId: given, founding, record } = await joinCluster(env, options);
+    assert(given === nodeId, `machine ${nodeId} has become node ${given}`);
+    return { ...config, nodes: [], joined: { members: founding.members, record } };
   }
 
   #env(name: string, process: SimProcess, disk: OpenDisk | SimDisk, life: number): Env {
@@ -245,6 +281,10 @@ export class SimCluster {
       metrics: NO_METRICS,
     };
   }
+}
+
+function addressOf(id: NodeId): string {
+  return `10.0.0.${id}:7100`;
 }
 
 /** What arrives from the network is an event of the process: held back while it is paused, lost when it is dead. */

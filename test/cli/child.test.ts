@@ -27,6 +27,8 @@ describe('a child process of a local cluster', () => {
     const path = join(folder, 'script.mjs');
     writeFileSync(path, script);
     const child = new Child({
+      finalCode: 9,
+      left: () => undefined,
       name: 'node 1',
       args: [path],
       logPath: join(folder, 'logs', 'node-1.log'),
@@ -38,6 +40,19 @@ describe('a child process of a local cluster', () => {
     children.push(child);
     return child;
   };
+
+  it('that has left is not started again', async () => {
+    const left: string[] = [];
+    const died: string[] = [];
+    const child = childOf(`process.send({ ready: true }); setTimeout(() => process.exit(9), 20);`, {
+      left: ({ name }) => left.push(name),
+      died: (_child, how) => died.push(how),
+    });
+    await child.start();
+    while (left.length === 0) await new Promise((resolve) => setTimeout(resolve, 10));
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    expect([left, died, child.pid]).to.deep.equal([['node 1'], [], 0]);
+  });
 
   it('is ready when it says so, and keeps what it prints', async () => {
     const child = childOf(`console.log('hello');\n${READY}${LIVES}`);
@@ -86,7 +101,7 @@ describe('a child process of a local cluster', () => {
       `import { Child } from ${JSON.stringify(moduleUrl)};
        const none = () => {};
        const child = new Child({ name: 'x', args: [${JSON.stringify(script)}], logPath: ${JSON.stringify(join(folder, 'x.log'))},
-         died: none, revived: none });
+         died: none, revived: none, finalCode: 9, left: none });
        void child.start().then(() => process.send({ pid: child.pid }));`,
     );
     const process1 = spawn(process.execPath, [...process.execArgv, parent], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });

@@ -3,7 +3,7 @@ import type { SnapshotSink, SnapshotSource } from '../../src/bucket/snapshot-por
 import type { Bytes } from '../../src/lib/bytes.js';
 import { TidemarkError } from '../../src/lib/errors.js';
 import { Installs, type InstallOptions } from '../../src/node/installs.js';
-import { isBeats, isDigest } from '../../src/node/peer-items.js';
+import type { SnapshotItem } from '../../src/node/peer-items.js';
 import { SnapshotTransfer, type SnapshotTransferOptions } from '../../src/node/snapshots.js';
 import { RealWorld, SimulatedWorld, TestNode, type TestNodeOptions, type World } from './support.js';
 
@@ -113,9 +113,7 @@ class SnapshotNode extends TestNode {
       limits: this.limits,
     });
     this.onItem = (from, item) => {
-      if (item.kind !== 'raft' && item.kind !== 'unfit' && item.kind !== 'held' && !isBeats(item) && !isDigest(item)) {
-        this.transfers.onItem(from, item);
-      }
+      if (item.kind.startsWith('snapshot')) this.transfers.onItem(from, item as SnapshotItem);
     };
   }
 }

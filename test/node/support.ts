@@ -7,7 +7,6 @@ import { systemTimers } from '../../src/env/real/timers.js';
 import type { Bytes } from '../../src/lib/bytes.js';
 import type { Founding } from '../../src/placement/founding.js';
 import { encodeHello } from '../../src/node/peer-hello.js';
-import { isBeats } from '../../src/node/peer-items.js';
 import { Peers, type PeerItem, type PeersOptions } from '../../src/node/peers.js';
 import { SimLoop } from '../../src/sim/loop.js';
 import { SimWorldNetwork, type SimNetworkOptions } from '../../src/sim/network.js';
@@ -256,7 +255,7 @@ export class TestNode {
 
 /** -1 for an item of no bucket. */
 export function bucketOf(item: PeerItem): number {
-  return item.kind === 'unfit' || item.kind === 'held' || isBeats(item) ? -1 : item.bucket;
+  return 'bucket' in item ? item.bucket : -1;
 }
 
 export function heartbeat(bucket: number, round = 1): PeerItem {

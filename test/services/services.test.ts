@@ -248,6 +248,21 @@ describe('the public services of a node', function () {
     expect(absurd).to.include({ code: 'FAILED_PRECONDITION', reason: 'WRONG_EPOCH' });
     expect(absurd.message).to.contain(`known_epoch says that the placement is at epoch ${2 ** 52}; here it is known at epoch 1`);
     expect(await rpc.unary(CLUSTER, 'TransferLeader', { bucket: 3, node: 1 })).to.deep.equal({ leader: 1 });
+    const progress = await rpc.unary<{ epoch: number; replicas: number; nodes: unknown[] }>(CLUSTER, 'PlacementProgress', {});
+    expect(progress).to.deep.include({ epoch: 1, replicas: 1, nodes: [{ id: 1, replicas: 9, draining: false }] });
+    for (const [request, code, reason] of [
+      [{}, 'INVALID_ARGUMENT', 'CHANGE_MISSING'],
+      [{ move: { bucket: 8, from: 1, to: 2 } }, 'INVALID_ARGUMENT', 'UNKNOWN_BUCKET'],
+      [{ move: { bucket: 0, from: 1, to: 2 } }, 'FAILED_PRECONDITION', 'UNKNOWN_NODE'],
+      [{ move: { bucket: 0, from: 1, to: 1 } }, 'FAILED_PRECONDITION', 'ALREADY_PLACED'],
+      [{ drain: 1 }, 'FAILED_PRECONDITION', 'TOO_FEW_NODES'],
+      [{ undrain: 9 }, 'FAILED_PRECONDITION', 'UNKNOWN_NODE'],
+      [{ remove: 1 }, 'FAILED_PRECONDITION', 'TOO_FEW_NODES'],
+      [{ replicas: 2 }, 'INVALID_ARGUMENT', 'REPLICAS_OUT_OF_RANGE'],
+    ] as const) {
+      expect(await failureOf(rpc.unary(CLUSTER, 'ChangePlacement', request)), JSON.stringify(request)).to.include({ code, reason });
+    }
+    expect(await rpc.unary(CLUSTER, 'ChangePlacement', { rebalance: true })).to.include({ epoch: 2 });
   });
 });
 

@@ -20,6 +20,7 @@ import './client-transactions.test.js';
 import './damage.test.js';
 import './ranges.test.js';
 import './reads.test.js';
+import './membership.test.js';
 import './recovery.test.js';
 import './retention.test.js';
 import './seams.test.js';

@@ -567,6 +567,16 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'a stream from now begins at the clock of the fastest leader, though others are behind it',
     by: { test: 'sim/changes', name: 'whichever clock it is by' },
   },
+  'promoted-unready': {
+    like: 'Membership: a learner promoted before it is up to date',
+    what: 'a new replica votes before it has the log',
+    by: { test: 'sim/membership', name: 'takes nobody’s place before it is there' },
+  },
+  'removed-replica-revived': {
+    like: 'Membership: a removed replica comes back under its id',
+    what: 'a replica that was given up is made again under its id',
+    by: { test: 'sim/membership', name: 'is not made again under its id' },
+  },
   'turn-forgets-rest': {
     like: 'Liveness: a replica that waits for ever',
     what: 'what is still ready at the end of a turn waits for the next message',

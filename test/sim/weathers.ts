@@ -16,7 +16,16 @@ const WORK: Pick<SwarmPlan, 'clients' | 'workers' | 'work'> = {
     ['history', 1],
   ],
 };
-const THREE = { nodes: 3, replicas: 3, buckets: 2, latency: { minMs: 0.3, maxMs: 1 }, faultEveryMs: 600, transactions: 0, streams: 0 };
+const THREE = {
+  nodes: 3,
+  replicas: 3,
+  buckets: 2,
+  latency: { minMs: 0.3, maxMs: 1 },
+  faultEveryMs: 600,
+  transactions: 0,
+  streams: 0,
+  moveEveryMs: 0,
+};
 const TINY_LOG = { logEntriesKept: 5, snapshotChunkBytes: 300 };
 
 /** What a run consists of, where chance alone would take many seeds to come to it; a seed draws the rest. */

@@ -19,6 +19,9 @@ export interface ChildOptions {
   readonly logPath: string;
   /** A death that nobody asked for, once the child had been ready; it will be started again after `delayMs`. */
   readonly died: (child: Child, how: string, delayMs: number) => void;
+  /** It has ended with this code for good, and is not started again. */
+  readonly finalCode: number;
+  readonly left: (child: Child) => void;
   /** It is ready again after such a death. */
   readonly revived: (child: Child) => void;
   readonly restartDelayMsMin?: number;
@@ -36,6 +39,7 @@ export class Child {
   readonly #options: ChildOptions;
   #process: ChildProcess | undefined;
   #exited: Promise<string> = Promise.resolve('never started');
+  #hasLeft = false;
   #restart: NodeJS.Timeout | undefined;
   #delayMs: number;
   #stopping = false;
@@ -53,10 +57,10 @@ export class Child {
     return this.#process?.pid ?? 0;
   }
 
-  /** Resolves when the child says that it is ready; rejects with the end of its log if it ends before. */
+  /** Resolves when the child says that it is ready, or has left; rejects with the end of its log if it ends before. */
   async start(): Promise<void> {
     const exited = await this.#launch();
-    if (exited !== undefined) throw new Error(`${this.name} ${exited} before it was ready.\n${this.logTail()}`);
+    if (exited !== undefined && !this.#hasLeft) throw new Error(`${this.name} ${exited} before it was ready.\n${this.logTail()}`);
   }
 
   /** SIGTERM, and SIGKILL if it still runs after the grace. Never rejects. */
@@ -89,6 +93,7 @@ export class Child {
     this.#exited = new Promise((done) => {
       child.once('error', (error) => done(`could not be started: ${error.message}`));
       child.once('exit', (code, signal) => {
+        this.#hasLeft = code === this.#options.finalCode;
         done(signal === null ? `ended with exit code ${code ?? 0}` : `was killed by ${signal}`);
       });
     });
@@ -101,7 +106,8 @@ export class Child {
       void this.#exited.then((how) => {
         this.#process = undefined;
         done(how);
-        if (ready && !this.#stopping) this.#scheduleRestart(how, performance.now() - startedMs);
+        if (this.#hasLeft) this.#options.left(this);
+        else if (ready && !this.#stopping) this.#scheduleRestart(how, performance.now() - startedMs);
       });
     });
   }
@@ -115,7 +121,7 @@ export class Child {
     this.#restart = setTimeout(() => {
       void this.#launch().then((exited) => {
         if (exited === undefined) this.#options.revived(this);
-        else if (!this.#stopping) this.#scheduleRestart(exited, 0);
+        else if (!this.#stopping && !this.#hasLeft) this.#scheduleRestart(exited, 0);
       });
     }, delayMs);
   }

@@ -6,7 +6,7 @@ import { openRpc } from '../rpc.js';
 import { jsonLine, table, write, type Terminal } from '../terminal.js';
 
 /** `tidemark cluster status` and `tidemark cluster buckets`: the cluster as the process at the endpoint sees it. */
-interface StatusReply {
+export interface StatusReply {
   readonly clusterId: string;
   readonly epoch: number;
   readonly node: number;
@@ -26,7 +26,7 @@ interface NodeStatus {
   readonly leaders: number;
 }
 
-interface BucketsReply {
+export interface BucketsReply {
   readonly epoch: number;
   readonly buckets: readonly BucketStatus[];
 }
@@ -50,7 +50,7 @@ interface ReplicaStatus {
   readonly timestamp: number;
 }
 
-const CLUSTER = 'tidemark.v1.Cluster';
+export const CLUSTER = 'tidemark.v1.Cluster';
 const BUCKET_MAX = 65_535;
 
 export function addInspection(cluster: Command, terminal: Terminal): void {
@@ -108,7 +108,7 @@ export function describeBuckets(reply: BucketsReply): string {
 }
 
 /** The reply of the first endpoint that gives one. Asking changes nothing, so a failure's outcome is never unknown. */
-async function askFirst<Reply>(options: ConnectionArguments, method: string, request: object): Promise<Reply> {
+export async function askFirst<Reply>(options: ConnectionArguments, method: string, request: object): Promise<Reply> {
   const failures: string[] = [];
   for (const endpoint of options.endpoint) {
     const rpc = openRpc(endpoint, options);

@@ -97,6 +97,8 @@ function childOf(member: Member, cluster: LocalCluster, terminal: Terminal): Chi
       const again = `starting it again in ${Math.round(delayMs / 1000)} s`;
       terminal.stderr.write(`${child.name} ${how}; ${again}. Its log: ${child.logPath}\n`);
     },
+    finalCode: EXIT.REMOVED,
+    left: (child) => terminal.stderr.write(`${child.name} was removed from the cluster and has stopped\n`),
     revived: (child) => terminal.stderr.write(`${child.name} is back, pid ${child.pid}\n`),
   });
 }

@@ -87,6 +87,7 @@ const plan = {
   monotonicRateMax: number(0, 0.5),
   durationMs: timeMs,
   transactions: whole(0, COUNT_MAX),
+  moveEveryMs: timeMs,
   streams: whole(0, COUNT_MAX),
   spreadTransactions: z.boolean({ error: 'true or false' }),
 } satisfies { readonly [Field in keyof SwarmPlan]: z.ZodType };

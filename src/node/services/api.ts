@@ -1,5 +1,6 @@
 import type { Timestamp } from '../../bucket/requests.js';
 import type { BucketId, NodeId, NodeInfo, Placement } from '../../placement/map.js';
+import type { PlacementChange } from '../../placement/record.js';
 import type { Router } from '../../router/router.js';
 
 /**
@@ -46,8 +47,19 @@ export interface ClusterView {
   watch(changed: () => void): () => void;
   /** The replica of a bucket in this process. */
   replica(bucket: BucketId): ReplicaStatus | undefined;
+  /** Both only on the node that leads the system bucket; others refuse with NOT_LEADER. */
+  changePlacement(change: PlacementChange, deadlineMs: number): Promise<PlacementProgress>;
+  placementProgress(): PlacementProgress;
   /** Resolves to the node that leads afterwards. */
   transferLeader(bucket: BucketId, to: NodeId, deadlineMs: number): Promise<NodeId>;
+}
+
+export interface PlacementProgress {
+  readonly epoch: number;
+  readonly replicas: number;
+  readonly nodes: readonly { readonly id: NodeId; readonly replicas: number; readonly draining: boolean }[];
+  /** Buckets whose replicas are not known to be where they should be. */
+  readonly moving: readonly BucketId[];
 }
 
 export interface ServicePorts {

@@ -1,8 +1,10 @@
 import type { RpcContext, RpcService } from '../../env/network.js';
+import { TidemarkError } from '../../lib/errors.js';
 import { VERSION } from '../../lib/version.js';
 import { checkTimestamp } from '../../mvcc/timestamp.js';
 import { checkEpoch } from '../../placement/epoch.js';
 import type { BucketInfo, Placement } from '../../placement/map.js';
+import type { PlacementChange } from '../../placement/record.js';
 import type { ClusterView, RequestRouter } from './api.js';
 import type * as wire from './messages.js';
 import { momentOf, optionalMoment, outOfPlacement } from './translate.js';
@@ -39,6 +41,15 @@ export function clusterService(cluster: ClusterView, router: RequestRouter): Rpc
         return { leader: await cluster.transferLeader(bucket, node, deadlineMs) };
       },
     },
+    ChangePlacement: {
+      kind: 'unary',
+      handle: (request: wire.ChangePlacementRequest, { deadlineMs }: RpcContext) =>
+        cluster.changePlacement(changeOfPlacement(request), deadlineMs),
+    },
+    PlacementProgress: {
+      kind: 'unary',
+      handle: async () => cluster.placementProgress(),
+    },
     AddPin: {
       kind: 'unary',
       handle: async ({ name, moment, expires }: wire.AddPinRequest, { deadlineMs, signal }: RpcContext) => {
@@ -57,6 +68,28 @@ export function clusterService(cluster: ClusterView, router: RequestRouter): Rpc
       handle: (_request: unknown, { deadlineMs, signal }: RpcContext) => router.pins({ kind: 'list' }, { deadlineMs, signal }),
     },
   };
+}
+
+function changeOfPlacement(request: wire.ChangePlacementRequest): PlacementChange {
+  const { change, move, drain = 0, undrain = 0, remove = 0, replicas = 0 } = request;
+  switch (change) {
+    case 'move':
+      return { kind: 'move', bucket: move?.bucket ?? 0, from: move?.from ?? 0, to: move?.to ?? 0 };
+    case 'drain':
+      return { kind: 'drain', node: drain };
+    case 'undrain':
+      return { kind: 'undrain', node: undrain };
+    case 'remove':
+      return { kind: 'remove', node: remove };
+    case 'replicas':
+      return { kind: 'replicas', count: replicas };
+    case 'rebalance':
+      return { kind: 'rebalance' };
+    default: {
+      const message = 'the request names no change: expected one of move, drain, undrain, remove, replicas, rebalance';
+      throw new TidemarkError('INVALID_ARGUMENT', 'CHANGE_MISSING', message, { details: { field: 'change' } });
+    }
+  }
 }
 
 function existing(map: readonly BucketInfo[], id: number, buckets: number): BucketInfo {

@@ -176,6 +176,15 @@ export interface PlacementRequest {
   readonly knownEpoch: number;
 }
 
+export interface ChangePlacementRequest {
+  readonly change?: 'move' | 'drain' | 'undrain' | 'remove' | 'replicas' | 'rebalance';
+  readonly move?: { readonly bucket: number; readonly from: number; readonly to: number };
+  readonly drain?: number;
+  readonly undrain?: number;
+  readonly remove?: number;
+  readonly replicas?: number;
+}
+
 export interface TransferLeaderRequest {
   readonly bucket: number;
   readonly node: number;

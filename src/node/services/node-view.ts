@@ -2,8 +2,10 @@ import type { Clock, Timers } from '../../env/time.js';
 import { TidemarkError } from '../../lib/errors.js';
 import type { Replica } from '../../bucket/replica.js';
 import type { Timestamp } from '../../bucket/requests.js';
-import type { BucketId, NodeId, NodeInfo, Placement } from '../../placement/map.js';
-import type { ClusterStatus, ClusterView, NodeStatus, ReplicaStatus } from './api.js';
+import { nodeOfReplica, type BucketId, type NodeId, type NodeInfo, type Placement } from '../../placement/map.js';
+import { replicasOn, type PlacementChange } from '../../placement/record.js';
+import type { PlacementKeeper } from '../placement-keeper.js';
+import type { ClusterStatus, ClusterView, NodeStatus, PlacementProgress, ReplicaStatus } from './api.js';
 
 /** The cluster as one node sees it. Everything here is answered from memory, also by a node that is cut off. */
 export interface NodeViewParts {
@@ -15,6 +17,7 @@ export interface NodeViewParts {
   readonly replicas: ReadonlyMap<BucketId, Replica>;
   readonly placement: () => Placement;
   readonly leaderOf: (bucket: BucketId) => NodeId;
+  readonly keeper: () => PlacementKeeper;
   readonly watch: (changed: () => void) => () => void;
   readonly now: () => Timestamp;
   /** Whether another node has been heard from lately. */
@@ -76,17 +79,30 @@ export class NodeView implements ClusterView {
     };
   }
 
+  async changePlacement(change: PlacementChange, deadlineMs: number): Promise<PlacementProgress> {
+    await this.#parts.keeper().change(change, deadlineMs);
+    return this.placementProgress();
+  }
+
+  placementProgress(): PlacementProgress {
+    const { record, moving, system } = this.#parts.keeper();
+    if (moving === undefined) throw system.notLeading();
+    const { epoch, replicas, nodes, draining } = record;
+    const placed = nodes.map(({ id }) => ({ id, replicas: replicasOn(record, id), draining: draining.includes(id) }));
+    return { epoch, replicas, nodes: placed, moving };
+  }
+
   async transferLeader(bucket: BucketId, to: NodeId, deadlineMs: number): Promise<NodeId> {
     const { nodeId, clock, replicas } = this.#parts;
-    const target = this.placement().map[bucket]?.replicas.find(({ node, learner }) => node === to && !learner);
+    const replica = replicas.get(bucket);
+    if (replica?.isLeader !== true) throw notLeader(nodeId, bucket, this.#parts.leaderOf(bucket));
+    if (to === nodeId) return nodeId;
+    const target = replica.raft.config.voters.find((id) => nodeOfReplica(id) === to);
     if (target === undefined) {
       const message = `node ${to} has no voting replica of bucket ${bucket}`;
       throw new TidemarkError('FAILED_PRECONDITION', 'NO_VOTING_REPLICA', message, { details: { field: 'node' } });
     }
-    const replica = replicas.get(bucket);
-    if (replica?.isLeader !== true) throw notLeader(nodeId, bucket, this.#parts.leaderOf(bucket));
-    if (to === nodeId) return nodeId;
-    replica.raft.transferLeadership(target.id, clock.monotonicMs());
+    replica.raft.transferLeadership(target, clock.monotonicMs());
     replica.host.changed(replica);
     const untilMs = Math.min(deadlineMs, clock.monotonicMs() + TRANSFER_MS);
     while (replica.leaderNode === nodeId || replica.leaderNode === 0) {

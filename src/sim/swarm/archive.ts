@@ -19,9 +19,7 @@ export class Archive {
 
   /** Listens to what a node that is up stores and deletes. */
   attach(node: Node): void {
-    const { replicas } = node.hosting;
-    const store = replicas.values().next().value?.state.store;
-    if (store === undefined) return;
+    const { replicas, store } = node.hosting;
     const put = store.put.bind(store);
     store.put = (key: Bytes, value: Bytes) => {
       if (key[0] === VERSION_TAG) this.#note(key, value);

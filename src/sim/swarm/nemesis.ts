@@ -420,7 +420,9 @@ export class Nemesis {
     for (const replica of this.#cluster.node(id).hosting.replicas.values()) {
       const { raft } = replica;
       if (!replica.isLeader || !raft.canServe() || raft.transferringTo !== 0) continue;
-      const heirs = raft.progress().filter((peer) => peer.state !== 'snapshot' && nodeOfReplica(peer.id) !== id);
+      const heirs = raft.progress().filter((peer) => {
+        return peer.state !== 'snapshot' && nodeOfReplica(peer.id) !== id && raft.config.voters.includes(peer.id);
+      });
       if (heirs.length > 0 && this.#random.chance(0.5)) replica.transferLeadership(this.#random.pick(heirs).id);
     }
   }

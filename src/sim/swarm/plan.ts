@@ -109,6 +109,8 @@ export interface SwarmPlan {
   readonly streams: number;
   /** Their keys lie in several buckets. */
   readonly spreadTransactions: boolean;
+  /** Mean time from one change of the placement to the next; 0: there is none. */
+  readonly moveEveryMs: number;
 }
 
 /** Beyond what the cluster allows: requests may be refused for it, but no promise is broken. */
@@ -168,6 +170,7 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     transactions: random.chance(0.3) ? 1 + random.below(3) : 0,
     streams: random.pick([0, 1, 3]),
     spreadTransactions: random.chance(0.6),
+    moveEveryMs: nodes > replicas ? random.pick([0, 500, 2000]) : 0,
   };
 }
 

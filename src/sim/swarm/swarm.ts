@@ -13,6 +13,7 @@ import { checkStreams } from './check-streams.js';
 import { Consumers } from './consumers.js';
 import { isExcused } from './excuses.js';
 import { Inspector } from './inspect.js';
+import { Mover } from './mover.js';
 import { Nemesis } from './nemesis.js';
 import { collectsHistory, describePlan, drawPlan, hasWildClocks, type SwarmPlan } from './plan.js';
 import { Recorder, type VersionSeen } from './record.js';
@@ -81,6 +82,7 @@ class SwarmRun {
   readonly #plan: SwarmPlan;
   readonly recorder: Recorder;
   readonly #nemesis: Nemesis;
+  readonly #mover: Mover | undefined;
   readonly #workload: Workload;
   readonly #consumers: Consumers;
   readonly #archive = new Archive();
@@ -110,6 +112,8 @@ class SwarmRun {
     const { loop } = cluster;
     this.recorder = new Recorder(() => loop.nowMs);
     this.#nemesis = new Nemesis(cluster, plan, random.fork('nemesis'));
+    const { moveEveryMs } = plan;
+    this.#mover = moveEveryMs > 0 ? new Mover(cluster, moveEveryMs, random.fork('mover')) : undefined;
     this.#inspector = new Inspector(cluster);
     this.#witness = new Witness({
       cluster,
@@ -165,8 +169,9 @@ class SwarmRun {
     this.#workload.start();
     this.#transactions?.start();
     this.#consumers.start();
-    const nemesis = this.#nemesis.run();
+    const nemesis = Promise.all([this.#nemesis.run(), this.#mover?.run()]);
     await loop.runFor(this.#plan.durationMs);
+    this.#mover?.stop();
     this.#nemesis.healQuorum();
     await loop.runUntilSettled(Promise.all([nemesis, this.#workload.stop(), this.#transactions?.stop()]), LIVENESS_MS);
     // Until no clock is behind what the wildest one had said.
@@ -262,6 +267,7 @@ class SwarmRun {
       for (const { outcome } of attempts) counts[outcome] = (counts[outcome] ?? 0) + 1;
     }
     if (this.#archive.collected > 0) counts['collected'] = this.#archive.collected;
+    if (this.#mover !== undefined) counts['moves'] = this.#mover.count;
     for (const [reason, count] of this.recorder.failures) counts[reason] = count;
     for (const [what, count] of told) counts[what] = count;
     return {

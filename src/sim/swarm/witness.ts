@@ -58,6 +58,8 @@ export class Witness {
   /** Of each replica the present life, or the last one. */
   readonly #replicas = new Map<string, Replica>();
   readonly #leading = new Map<BucketId, Set<Replica>>();
+  /** Replicas that were given up: of what they had said nothing needs to be kept. */
+  readonly #gone = new Set<string>();
   readonly #nodeClocks = new Map<NodeId, Timestamp>();
 
   constructor(options: WitnessOptions) {
@@ -78,6 +80,17 @@ export class Witness {
       }
       this.#attach(replica, id);
     }
+    const retire = hosting.retire.bind(hosting);
+    hosting.retire = (replica, settled) => {
+      this.#gone.add(nameOf(replica.bucket, replica.id));
+      return retire(replica, settled);
+    };
+    const add = hosting.add.bind(hosting);
+    hosting.add = async (...of) => {
+      const replica = await add(...of);
+      if (replica !== undefined) this.#attach(replica, id);
+      return replica;
+    };
   }
 
   #attach(replica: Replica, node: NodeId): void {
@@ -169,10 +182,12 @@ export class Witness {
   }
 
   /** A leader has just committed: a quorum said that it has the entry on disk, or it is on the leader's own. */
-  #checkDurable({ bucket, id, raft }: Replica): void {
-    const durable = quorumValue(raft.config, (voter) => {
-      return voter === id ? raft.durableIndex : (this.#acknowledged.get(nameOf(bucket, voter))?.get(raft.term) ?? 0);
-    });
+  #checkDurable({ bucket, id, raft, state }: Replica): void {
+    // What was committed in the turn in which a change of the configuration was appended, was so by the one before.
+    const configs = raft.hasPendingConfig ? [raft.config, state.meta.config] : [raft.config];
+    const durableAt = (voter: ReplicaId): LogIndex =>
+      voter === id ? raft.durableIndex : (this.#acknowledged.get(nameOf(bucket, voter))?.get(raft.term) ?? 0);
+    const durable = Math.max(...configs.map((config) => quorumValue(config, durableAt)));
     if (durable >= raft.commitIndex) return;
     const leader = `bucket ${bucket}: node ${nodeOfReplica(id)}, leader of term ${raft.term},`;
     this.#fail(`${leader} committed entry ${raft.commitIndex}; a quorum has on its disks what comes up to ${durable}`);
@@ -221,7 +236,7 @@ export class Witness {
 
   #checkVoteOnDisk(bucket: BucketId, from: ReplicaId, term: Term, vote: ReplicaId): void {
     const node = nodeOfReplica(from);
-    if (this.#options.isDamaged(node)) return;
+    if (this.#options.isDamaged(node) || this.#gone.has(nameOf(bucket, from))) return;
     const kept = this.#hardState(node, bucket);
     if (kept.term > term || (kept.term === term && kept.vote === vote)) return;
     const there = `on its disk are term ${kept.term} and a vote for ${nodeOfReplica(kept.vote)}`;

@@ -1,0 +1,196 @@
+import { pack, unpack } from 'msgpackr';
+import type { Env, FrameStream, StreamHandlers } from '../env/env.js';
+import { EMPTY, type Bytes } from '../lib/bytes.js';
+import { isTidemarkError, messageOf, TidemarkError } from '../lib/errors.js';
+import type { Founding } from '../placement/founding.js';
+import type { NodeId } from '../placement/map.js';
+import { decodeRecordOf, encodeRecordOf, joined, type Applicant, type PlacementRecord } from '../placement/record.js';
+import { randomUuid, readJoined, writeJoined } from './identity.js';
+import { PEER_PROTOCOL } from './peer-hello.js';
+
+/**
+ * How a node becomes a member of a running cluster. It calls any member on the channel of peers:
+ *
+ *     ['join', protocol, cluster, uuid, address, zone]  ->  ['joined', cluster, node, buckets, replicas, members, placement]
+ *
+ * The member that leads the system bucket writes a placement with the new node in it; others answer NOT_LEADER, with the details
+ * `leader` and `address` if they know who does. The uuid of the data directory is durable before it is first said, so a node that
+ * lost the answer, or ended before it kept it, asks again and gets the same id.
+ */
+const JOIN = 'join';
+const JOINED = 'joined';
+const ASK_MS_MAX = 5000;
+const PAUSE_MS = 500;
+const TEXT_MAX = 256;
+
+/** What a node that joined needs beside its own settings. */
+export interface Admission {
+  readonly clusterId: string;
+  readonly nodeId: NodeId;
+  readonly founding: Founding;
+  /** Undefined if its data directory has it already. */
+  readonly record: PlacementRecord | undefined;
+}
+
+export interface JoinOptions {
+  /** Members of the cluster, `host:port`: one that answers is enough. */
+  readonly seeds: readonly string[];
+  /** Empty: whatever cluster they are of. */
+  readonly clusterId: string;
+  /** Where the others will find this node. */
+  readonly address: string;
+  readonly zone: string;
+  /** Monotonic milliseconds at which to give up. */
+  readonly deadlineMs: number;
+}
+
+/** Makes the node of this data directory a member, or finds that it is one. Rejects if it is none in time. */
+export async function joinCluster(env: Env, options: JoinOptions): Promise<Admission> {
+  const known = await readJoined(env.disk);
+  if (known?.complete === true) {
+    const { cluster, node, members, buckets, replicas } = known;
+    return { clusterId: cluster, nodeId: node, founding: { members, buckets, replicas }, record: undefined };
+  }
+  const uuid = known?.uuid ?? randomUuid(env.random);
+  if (known === undefined) await writeJoined(env.disk, uuid, undefined);
+  const admission = await askAll(env, options, { uuid, address: options.address, zone: options.zone });
+  await writeJoined(env.disk, uuid, admission);
+  env.log.info('this node is a member now', { cluster: admission.clusterId, node: admission.nodeId });
+  return admission;
+}
+
+async function askAll(env: Env, options: JoinOptions, applicant: Applicant): Promise<Admission> {
+  const { clock, timers, log } = env;
+  let next = options.seeds;
+  for (;;) {
+    let refusal: TidemarkError | undefined;
+    let leader: string | undefined;
+    for (const address of next) {
+      try {
+        return await ask(env, address, options.clusterId, applicant);
+      } catch (error) {
+        if (!isTidemarkError(error) || !error.retriable) throw error;
+        refusal = error;
+        leader = error.details['address'] ?? leader;
+      }
+    }
+    if (clock.monotonicMs() >= options.deadlineMs) {
+      const message = `no member of the cluster let this node in; the last that was asked: ${messageOf(refusal)}`;
+      throw new TidemarkError('UNAVAILABLE', 'JOIN_FAILED', message, { retriable: true, cause: refusal });
+    }
+    log.info('waiting to be let into the cluster', { reason: messageOf(refusal) });
+    next = leader === undefined || next[0] === leader ? options.seeds : [leader, ...options.seeds];
+    await new Promise<void>((resolve) => {
+      timers.after(PAUSE_MS, resolve);
+    });
+  }
+}
+
+function ask(env: Env, address: string, clusterId: string, applicant: Applicant): Promise<Admission> {
+  return new Promise((resolve, reject) => {
+    const hello = pack([JOIN, PEER_PROTOCOL, clusterId, applicant.uuid, applicant.address, applicant.zone]);
+    const stream = env.network.connect(address, 'peer', hello, {
+      frame: (frame) => {
+        timer.cancel();
+        try {
+          resolve(decodeAdmission(frame));
+        } catch (error) {
+          reject(error instanceof Error ? error : new Error(String(error)));
+        }
+        stream.close();
+      },
+      closed: (error) => {
+        timer.cancel();
+        reject(error ?? new TidemarkError('UNAVAILABLE', 'STREAM_LOST', `${address} said nothing`, { retriable: true }));
+      },
+    });
+    const timer = env.timers.after(ASK_MS_MAX, () => {
+      const message = `${address} did not answer within ${ASK_MS_MAX} ms`;
+      stream.close();
+      reject(new TidemarkError('UNAVAILABLE', 'PEER_UNREACHABLE', message, { retriable: true }));
+    });
+  });
+}
+
+export interface DoorOptions {
+  readonly clusterId: string;
+  readonly founding: Founding;
+  readonly record: () => PlacementRecord;
+  readonly change: (next: (record: PlacementRecord) => PlacementRecord) => Promise<PlacementRecord>;
+}
+
+/** True of the opening message of a node that wants to join. */
+export function isJoin(hello: Bytes): boolean {
+  try {
+    const parts: unknown = unpack(hello);
+    return Array.isArray(parts) && parts[0] === JOIN;
+  } catch {
+    return false;
+  }
+}
+
+/** The member's side. */
+export function acceptJoin(hello: Bytes, stream: FrameStream, options: DoorOptions): StreamHandlers {
+  const applicant = applicantOf(hello, options.clusterId);
+  letIn(applicant, options).then(
+    (answer) => {
+      stream.send(answer);
+      stream.close();
+    },
+    (error: unknown) => stream.close(withAddress(error, options.record())),
+  );
+  return { frame: () => undefined, closed: () => undefined };
+}
+
+async function letIn(applicant: Applicant, { clusterId, founding, change }: DoorOptions): Promise<Bytes> {
+  let node = 0;
+  const record = await change((present) => {
+    const next = joined(present, applicant);
+    ({ node } = next);
+    return next.record;
+  });
+  const { buckets, replicas, members } = founding;
+  return pack([JOINED, clusterId, node, buckets, replicas, members, encodeRecordOf(record)]);
+}
+
+function applicantOf(hello: Bytes, own: string): Applicant {
+  const [, protocol, clusterId, uuid, address, zone] = unpack(hello) as readonly unknown[];
+  if (protocol !== PEER_PROTOCOL) {
+    const message = `a node that wants to join speaks protocol version ${String(protocol)}, this one speaks ${PEER_PROTOCOL}`;
+    throw new TidemarkError('FAILED_PRECONDITION', 'PROTOCOL_MISMATCH', message);
+  }
+  if (!isText(clusterId) || !isText(uuid) || !isText(address) || !isText(zone) || uuid === '' || address === '') {
+    throw new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_HELLO', 'a node that wants to join does not say who and where it is');
+  }
+  if (clusterId !== '' && clusterId !== own) {
+    const message = `this is cluster '${own}', not '${clusterId}', which the node at ${address} wants to join`;
+    throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_CLUSTER', message);
+  }
+  return { uuid, address, zone };
+}
+
+function isText(value: unknown): value is string {
+  return typeof value === 'string' && value.length <= TEXT_MAX;
+}
+
+/** A redirect says where the leader listens: the asker knows no placement. */
+function withAddress(error: unknown, { nodes }: PlacementRecord): TidemarkError {
+  if (!isTidemarkError(error)) return new TidemarkError('INTERNAL', 'BUG', messageOf(error));
+  const address = nodes.find(({ id }) => String(id) === error.details['leader'])?.address;
+  if (address === undefined) return error;
+  const { code, reason, message, retriable, outcome } = error;
+  return new TidemarkError(code, reason, message, { retriable, outcome, details: { ...error.details, address } });
+}
+
+function decodeAdmission(frame: Bytes): Admission {
+  const [kind, clusterId, nodeId, buckets, replicas, members, record] = unpack(frame) as readonly unknown[];
+  if (kind !== JOINED) throw new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_FRAME', 'the answer to a join cannot be read');
+  const founding = { buckets, replicas, members } as Founding;
+  return {
+    clusterId: clusterId as string,
+    nodeId: nodeId as NodeId,
+    founding,
+    record: decodeRecordOf(Buffer.isBuffer(record) ? record : EMPTY),
+  };
+}
+

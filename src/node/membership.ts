@@ -1,0 +1,245 @@
+import type { Clock, Logger } from '../env/env.js';
+import { isTidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
+import type { Replica } from '../bucket/replica.js';
+import { nodeOfReplica, type BucketId, type NodeId, type NodeInfo, type ReplicaInfo } from '../placement/map.js';
+import { decodeRecordOf, encodeRecordOf, epochOfReplica, placeOf, type PlacementRecord } from '../placement/record.js';
+import type { Message, ReplicaId } from '../raft/types.js';
+import type { Hosting } from './hosting.js';
+import type { BelongsItem, MembershipItem, PeerItem, SettledItem } from './peer-items.js';
+import { isSettled, nextChange } from './reconcile.js';
+
+/**
+ * Brings the groups of this node to where the placement wants them.
+ *
+ *   the leader of a bucket   compares the configuration of its group with the placement, once a second, and takes the next step
+ *   a node that is called    makes an empty replica when a leader sends it entries for one: it is a learner then
+ *   a node that hosts more   than the placement says asks the others whether its replica still belongs to the group, and gives
+ *                            it up when the leader says that it does not
+ *
+ * Any of them may end at any moment, or know an older placement than the others.
+ *
+ * Invariants
+ * - A replica is given up only when a leader, confirmed after it was asked, has a committed configuration without it, and knows
+ *   a placement at least as late as the one that made the replica, without it as well. So no later leader can count on it.
+ * - A leader that knows an older placement than the one its group was last changed for changes nothing.
+ * - A replica that went is never made again under its id (Hosting.add), whatever message comes late.
+ *
+ * The placement itself comes from the system bucket where that is hosted, and from the peers everywhere: whoever learns of a
+ * later one tells the others, and whoever meets a peer with an older one tells that.
+ */
+export interface MembershipOptions {
+  readonly nodeId: NodeId;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly hosting: Pick<Hosting, 'replicas' | 'add' | 'retire'>;
+  readonly record: () => PlacementRecord;
+  /** A leader reports what is done. */
+  readonly reported: (from: NodeId, item: SettledItem) => void;
+  /** A placement was heard of. */
+  readonly adopt: (record: PlacementRecord) => void;
+  readonly send: (to: NodeId, item: PeerItem) => void;
+  /** Resolves when nothing of a replica is on its way to the log. */
+  readonly settled: (replica: Replica) => Promise<void>;
+  /** A new replica is there, and has missed the message that called for it. */
+  readonly added: (replica: Replica) => void;
+  readonly onBug: (error: unknown) => void;
+}
+
+/** A learner that lacks no more than this is promoted: the rest comes while the change is under way. */
+const IN_STEP_ENTRIES = 64;
+const BELONGS_MS_MAX = 2000;
+/** Replicas that are being made or given up at a time: each costs a few syncs. */
+const AT_ONCE_MAX = 16;
+const REPORT_AGAIN_MS = 5000;
+
+export class Membership {
+  readonly #options: MembershipOptions;
+  readonly #busy = new Set<BucketId>();
+  #told = '';
+  #toldMs = -Infinity;
+  #closed = false;
+
+  constructor(options: MembershipOptions) {
+    this.#options = options;
+  }
+
+  /** Takes the next step wherever there is one to take. */
+  tick(): void {
+    const { hosting, record } = this.#options;
+    const placement = record();
+    for (const replica of hosting.replicas.values()) {
+      const place = placeOf(placement, replica.bucket);
+      if (place === undefined || replica.installing) continue;
+      if (replica.isLeader) {
+        if (replica.raft.canServe()) this.#lead(replica, place.replicas, placement.epoch);
+      } else if (!this.#isMeant(replica, place.replicas)) {
+        this.#askWhether(replica);
+      }
+    }
+    this.#report();
+  }
+
+  close(): void {
+    this.#closed = true;
+  }
+
+  // --- a leader
+
+  #lead(replica: Replica, target: readonly ReplicaInfo[], epoch: number): void {
+    const { raft, bucket } = replica;
+    const { config } = raft;
+    const newest = Math.max(...[...config.voters, ...config.outgoing, ...config.learners].map(epochOfReplica));
+    if (newest > epoch) return;
+    const ready = new Set(raft.progress().filter(({ state, match }) => {
+      return state === 'replicate' && match + IN_STEP_ENTRIES >= raft.lastIndex;
+    }).map(({ id }) => id));
+    const isReady = (id: ReplicaId): boolean => ready.has(id) || mutant('promoted-unready');
+    const changes = nextChange(config, target, isReady);
+    if (changes === undefined) return;
+    try {
+      replica.changeMembers(changes);
+      this.#options.log.info('changing the members of a bucket', { bucket, epoch, changes: JSON.stringify(changes) });
+    } catch (error) {
+      // A change is under way, or floors are not held by a quorum yet: at the next look it is tried again.
+      if (!isTidemarkError(error) || !error.retriable) throw error;
+    }
+  }
+
+  // --- a replica that may be in excess
+
+  /** The placement means this replica, or it is one that votes, and its group has not gone on without it yet. */
+  #isMeant({ id, raft }: Replica, target: readonly ReplicaInfo[]): boolean {
+    return target.some((replica) => replica.id === id) || (raft.config.voters.includes(id) && raft.leader !== 0);
+  }
+
+  /** Asks every node, for the leader may be on its way out, and then no placement names it. */
+  #askWhether({ bucket, id }: Replica): void {
+    const { nodeId, send, record } = this.#options;
+    for (const node of record().nodes) if (node.id !== nodeId) send(node.id, { kind: 'belongs', bucket, replica: id });
+  }
+
+  onItem(from: NodeId, item: MembershipItem): void {
+    switch (item.kind) {
+      case 'placement':
+        this.#options.adopt(decodeRecordOf(item.record));
+        return;
+      case 'belongs':
+        this.#answer(from, item).catch(this.#options.onBug);
+        return;
+      case 'gone':
+        this.#giveUp(from, item);
+        return;
+      case 'settled':
+        this.#options.reported(from, item);
+    }
+  }
+
+  async #answer(to: NodeId, { bucket, replica: id }: BelongsItem): Promise<void> {
+    const { hosting, clock, send } = this.#options;
+    const replica = hosting.replicas.get(bucket);
+    if (replica?.isLeader !== true || this.#mayBelong(replica, id)) return;
+    try {
+      await replica.reads.open({ kind: 'linearizable' }, clock.monotonicMs() + BELONGS_MS_MAX);
+    } catch (error) {
+      // It does not lead, or cannot prove it now: whoever does will be asked.
+      if (isTidemarkError(error)) return;
+      throw error;
+    }
+    if (replica.isLeader && !this.#mayBelong(replica, id)) send(to, { kind: 'gone', bucket, replica: id });
+  }
+
+  /** By what this leader knows, if it leads, the replica is a member, or may become one. */
+  #mayBelong({ bucket, raft, state }: Replica, id: ReplicaId): boolean {
+    const placement = this.#options.record();
+    const isKnown = placement.epoch >= epochOfReplica(id);
+    const isPlaced = placeOf(placement, bucket)?.replicas.some((replica) => replica.id === id) !== false;
+    const isMember = [raft.config, state.meta.config].some(({ voters, outgoing, learners, learnersNext }) =>
+      [voters, outgoing, learners, learnersNext].some((ids) => ids.includes(id)),
+    );
+    return !isKnown || isPlaced || isMember || raft.hasPendingConfig;
+  }
+
+  #giveUp(from: NodeId, { bucket, replica: id }: BelongsItem): void {
+    const { hosting, log, settled, onBug } = this.#options;
+    const replica = hosting.replicas.get(bucket);
+    if (replica?.id !== id || replica.installing || replica.isLeader || this.#isBusy(bucket)) return;
+    log.info('giving up a replica: its group has gone on without it', { bucket, replica: id, leader: from });
+    this.#run(bucket, hosting.retire(replica, settled)).catch(onBug);
+  }
+
+  // --- a replica that is called for
+
+  /** A message came for a replica that is not here. */
+  called({ bucket, message }: { readonly bucket: BucketId; readonly message: Message }): void {
+    const { hosting, nodeId, log, added, onBug } = this.#options;
+    const isLeaders = message.type === 'append' || message.type === 'snapshot';
+    if (!isLeaders || nodeOfReplica(message.to) !== nodeId || this.#isBusy(bucket)) return;
+    const make = async (): Promise<void> => {
+      const replica = await hosting.add(bucket, message.to);
+      if (replica === undefined) return;
+      log.info('made a replica that its leader called for', { bucket, replica: message.to });
+      added(replica);
+    };
+    this.#run(bucket, make()).catch(onBug);
+  }
+
+  #isBusy(bucket: BucketId): boolean {
+    return this.#closed || this.#busy.has(bucket) || this.#busy.size >= AT_ONCE_MAX;
+  }
+
+  async #run(bucket: BucketId, work: Promise<void>): Promise<void> {
+    this.#busy.add(bucket);
+    try {
+      await work;
+    } catch (error) {
+      if (!this.#closed) throw error;
+    } finally {
+      this.#busy.delete(bucket);
+    }
+  }
+
+  // --- the placement
+
+  /** A peer is there that knows the placement of that epoch. */
+  met(peer: NodeId, epoch: number): void {
+    const record = this.#options.record();
+    if (epoch < record.epoch) this.#options.send(peer, { kind: 'placement', record: encodeRecordOf(record) });
+  }
+
+  /** This node has learned of a later placement. */
+  tell(record: PlacementRecord, nodes: readonly NodeInfo[]): void {
+    const { nodeId, send } = this.#options;
+    const item = { kind: 'placement', record: encodeRecordOf(record) } as const;
+    for (const { id } of nodes) if (id !== nodeId) send(id, item);
+  }
+
+  /** Tells those who may plan what is done here, when that has changed, and now and then again. */
+  #report(): void {
+    const { nodeId, clock, record, send, reported } = this.#options;
+    const { epoch, system } = record();
+    const buckets = this.#settledBuckets();
+    const now = clock.monotonicMs();
+    const told = `${epoch}: ${buckets.join()}`;
+    if (told === this.#told && now - this.#toldMs < REPORT_AGAIN_MS) return;
+    this.#told = told;
+    this.#toldMs = now;
+    const item = { kind: 'settled', epoch, buckets } as const;
+    for (const { node } of system.replicas) {
+      if (node === nodeId) reported(nodeId, item);
+      else send(node, item);
+    }
+  }
+
+  #settledBuckets(): BucketId[] {
+    const placement = this.#options.record();
+    const settled: BucketId[] = [];
+    for (const { bucket, isLeader, raft, state } of this.#options.hosting.replicas.values()) {
+      const place = placeOf(placement, bucket);
+      if (!isLeader || place === undefined || !raft.canServe()) continue;
+      if (isSettled(state.meta.config, place.replicas)) settled.push(bucket);
+    }
+    return settled;
+  }
+}
+

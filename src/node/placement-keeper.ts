@@ -1,0 +1,196 @@
+import type { Env, FrameStream, StreamHandlers } from '../env/env.js';
+import type { Limits } from '../env/limits.js';
+import type { Bytes } from '../lib/bytes.js';
+import { TidemarkError } from '../lib/errors.js';
+import type { Replica } from '../bucket/replica.js';
+import type { StateStore } from '../bucket/state-store.js';
+import type { Founding } from '../placement/founding.js';
+import { SYSTEM_BUCKET, type NodeId, type NodeInfo } from '../placement/map.js';
+import { changed, encodeRecordOf, type PlacementChange, type PlacementRecord } from '../placement/record.js';
+import type { Ticket } from '../router/session.js';
+import type { Hosting } from './hosting.js';
+import { acceptJoin } from './join.js';
+import { Membership } from './membership.js';
+import type { MembershipItem, PeerItem, RaftItem } from './peer-items.js';
+import { Placer } from './placer.js';
+import { SystemBucket } from './system.js';
+
+/**
+ * What this node knows of the placement, and what it does about it:
+ *
+ *   system.ts       the placement as the system bucket has it, and how it is changed there
+ *   membership.ts   brings the groups of this node to where the placement wants them
+ *   placer.ts       plans the next placement, on the node that leads the system bucket
+ *   join.ts         lets new nodes in
+ *
+ * A later epoch wins wherever it is heard; it is kept in the state store, so that this node finds the others when it starts
+ * again.
+ */
+export interface KeeperOptions {
+  readonly env: Pick<Env, 'clock' | 'log'>;
+  readonly limits: Limits;
+  readonly nodeId: NodeId;
+  readonly clusterId: string;
+  readonly founding: Founding;
+  /** Where nodes listen now, of those that the configuration names. */
+  readonly nodes: readonly NodeInfo[];
+  readonly record: PlacementRecord;
+  readonly state: StateStore;
+  readonly hosting: Pick<Hosting, 'replicas' | 'add' | 'retire'>;
+  readonly beginRequest: () => Ticket;
+  readonly send: (to: NodeId, item: PeerItem) => void;
+  readonly isConnected: (node: NodeId) => boolean;
+  readonly settled: (replica: Replica) => Promise<void>;
+  readonly added: (replica: Replica) => void;
+  /** A later placement has been adopted. */
+  readonly adopted: (record: PlacementRecord) => void;
+  /** This node must stop: it was removed, or something happened that should not. */
+  readonly onFatal: (error: unknown) => void;
+}
+
+/** In the state store: the latest placement that this node has heard of. */
+export const PLACEMENT_KEY = Buffer.from('n/placement');
+const JOIN_MS_MAX = 3000;
+
+export class PlacementKeeper {
+  readonly system: SystemBucket;
+  readonly #options: KeeperOptions;
+  readonly #membership: Membership;
+  readonly #placer: Placer;
+  #record: PlacementRecord;
+
+  constructor(options: KeeperOptions) {
+    const { env, limits, nodeId, hosting, onFatal } = options;
+    const { clock, log } = env;
+    this.#options = options;
+    this.#record = this.#withAddresses(options.record);
+    const record = (): PlacementRecord => this.#record;
+    const adopt = (heard: PlacementRecord): void => this.#adopt(heard);
+    this.system = new SystemBucket({
+      replica: () => hosting.replicas.get(SYSTEM_BUCKET),
+      record,
+      log,
+      beginRequest: () => options.beginRequest(),
+      adopt,
+    });
+    this.#membership = new Membership({
+      nodeId,
+      clock,
+      log,
+      hosting,
+      record,
+      adopt,
+      reported: (from, item) => this.#placer.heard(from, item),
+      send: (to, item) => options.send(to, item),
+      settled: (replica) => options.settled(replica),
+      added: (replica) => options.added(replica),
+      onBug: onFatal,
+    });
+    this.#placer = new Placer({
+      clock,
+      log,
+      changesMax: limits.bucketsMovingMax,
+      lostAfterMs: limits.nodeLostMs,
+      record,
+      isLeading: () => this.system.isLeading,
+      isReachable: (id) => id === nodeId || options.isConnected(id),
+      change: (next, deadlineMs) => this.system.change(next, deadlineMs),
+      onBug: onFatal,
+    });
+  }
+
+  get record(): PlacementRecord {
+    return this.#record;
+  }
+
+  /** Makes the record durable that this node was let in with, so that it needs to ask nobody again. */
+  async keep(): Promise<void> {
+    const { state } = this.#options;
+    state.put(PLACEMENT_KEY, encodeRecordOf(this.#record));
+    await state.flush();
+  }
+
+  /** Once a second. */
+  tick(): void {
+    this.system.tick();
+    this.#membership.tick();
+    this.#placer.tick();
+  }
+
+  close(): void {
+    this.#membership.close();
+  }
+
+  // --- what peers say
+
+  onItem(from: NodeId, item: MembershipItem): void {
+    this.#membership.onItem(from, item);
+  }
+
+  /** A peer is there that knows the placement of that epoch. */
+  met(peer: NodeId, epoch: number): void {
+    this.#membership.met(peer, epoch);
+  }
+
+  /** A message came for a replica that is not here. */
+  called(item: RaftItem): void {
+    this.#membership.called(item);
+  }
+
+  acceptJoin(hello: Bytes, stream: FrameStream): StreamHandlers {
+    const { clusterId, founding, env } = this.#options;
+    return acceptJoin(hello, stream, {
+      clusterId,
+      founding,
+      record: () => this.#record,
+      change: (next) => this.system.change(next, env.clock.monotonicMs() + JOIN_MS_MAX),
+    });
+  }
+
+  // --- what people ask for
+
+  /** Only on the node that leads the system bucket; others answer NOT_LEADER. */
+  change(what: PlacementChange, deadlineMs: number): Promise<PlacementRecord> {
+    return this.system.change((record) => changed(record, what, this.#moving(record).length === 0), deadlineMs);
+  }
+
+  /** Buckets whose replicas are not known to be where they should be; undefined if this node does not lead the system bucket. */
+  get moving(): readonly number[] | undefined {
+    return this.system.isLeading ? this.#moving(this.#record) : undefined;
+  }
+
+  #moving({ epoch, map }: PlacementRecord): number[] {
+    // Of another record than the one known here, nothing has been reported yet.
+    const settled = epoch === this.#record.epoch ? this.#placer.settled() : new Set<number>();
+    return [SYSTEM_BUCKET, ...map.map(({ id }) => id)].filter((bucket) => !settled.has(bucket));
+  }
+
+  // --- epochs
+
+  #adopt(heard: PlacementRecord): void {
+    if (heard.epoch <= this.#record.epoch) return;
+    const record = this.#withAddresses(heard);
+    const left = this.#record.nodes.filter(({ id }) => !record.nodes.some((node) => node.id === id));
+    this.#membership.tell(record, [...record.nodes, ...left]);
+    this.#record = record;
+    this.#options.state.put(PLACEMENT_KEY, encodeRecordOf(record));
+    this.#options.adopted(record);
+    this.#membership.tick();
+    this.checkMember();
+  }
+
+  #withAddresses(record: PlacementRecord): PlacementRecord {
+    const { nodes } = this.#options;
+    const addressOf = (node: NodeInfo): string => nodes.find(({ id }) => id === node.id)?.address ?? node.address;
+    return { ...record, nodes: record.nodes.map((node) => ({ ...node, address: addressOf(node) })) };
+  }
+
+  /** A node that was removed stops. */
+  checkMember(): void {
+    const { nodeId, clusterId, onFatal } = this.#options;
+    if (this.#record.nodes.some(({ id }) => id === nodeId)) return;
+    const advice = 'stop it, and delete its data directory';
+    const message = `node ${nodeId} is no member of cluster '${clusterId}' any more: ${advice}`;
+    onFatal(new TidemarkError('FAILED_PRECONDITION', 'NODE_REMOVED', message));
+  }
+}

@@ -1,0 +1,130 @@
+import type { Clock, Logger } from '../env/env.js';
+import { isTidemarkError, messageOf } from '../lib/errors.js';
+import type { BucketId, NodeId } from '../placement/map.js';
+import { plan } from '../placement/planner.js';
+import type { PlacementRecord } from '../placement/record.js';
+import type { SettledItem } from './peer-items.js';
+
+/**
+ * Lets the planner work, on the node that leads the system bucket: once a second, by what the leaders of buckets have reported as
+ * done, it writes the next placement if there is one. Nothing is lost when this node ends: whoever leads the system bucket then
+ * hears the same reports.
+ */
+export interface PlacerOptions {
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Buckets that may be under way at a time. */
+  readonly changesMax: number;
+  /** A node that nobody here can reach for so long is taken for lost. */
+  readonly lostAfterMs: number;
+  readonly record: () => PlacementRecord;
+  readonly isLeading: () => boolean;
+  readonly isReachable: (node: NodeId) => boolean;
+  readonly change: (next: (record: PlacementRecord) => PlacementRecord, deadlineMs: number) => Promise<PlacementRecord>;
+  readonly onBug: (error: unknown) => void;
+}
+
+/** The replicas that a bucket should have, as JSON. */
+type Place = string;
+
+interface Report {
+  readonly epoch: number;
+  readonly buckets: readonly BucketId[];
+  readonly heardMs: number;
+}
+
+/** Leaders report at least this often; see Membership. */
+const REPORT_MS_MAX = 15_000;
+const CHANGE_MS_MAX = 2000;
+
+export class Placer {
+  readonly #options: PlacerOptions;
+  readonly #reports = new Map<NodeId, Report>();
+  readonly #silentSinceMs = new Map<NodeId, number>();
+  #places = new Map<BucketId, Place>();
+  /** From which epoch on a bucket has been placed as it is, as far as this node knows. */
+  readonly #placedSince = new Map<BucketId, number>();
+  #epoch = 0;
+  #running = false;
+
+  constructor(options: PlacerOptions) {
+    this.#options = options;
+  }
+
+  heard(from: NodeId, { epoch, buckets }: SettledItem): void {
+    this.#reports.set(from, { epoch, buckets, heardMs: this.#options.clock.monotonicMs() });
+  }
+
+  /** Buckets that their leaders say are as the present placement wants them. */
+  settled(): ReadonlySet<BucketId> {
+    const { clock, record } = this.#options;
+    this.#compare(record());
+    const recent = clock.monotonicMs() - REPORT_MS_MAX;
+    const settled = new Set<BucketId>();
+    for (const { epoch, buckets, heardMs } of this.#reports.values()) {
+      if (heardMs <= recent) continue;
+      for (const bucket of buckets) if (epoch >= (this.#placedSince.get(bucket) ?? Infinity)) settled.add(bucket);
+    }
+    return settled;
+  }
+
+  /** What was reported of a bucket counts until the bucket is placed otherwise. */
+  #compare({ epoch, system, map }: PlacementRecord): void {
+    if (epoch === this.#epoch) return;
+    this.#epoch = epoch;
+    const places = new Map([system, ...map].map(({ id, replicas }) => [id, JSON.stringify(replicas)]));
+    for (const [bucket, place] of places) if (this.#places.get(bucket) !== place) this.#placedSince.set(bucket, epoch);
+    this.#places = places;
+  }
+
+  tick(): void {
+    if (!this.#options.isLeading()) {
+      // How long others were silent to it before it led says nothing: it starts to count when it leads.
+      this.#silentSinceMs.clear();
+      return;
+    }
+    const lost = this.#lost();
+    if (this.#running) return;
+    const { record, changesMax } = this.#options;
+    const input = { settled: this.settled(), lost, changesMax };
+    const known = record();
+    if (plan({ record: known, ...input }) === undefined) return;
+    this.#running = true;
+    this.#write(known.epoch, (present) => plan({ record: present, ...input }) ?? present)
+      .catch(this.#options.onBug)
+      .finally(() => {
+        this.#running = false;
+      });
+  }
+
+  async #write(epoch: number, next: (record: PlacementRecord) => PlacementRecord): Promise<void> {
+    const { change, clock, log } = this.#options;
+    try {
+      // What was settled was so at that epoch: at another one it must be reported again.
+      const unlessChanged = (present: PlacementRecord): PlacementRecord => (present.epoch === epoch ? next(present) : present);
+      const { epoch: now } = await change(unlessChanged, clock.monotonicMs() + CHANGE_MS_MAX);
+      if (now > epoch) log.info('planned the next placement', { epoch: now });
+    } catch (error) {
+      if (!isTidemarkError(error)) throw error;
+      log.debug('the next placement was not written', { error: messageOf(error) });
+    }
+  }
+
+  #lost(): ReadonlySet<NodeId> {
+    const { record, isReachable, clock, lostAfterMs, log } = this.#options;
+    const now = clock.monotonicMs();
+    const lost = new Set<NodeId>();
+    for (const { id } of record().nodes) {
+      if (isReachable(id)) {
+        this.#silentSinceMs.delete(id);
+        continue;
+      }
+      const since = this.#silentSinceMs.get(id) ?? now;
+      if (since === now) this.#silentSinceMs.set(id, now);
+      if (now - since < lostAfterMs) continue;
+      lost.add(id);
+      log.warn('a node is taken for lost: its replicas are made anew on others', { lost: id, silentMs: Math.round(now - since) });
+    }
+    return lost;
+  }
+}

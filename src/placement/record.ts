@@ -1,0 +1,201 @@
+import { TidemarkError } from '../lib/errors.js';
+import type { Bytes } from '../lib/bytes.js';
+import { initialPlacement, initialSystemBucket } from './initial.js';
+import { replicaIdOf, SYSTEM_BUCKET, type BucketId, type BucketInfo, type NodeId, type NodeInfo, type Placement } from './map.js';
+
+/**
+ * The placement as the system bucket keeps it: what routers know, and what only nodes need to know.
+ *
+ * It says where replicas *should* be. What a bucket's group is made of stands in the group's own log; its leader brings the one
+ * to the other, step by step (node/membership.ts). So nothing has to be repaired when a node ends half-way through a move, and no
+ * read or write waits for the system bucket.
+ *
+ * Every change makes a new epoch, and a replica that it adds has that epoch in its id. So no id is ever used again, and whoever
+ * sees an id knows from which epoch on the placement may speak of it.
+ */
+export interface PlacementRecord extends Placement {
+  /** How many voters a bucket should have. */
+  readonly replicas: number;
+  /** The system bucket itself. */
+  readonly system: BucketInfo;
+  /** The highest node id that was ever used: none is used twice. */
+  readonly lastNode: NodeId;
+  /** Nodes that are to be emptied: nothing new is placed on them. In ascending order. */
+  readonly draining: readonly NodeId[];
+}
+
+const FORMAT = 2;
+const NODE_ID_MAX = 65_535;
+
+/** The record of a new cluster, the same on each of its nodes. */
+export function initialRecord(
+  clusterId: string,
+  nodes: readonly NodeInfo[],
+  buckets: number,
+  replicas: number,
+): PlacementRecord {
+  const placement = initialPlacement(clusterId, nodes, buckets, replicas);
+  const lastNode = Math.max(...nodes.map(({ id }) => id));
+  return { ...placement, replicas, system: initialSystemBucket(nodes), draining: [], lastNode };
+}
+
+export function encodeRecordOf(record: PlacementRecord): Bytes {
+  return Buffer.from(JSON.stringify({ format: FORMAT, ...record }));
+}
+
+/** Throws FAILED_PRECONDITION / NEWER_FORMAT. */
+export function decodeRecordOf(data: Bytes): PlacementRecord {
+  const { format, ...record } = JSON.parse(data.toString()) as PlacementRecord & { readonly format: number };
+  if (format === FORMAT) return record;
+  throw new TidemarkError('FAILED_PRECONDITION', 'NEWER_FORMAT', `the placement has format ${format}, not ${FORMAT}`);
+}
+
+/** Where the replicas of a bucket should be, of the system bucket as well. */
+export function placeOf(record: PlacementRecord, bucket: BucketId): BucketInfo | undefined {
+  return bucket === SYSTEM_BUCKET ? record.system : record.map[bucket];
+}
+
+/** How many replicas, the system bucket's included, should be on a node. */
+export function replicasOn(record: PlacementRecord, node: NodeId): number {
+  let count = 0;
+  for (const { replicas } of [record.system, ...record.map]) {
+    if (replicas.some((replica) => replica.node === node)) count += 1;
+  }
+  return count;
+}
+
+/** The epoch of the placement that gave a replica its id; 0 for those that a cluster was founded with. */
+export function epochOfReplica(replicaId: number): number {
+  return Math.floor(replicaId / replicaIdOf(0, 1));
+}
+
+/** What a person may ask for. The planner does the rest. */
+export type PlacementChange =
+  | { readonly kind: 'move'; readonly bucket: BucketId; readonly from: NodeId; readonly to: NodeId }
+  /** Everything moves away from the node. */
+  | { readonly kind: 'drain'; readonly node: NodeId }
+  | { readonly kind: 'undrain'; readonly node: NodeId }
+  /** The node, which is empty, is no member any more. */
+  | { readonly kind: 'remove'; readonly node: NodeId }
+  /** How many voters each bucket should have. */
+  | { readonly kind: 'replicas'; readonly count: number }
+  /** Nothing by itself; but what a cluster was founded with is left alone by the planner until there is a second epoch. */
+  | { readonly kind: 'rebalance' };
+
+export const REPLICAS_MAX = 7;
+
+/**
+ * The next record; throws INVALID_ARGUMENT or FAILED_PRECONDITION if that cannot be, and the same record if it is so already.
+ * `settled` says whether all groups are as the record wants them: only then can it be known that a node holds nothing.
+ */
+export function changed(record: PlacementRecord, change: PlacementChange, settled: boolean): PlacementRecord {
+  const next = { ...record, epoch: record.epoch + 1 };
+  const { draining, nodes } = record;
+  switch (change.kind) {
+    case 'move':
+      return moveReplica(record, change.bucket, change.from, change.to);
+    case 'drain': {
+      checkMember(record, change.node, 'node');
+      if (draining.includes(change.node)) return record;
+      checkEnough(record, change.node);
+      return { ...next, draining: [...draining, change.node].sort((a, b) => a - b) };
+    }
+    case 'undrain':
+      checkMember(record, change.node, 'node');
+      return draining.includes(change.node) ? { ...next, draining: draining.filter((id) => id !== change.node) } : record;
+    case 'remove': {
+      const { node } = change;
+      if (!nodes.some(({ id }) => id === node)) return record;
+      checkEnough(record, node);
+      const count = replicasOn(record, node);
+      if (count > 0) throw refused('NODE_NOT_EMPTY', 'node', `node ${node} still has ${count} replicas: drain it first`);
+      if (!settled) throw refused('BUCKETS_MOVING', 'node', `replicas are still on their way from node ${node}; try again soon`);
+      return { ...next, nodes: nodes.filter(({ id }) => id !== node), draining: draining.filter((id) => id !== node) };
+    }
+    case 'rebalance':
+      return record.epoch > 1 ? record : next;
+    case 'replicas': {
+      const { count } = change;
+      const most = Math.min(REPLICAS_MAX, nodes.length - draining.length);
+      if (count === record.replicas) return record;
+      if (Number.isInteger(count) && count >= 1 && count <= most) return { ...next, replicas: count };
+      const expected = `from 1 to ${most}, for there are ${nodes.length - draining.length} nodes`;
+      throw invalid('REPLICAS_OUT_OF_RANGE', 'count', `a bucket can have ${expected}, not ${count} replicas`);
+    }
+  }
+}
+
+/** A node that is to become a member. `uuid` is that of its data directory: asked twice, it gets the same id twice. */
+export interface Applicant {
+  readonly uuid: string;
+  readonly address: string;
+  readonly zone: string;
+}
+
+/** The record with that node in it, and the id that it has. */
+export function joined(record: PlacementRecord, applicant: Applicant): { record: PlacementRecord; node: NodeId } {
+  const known = record.nodes.find(({ uuid }) => uuid === applicant.uuid);
+  if (known !== undefined) return { record, node: known.id };
+  const { address } = applicant;
+  const same = record.nodes.find((node) => node.address === address);
+  if (same !== undefined) {
+    const advice = 'if that one is gone for good, remove it first; else give the new one an address of its own';
+    throw refused('ADDRESS_TAKEN', 'address', `node ${same.id} is a member at ${address}; ${advice}`);
+  }
+  const node = record.lastNode + 1;
+  if (node > NODE_ID_MAX) throw refused('NO_NODE_ID_LEFT', 'node', `all ${NODE_ID_MAX} node ids have been used`);
+  const nodes = [...record.nodes, { id: node, ...applicant }];
+  return { record: { ...record, epoch: record.epoch + 1, nodes, lastNode: node }, node };
+}
+
+/** The next epoch: one replica of a bucket goes to another node, and takes the place in the list that it had. */
+export function moveReplica(record: PlacementRecord, bucket: BucketId, from: NodeId, to: NodeId): PlacementRecord {
+  const place = placeOf(record, bucket);
+  if (place === undefined) {
+    throw invalid('UNKNOWN_BUCKET', 'bucket', `there is no bucket ${bucket}; there are ${record.buckets}`);
+  }
+  checkTarget(record, to);
+  if (place.replicas.some(({ node }) => node === to)) {
+    throw refused('ALREADY_PLACED', 'to', `node ${to} has a replica of bucket ${bucket} already`);
+  }
+  if (!place.replicas.some(({ node }) => node === from)) {
+    const nodes = place.replicas.map(({ node }) => node).join(', ');
+    throw refused('NOT_PLACED', 'from', `node ${from} has no replica of bucket ${bucket}; nodes ${nodes} have`);
+  }
+  const epoch = record.epoch + 1;
+  const moved = place.replicas.map((replica) =>
+    replica.node === from ? { ...replica, id: replicaIdOf(to, epoch), node: to } : replica,
+  );
+  return replaced({ ...record, epoch }, { ...place, replicas: moved });
+}
+
+function replaced(record: PlacementRecord, place: BucketInfo): PlacementRecord {
+  if (place.id === SYSTEM_BUCKET) return { ...record, system: place };
+  return { ...record, map: record.map.map((bucket) => (bucket.id === place.id ? place : bucket)) };
+}
+
+function checkTarget(record: PlacementRecord, node: NodeId): void {
+  checkMember(record, node, 'to');
+  if (record.draining.includes(node)) throw refused('NODE_DRAINING', 'to', `node ${node} is being drained`);
+}
+
+function checkMember({ nodes }: PlacementRecord, node: NodeId, field: string): void {
+  if (nodes.some(({ id }) => id === node)) return;
+  const members = nodes.map(({ id }) => id).join(', ');
+  throw refused('UNKNOWN_NODE', field, `node ${node} is no member of the cluster; its members are ${members}`);
+}
+
+function checkEnough({ nodes, draining, replicas }: PlacementRecord, without: NodeId): void {
+  const left = nodes.filter(({ id }) => id !== without && !draining.includes(id)).length;
+  if (left >= replicas) return;
+  const message = `without node ${without} there are ${left} nodes for the ${replicas} replicas of each bucket; add a node first`;
+  throw refused('TOO_FEW_NODES', 'node', message);
+}
+
+function refused(reason: string, field: string, message: string): TidemarkError {
+  return new TidemarkError('FAILED_PRECONDITION', reason, message, { details: { field } });
+}
+
+function invalid(reason: string, field: string, message: string): TidemarkError {
+  return new TidemarkError('INVALID_ARGUMENT', reason, message, { details: { field } });
+}

@@ -1,0 +1,73 @@
+import { join } from 'node:path';
+import { expect } from 'chai';
+import { tidemark as run } from '../cli/support.js';
+import { freePorts, TestCluster } from './cluster.js';
+import { Load } from './load.js';
+import { TestProcess, tidemark } from './process.js';
+
+const BUCKETS = 16;
+const SILENT_MS_MAX = 3000;
+
+/** The commands by which nodes come and go, against real processes under load. */
+describe('a cluster whose nodes are replaced one after the other', function () {
+  this.timeout(180_000);
+  let cluster: TestCluster;
+  const newcomers: TestProcess[] = [];
+
+  afterEach(async () => {
+    for (const newcomer of newcomers.splice(0)) await newcomer.kill();
+    await cluster.close();
+  });
+
+  const add = async (name: string, port: number, through: number): Promise<TestProcess> => {
+    const listen = `127.0.0.1:${port}`;
+    const args = ['cluster', 'add', '--join', cluster.address(through), '--listen', listen, '--data', join(cluster.folder, name)];
+    const newcomer = new TestProcess({ name, args: tidemark(...args), logPath: join(cluster.folder, 'logs', `${name}.log`) });
+    newcomers.push(newcomer);
+    await newcomer.ready();
+    return newcomer;
+  };
+
+  const succeeds = async (...args: string[]): Promise<string> => {
+    const { code, out, err } = await run(['cluster', ...args, '--timeout', '30s']);
+    expect(code, `${args.join(' ')}: ${err}`).to.equal(0);
+    return out;
+  };
+
+  it('loses no acknowledged write and repeats none, and is silent nowhere for longer than an election', async () => {
+    cluster = await TestCluster.start({ buckets: BUCKETS, sidecar: true });
+    const clients = [await cluster.connect(), await cluster.connect({ endpoints: [cluster.address(0)] })];
+    const load = new Load({ buckets: BUCKETS, clients });
+    load.start();
+    await cluster.eventually('every bucket is written to', async () => load.acknowledgedEverywhereSince(0));
+    load.watch();
+    const [first = 0, second = 0] = await freePorts(2);
+    let four = await add('four', first, 2);
+    const endpoint = ['--endpoint', `127.0.0.1:${first}`];
+    await succeeds('rebalance', ...endpoint);
+    // It is a member from now on, wherever its life ends.
+    await four.kill();
+    four = await add('four', first, 2);
+    expect(four.log()).to.match(/node 4 of cluster/);
+    await add('five', second, 3);
+    for (const leaving of [1, 2]) {
+      const out = await succeeds('remove', String(leaving), ...endpoint);
+      expect(out).to.not.match(new RegExp(`^ *${leaving} `, 'm'));
+      expect((await cluster.process(leaving).ended).code).to.equal(9);
+    }
+    const { ms, bucket } = load.longestGap;
+    if (process.env['TIDEMARK_TIMES'] !== undefined) console.log(`${Math.round(ms)} ms of silence`);
+    expect(ms, `bucket ${bucket} was silent`).to.be.below(SILENT_MS_MAX);
+    await load.stop();
+    await load.check(await cluster.connect({ endpoints: [`127.0.0.1:${second}`] }));
+    const status = JSON.parse((await run(['cluster', 'status', '--json', ...endpoint])).out) as { nodes: { id: number; replicas: number }[] };
+    expect(status.nodes.map(({ id, replicas }) => [id, replicas])).to.deep.equal([
+      [3, BUCKETS],
+      [4, BUCKETS],
+      [5, BUCKETS],
+    ]);
+    const refused = await run(['cluster', 'drain', '4', ...endpoint]);
+    expect(refused.err).to.match(/without node 4 there are 2 nodes for the 3 replicas of each bucket; add a node first/);
+    expect(refused.code).to.not.equal(0);
+  });
+});

@@ -1,0 +1,231 @@
+import { expect } from 'chai';
+import { SYSTEM_BUCKET, type NodeId } from '../../src/placement/map.js';
+import { plan } from '../../src/placement/planner.js';
+import { changed, initialRecord, joined, moveReplica, type PlacementRecord } from '../../src/placement/record.js';
+import { SimRandom } from '../../src/sim/random.js';
+
+const NOBODY: ReadonlySet<NodeId> = new Set();
+
+function clusterOf(count: number, buckets: number, zones = 0, replicas = Math.min(3, count)): PlacementRecord {
+  const nodes = Array.from({ length: count }, (_, at) => ({
+    id: at + 1,
+    address: `host-${at + 1}:1`,
+    zone: zones === 0 ? '' : `z${at % zones}`,
+  }));
+  return initialRecord('test', nodes, buckets, replicas);
+}
+
+const allOf = (record: PlacementRecord): Set<number> => new Set([SYSTEM_BUCKET, ...record.map.map(({ id }) => id)]);
+
+interface Run {
+  readonly record: PlacementRecord;
+  readonly moves: number;
+}
+
+/** Plans until nothing is left to do; each step is done before the next. */
+function settle(start: PlacementRecord, options: { lost?: ReadonlySet<NodeId>; changesMax?: number } = {}): Run {
+  const { lost = NOBODY, changesMax = 8 } = options;
+  let record = start;
+  let moves = 0;
+  for (let steps = 0; steps < 10_000; steps += 1) {
+    const next = plan({ record, settled: allOf(record), lost, changesMax });
+    if (next === undefined) return { record, moves };
+    expect(next.epoch).to.equal(record.epoch + 1);
+    let changed = 0;
+    for (const [before, after] of pairs(record, next)) {
+      if (before === after) continue;
+      changed += 1;
+      const kept = after.filter((id) => before.includes(id)).length;
+      expect(before.length - kept, 'at most one replica goes at a time').to.be.at.most(1);
+      moves += after.length - kept;
+    }
+    expect(changed).to.be.within(1, changesMax);
+    check(next);
+    record = next;
+  }
+  throw new Error('the planner does not come to an end');
+}
+
+function* pairs(a: PlacementRecord, b: PlacementRecord): Generator<[readonly number[], readonly number[]]> {
+  for (const [at, place] of [a.system, ...a.map].entries()) {
+    const other = [b.system, ...b.map][at];
+    if (place === other || other === undefined) continue;
+    yield [place.replicas.map(({ id }) => id), other.replicas.map(({ id }) => id)];
+  }
+}
+
+function check(record: PlacementRecord): void {
+  for (const { replicas } of [record.system, ...record.map]) {
+    expect(new Set(replicas.map(({ node }) => node)).size, 'one replica of a bucket on a node').to.equal(replicas.length);
+    expect(replicas.length).to.be.at.least(1);
+  }
+}
+
+function loads(record: PlacementRecord, of: (nodes: readonly NodeId[]) => readonly NodeId[]): number[] {
+  const counts = new Map(record.nodes.map(({ id }) => [id, 0]));
+  for (const { replicas } of record.map) {
+    for (const node of of(replicas.map((replica) => replica.node))) counts.set(node, (counts.get(node) ?? 0) + 1);
+  }
+  return [...counts.values()];
+}
+
+const spread = (counts: readonly number[]): number => Math.max(...counts) - Math.min(...counts);
+const replicaLoads = (record: PlacementRecord): number[] => loads(record, (nodes) => nodes);
+const leaderLoads = (record: PlacementRecord): number[] => loads(record, (nodes) => nodes.slice(0, 1));
+
+const withNode = (record: PlacementRecord, zone = ''): PlacementRecord => {
+  const id = record.lastNode + 1;
+  return joined(record, { uuid: `u${id}`, address: `host-${id}:1`, zone }).record;
+};
+
+describe('the planner', () => {
+  it('leaves a new cluster as it is', () => {
+    for (let count = 1; count <= 9; count += 1) {
+      for (const buckets of [1, 4, 64, 256]) {
+        const record = clusterOf(count, buckets);
+        const { moves } = settle(record);
+        expect(moves, `${count} nodes, ${buckets} buckets`).to.equal(0);
+      }
+    }
+  });
+
+  it('gives a new node its share, and moves nothing else', () => {
+    for (const count of [3, 4, 5, 8]) {
+      const { record, moves } = settle(withNode(clusterOf(count, 256)));
+      expect(spread(replicaLoads(record))).to.be.at.most(1);
+      expect(spread(leaderLoads(record))).to.be.at.most(1);
+      // Its share, and one of the system bucket.
+      expect(moves).to.be.at.most(Math.ceil((256 * 3) / (count + 1)) + 1);
+    }
+  });
+
+  it('empties a node, and then only that has changed', () => {
+    for (const count of [4, 5, 8]) {
+      const start = clusterOf(count, 256);
+      const share = start.map.filter(({ replicas }) => replicas.some(({ node }) => node === 2)).length;
+      const { record, moves } = settle({ ...start, draining: [2] });
+      const counts = replicaLoads(record);
+      expect(counts[1]).to.equal(0);
+      expect(record.system.replicas.some(({ node }) => node === 2)).to.equal(false);
+      expect(spread(counts.filter((_, at) => at !== 1))).to.be.at.most(1);
+      expect(moves).to.be.at.most(share + count);
+    }
+  });
+
+  it('replaces the replicas of a lost node', () => {
+    const { record } = settle(clusterOf(5, 64), { lost: new Set([3]) });
+    expect(replicaLoads(record)[2]).to.equal(0);
+    for (const { replicas } of record.map) expect(replicas.length).to.equal(3);
+  });
+
+  it('does nothing about a node that nobody can take the place of', () => {
+    const record = { ...clusterOf(3, 16), draining: [1] };
+    const { record: after } = settle(record);
+    expect(after.map.map(({ replicas }) => replicas.length)).to.deep.equal(Array(16).fill(3));
+  });
+
+  it('brings buckets to another number of replicas', () => {
+    const { record: five } = settle({ ...clusterOf(5, 64), replicas: 5 });
+    expect(new Set(five.map.map(({ replicas }) => replicas.length))).to.deep.equal(new Set([5]));
+    const { record: one } = settle({ ...five, replicas: 1 });
+    expect(new Set(one.map.map(({ replicas }) => replicas.length))).to.deep.equal(new Set([1]));
+    expect(spread(replicaLoads(one))).to.be.at.most(1);
+  });
+
+  it('keeps replicas of a bucket in different zones', () => {
+    const crowded = (record: PlacementRecord): number =>
+      record.map.filter(({ replicas }) => {
+        const zones = replicas.map(({ node }) => record.nodes.find(({ id }) => id === node)?.zone);
+        return new Set(zones).size < zones.length;
+      }).length;
+    // Nodes 1 to 6 in zones z0, z1, z2 by turns: the first placement does not look at zones.
+    const start = clusterOf(6, 60, 3);
+    const { record } = settle({ ...start, draining: [6] });
+    expect(crowded(record)).to.be.at.most(crowded(start));
+    const { record: grown } = settle(withNode(record, 'z2'));
+    expect(crowded(grown)).to.be.at.most(crowded(record));
+  });
+
+  it('touches nothing that is not settled, and has no more under way than it may', () => {
+    const record = withNode(clusterOf(3, 64));
+    const settled = new Set(record.map.map(({ id }) => id).filter((id) => id >= 5));
+    const next = plan({ record, settled, lost: NOBODY, changesMax: 8 });
+    // The system bucket and buckets 0 to 4 are under way.
+    expect(next?.map.filter((place, at) => place !== record.map[at]).length).to.equal(2);
+    expect(plan({ record, settled, lost: NOBODY, changesMax: 6 })).to.equal(undefined);
+  });
+
+  it('comes to rest whatever happens, and no bucket ever has fewer replicas than it had', () => {
+    for (let seed = 1; seed <= 60; seed += 1) {
+      const random = new SimRandom(`planner/${seed}`);
+      let record = clusterOf(random.between(3, 7) | 0, random.pick([1, 7, 64]), random.pick([0, 2, 3]));
+      for (let step = 0; step < 6; step += 1) {
+        const ids = record.nodes.map(({ id }) => id);
+        const node = random.pick(ids);
+        if (random.chance(0.4)) record = withNode(record, random.pick(['', 'z0', 'z1']));
+        else if (ids.length - record.draining.length > record.replicas) record = changed(record, { kind: 'drain', node }, true);
+        else for (const drained of record.draining) record = changed(record, { kind: 'undrain', node: drained }, true);
+        const before = new Map(record.map.map(({ id, replicas }) => [id, replicas.length]));
+        ({ record } = settle(record, { changesMax: 1 + random.below(20) }));
+        for (const { id, replicas } of record.map) expect(replicas.length, `bucket ${id}`).to.be.at.least(before.get(id) ?? 0);
+        for (const drained of record.draining) expect(replicaLoads(record)[ids.indexOf(drained)] ?? 0).to.equal(0);
+      }
+    }
+  });
+});
+
+function message(change: () => unknown): string {
+  try {
+    change();
+  } catch (error) {
+    return (error as Error).message;
+  }
+  throw new Error('it was not refused');
+}
+
+describe('a node', () => {
+  it('is removed when it is empty, and its id is not used again', () => {
+    const start = clusterOf(4, 8);
+    expect(message(() => changed(start, { kind: 'remove', node: 4 }, true))).to.match(/node 4 still has \d+ replicas: drain it first/);
+    expect(message(() => changed(clusterOf(3, 8), { kind: 'drain', node: 1 }, true))).to.equal(
+      'without node 1 there are 2 nodes for the 3 replicas of each bucket; add a node first',
+    );
+    expect(message(() => changed(start, { kind: 'drain', node: 7 }, true))).to.match(/node 7 is no member of the cluster; its members are 1, 2, 3, 4/);
+    const draining = changed(start, { kind: 'drain', node: 4 }, true);
+    expect(changed(draining, { kind: 'drain', node: 4 }, true)).to.equal(draining);
+    const { record: empty } = settle(draining);
+    expect(message(() => changed(empty, { kind: 'remove', node: 4 }, false))).to.match(/still on their way from node 4/);
+    const removed = changed(empty, { kind: 'remove', node: 4 }, true);
+    expect(removed.nodes.map(({ id }) => id)).to.deep.equal([1, 2, 3]);
+    expect(removed.draining).to.deep.equal([]);
+    expect(changed(removed, { kind: 'remove', node: 4 }, true)).to.equal(removed);
+    const again = joined(removed, { uuid: 'u', address: 'host-4:1', zone: '' });
+    expect(again.node).to.equal(5);
+    expect(joined(again.record, { uuid: 'u', address: 'host-4:1', zone: '' })).to.deep.equal(again);
+    expect(message(() => joined(again.record, { uuid: 'v', address: 'host-4:1', zone: '' }))).to.match(/node 5 is a member at host-4:1/);
+  });
+
+  it('is not missed by a number of replicas that is too high', () => {
+    const record = clusterOf(4, 8);
+    expect(message(() => changed(record, { kind: 'replicas', count: 5 }, true))).to.match(/from 1 to 4, for there are 4 nodes, not 5/);
+    expect(changed(record, { kind: 'replicas', count: 3 }, true)).to.equal(record);
+    expect(changed(record, { kind: 'replicas', count: 1 }, true).replicas).to.equal(1);
+  });
+});
+
+describe('a replica', () => {
+  it('moves only from where it is to a member that has none', () => {
+    const record = clusterOf(4, 8);
+    const nodes = record.map[0]?.replicas.map(({ node }) => node) ?? [];
+    expect(nodes).to.deep.equal([1, 2, 3]);
+    expect(message(() => moveReplica(record, 8, 1, 4))).to.equal('there is no bucket 8; there are 8');
+    expect(message(() => moveReplica(record, 0, 4, 4))).to.match(/node 4 has no replica of bucket 0; nodes 1, 2, 3 have/);
+    expect(message(() => moveReplica(record, 0, 1, 2))).to.equal('node 2 has a replica of bucket 0 already');
+    expect(message(() => moveReplica(record, 0, 1, 9))).to.match(/node 9 is no member of the cluster/);
+    expect(message(() => moveReplica({ ...record, draining: [4] }, 0, 1, 4))).to.equal('node 4 is being drained');
+    const moved = moveReplica(record, 0, 1, 4);
+    expect(moved.epoch).to.equal(2);
+    expect(moved.map[0]?.replicas.map(({ node }) => node)).to.deep.equal([4, 2, 3]);
+    expect(moved.map[0]?.replicas[0]?.id).to.equal(2 * 65_536 + 4);
+  });
+});

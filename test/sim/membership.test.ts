@@ -1,0 +1,280 @@
+import { expect } from 'chai';
+import { isTidemarkError } from '../../src/lib/errors.js';
+import { SYSTEM_BUCKET, type BucketId, type NodeId } from '../../src/placement/map.js';
+import { moveReplica, placeOf, type PlacementChange, type PlacementRecord } from '../../src/placement/record.js';
+import type { SimCluster } from '../../src/sim/cluster.js';
+import { SimRandom } from '../../src/sim/random.js';
+import { bytes, Counters, replicasOf, startCluster } from './support.js';
+
+/** Changes the placement through whoever leads the system bucket. */
+async function change(cluster: SimCluster, next: (record: PlacementRecord) => PlacementRecord): Promise<PlacementRecord> {
+  for (;;) {
+    const leader = replicasOf(cluster, SYSTEM_BUCKET).find(({ replica }) => replica.raft.canServe());
+    try {
+      if (leader !== undefined) {
+        return await cluster.settle(cluster.node(leader.node).keeper.system.change(next, cluster.clock(leader.node).monotonicMs() + 2000));
+      }
+    } catch (error) {
+      if (!isTidemarkError(error) || !error.retriable) throw error;
+    }
+    await cluster.loop.runFor(50);
+  }
+}
+
+/** Every bucket has its replicas where the newest placement wants them, all equal, and nowhere else. */
+function misplaced(cluster: SimCluster, record: PlacementRecord): string[] {
+  const found: string[] = [];
+  for (const place of [record.system, ...record.map]) {
+    const wanted = place.replicas.map(({ node }) => node).sort((a, b) => a - b);
+    const there = replicasOf(cluster, place.id);
+    const nodes = there.map(({ node }) => node).sort((a, b) => a - b);
+    if (nodes.join() !== wanted.join()) found.push(`bucket ${place.id} is on nodes ${nodes.join()} instead of ${wanted.join()}`);
+    const ids = there.map(({ replica }) => replica.id).sort((a, b) => a - b);
+    const voters = new Set(there.map(({ replica }) => replica.raft.config.voters.join()));
+    if (voters.size !== 1 || !voters.has(ids.join())) found.push(`bucket ${place.id} has voters ${[...voters].join(' | ')}`);
+    const states = new Set(there.map(({ replica: { state } }) => `${state.applied.index} ${state.meta.digest}`));
+    if (states.size !== 1) found.push(`bucket ${place.id} differs: ${[...states].join(' | ')}`);
+  }
+  return found;
+}
+
+/** The newest placement that any node knows. */
+function newest(cluster: SimCluster): PlacementRecord {
+  const records = cluster.ids.filter((id) => cluster.running(id)).map((id) => cluster.node(id).keeper.record);
+  return records.reduce((a, b) => (b.epoch > a.epoch ? b : a));
+}
+
+/** Until everything is where it should be, and stays there: the planner has nothing left to do. */
+async function untilPlaced(cluster: SimCluster, withinMs = 60_000): Promise<PlacementRecord> {
+  const untilMs = cluster.loop.nowMs + withinMs;
+  let record = newest(cluster);
+  for (;;) {
+    await cluster.loop.runUntil(() => misplaced(cluster, newest(cluster)).length === 0, untilMs - cluster.loop.nowMs);
+    record = newest(cluster);
+    expect(misplaced(cluster, record)).to.deep.equal([]);
+    await cluster.loop.runFor(QUIET_MS);
+    if (newest(cluster).epoch === record.epoch && misplaced(cluster, record).length === 0) return record;
+  }
+}
+
+const QUIET_MS = 3000;
+/** Nothing moves but what the test moves. */
+const UNPLANNED = { bucketsMovingMax: 0 };
+
+const move = (bucket: BucketId, from: NodeId, to: NodeId) => (record: PlacementRecord) => moveReplica(record, bucket, from, to);
+
+/** A bucket and where one of its replicas may go. */
+function drawMove(record: PlacementRecord, random: SimRandom): { bucket: BucketId; from: NodeId; to: NodeId } {
+  // The system bucket of so small a cluster is on all nodes.
+  const bucket = random.below(record.buckets);
+  const nodes = placeOf(record, bucket)?.replicas.map(({ node }) => node) ?? [];
+  const others = record.nodes.map(({ id }) => id).filter((id) => !nodes.includes(id));
+  return { bucket, from: random.pick(nodes), to: random.pick(others) };
+}
+
+describe('a replica', () => {
+  it('moves to another node under load, and nothing is lost', async () => {
+    const cluster = await startCluster({ seed: 'move', nodes: 4, buckets: 4, limits: { ...UNPLANNED, logEntriesKept: 20 } });
+    const client = cluster.client('c1');
+    const counters = new Counters(cluster, client, ['a', 'b', 'c', 'd', 'e', 'f'], 20);
+    await cluster.loop.runFor(2000);
+    const record = await change(cluster, move(0, 1, 4));
+    expect(record.epoch).to.equal(2);
+    await untilPlacedButGoing(cluster, record);
+    await counters.stop(cluster);
+    await untilPlaced(cluster);
+    await counters.check(cluster, client);
+    expect(counters.errors).to.deep.equal([]);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('takes nobody’s place before it is there', async () => {
+    const cluster = await startCluster({ seed: 'unready', nodes: 4, buckets: 1, limits: UNPLANNED });
+    const client = cluster.client('c1');
+    cluster.crash(4);
+    await change(cluster, move(0, 3, 4));
+    await cluster.loop.runFor(5000);
+    expect(replicasOf(cluster, 0).map(({ replica }) => replica.raft.config.voters)).to.deep.equal([[1, 2, 3], [1, 2, 3], [1, 2, 3]]);
+    cluster.crash(1);
+    await cluster.settle(client.put(bytes('k'), bytes('v')));
+    await cluster.restart(4);
+    await cluster.restart(1);
+    await untilPlaced(cluster);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('that was given up is not made again under its id, whatever message comes late', async () => {
+    const cluster = await startCluster({ seed: 'late', nodes: 4, buckets: 1, limits: UNPLANNED });
+    const before = cluster.node(3).hosting.replicas.get(0)?.id ?? 0;
+    await change(cluster, move(0, 3, 4));
+    await untilPlaced(cluster);
+    const append = { type: 'append', from: 1, to: before, term: 9, prevIndex: 0, prevTerm: 0, entries: [], commit: 0 } as const;
+    const message = { ...append, round: 1, floor: 0, closed: 0, closedIndex: 0 };
+    cluster.node(3).keeper.called({ kind: 'raft', bucket: 0, message });
+    await cluster.loop.runFor(500);
+    expect(replicasOf(cluster, 0).map(({ node }) => node)).to.deep.equal([1, 2, 4]);
+    cluster.crash(3);
+    await cluster.restart(3);
+    cluster.node(3).keeper.called({ kind: 'raft', bucket: 0, message });
+    await cluster.loop.runFor(500);
+    expect(replicasOf(cluster, 0).map(({ node }) => node)).to.deep.equal([1, 2, 4]);
+    await change(cluster, move(0, 4, 3));
+    await untilPlaced(cluster);
+    expect(cluster.node(3).hosting.replicas.get(0)?.id).to.be.greaterThan(before);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('moves there and back again, over restarts of all nodes', async () => {
+    const cluster = await startCluster({ seed: 'back', nodes: 4, buckets: 2, limits: UNPLANNED });
+    const client = cluster.client('c1');
+    await cluster.settle(client.put(bytes('k'), bytes('v')));
+    for (const [from, to] of [[1, 4], [4, 1], [1, 4]] as const) {
+      await change(cluster, move(0, from, to));
+      await untilPlaced(cluster);
+      for (const id of cluster.ids) cluster.crash(id);
+      for (const id of cluster.ids) await cluster.restart(id);
+      await untilPlaced(cluster);
+    }
+    expect(replicasOf(cluster, 0).map(({ node }) => node)).to.deep.equal([2, 3, 4]);
+    const { record: found } = await cluster.settle(client.get(bytes('k')));
+    expect(found?.value.toString()).to.equal('v');
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+});
+
+async function untilPlacedButGoing(cluster: SimCluster, record: PlacementRecord): Promise<void> {
+  const wanted = record.map[0]?.replicas.map(({ node }) => node).sort((a, b) => a - b).join();
+  const isThere = (): boolean => replicasOf(cluster, 0).map(({ node }) => node).sort((a, b) => a - b).join() === wanted;
+  expect(await cluster.loop.runUntil(isThere, 30_000), 'the replica has moved').to.equal(true);
+}
+
+describe('replicas that move while nodes crash and links break', () => {
+  for (let seed = 1; seed <= 6; seed += 1) {
+    it(`lose nothing, and end where they should be, with seed ${seed}`, async function () {
+      this.timeout(60_000);
+      const random = new SimRandom(`moves/${seed}`);
+      const nodes = random.pick([4, 5]);
+      const cluster = await startCluster({ seed: `moves/${seed}`, nodes, buckets: 4, limits: { logEntriesKept: random.pick([5, 2000]), bucketsMovingMax: random.pick([0, 2, 8]) } });
+      const client = cluster.client('c1');
+      const counters = new Counters(cluster, client, ['a', 'b', 'c', 'd', 'e', 'f'], 100);
+      await cluster.loop.runFor(2000);
+      for (let step = 0; step < 10; step += 1) {
+        await change(cluster, (present) => {
+          const { bucket, from, to } = drawMove(present, random);
+          return moveReplica(present, bucket, from, to);
+        });
+        await cluster.loop.runFor(random.between(0, 3000));
+        const id = random.pick(cluster.ids);
+        if (random.chance(0.4) && cluster.ids.every((each) => cluster.running(each))) {
+          cluster.crash(id);
+          await cluster.loop.runFor(random.between(0, 2000));
+          await cluster.restart(id);
+        } else if (random.chance(0.5)) {
+          cluster.network.isolate(`n${id}`);
+          await cluster.loop.runFor(random.between(0, 3000));
+          cluster.network.heal();
+        }
+      }
+      await counters.stop(cluster);
+      await untilPlaced(cluster);
+      await counters.check(cluster, client);
+      expect(cluster.fatal).to.deep.equal([]);
+    });
+  }
+});
+
+/** Makes the change when the cluster is ready for it. */
+async function until(cluster: SimCluster, what: PlacementChange, withinMs = 120_000): Promise<void> {
+  const untilMs = cluster.loop.nowMs + withinMs;
+  for (;;) {
+    try {
+      const leader = replicasOf(cluster, SYSTEM_BUCKET).find(({ replica }) => replica.raft.canServe());
+      if (leader !== undefined) {
+        const { keeper } = cluster.node(leader.node);
+        await cluster.settle(keeper.change(what, cluster.clock(leader.node).monotonicMs() + 2000));
+        return;
+      }
+    } catch (error) {
+      if (!isTidemarkError(error)) throw error;
+      if (cluster.loop.nowMs > untilMs) throw error;
+    }
+    await cluster.loop.runFor(500);
+  }
+}
+
+const counts = ({ map, nodes }: PlacementRecord): Record<string, number> =>
+  Object.fromEntries(nodes.map(({ id }) => [id, map.filter(({ replicas }) => replicas.some(({ node }) => node === id)).length]));
+
+describe('a node', () => {
+  it('joins under load and gets its share; is drained and leaves; and nothing is lost', async function () {
+    this.timeout(60_000);
+    const cluster = await startCluster({ seed: 'join', nodes: 3, buckets: 8, limits: { logEntriesKept: 20 } });
+    const client = cluster.client('c1');
+    const counters = new Counters(cluster, client, ['a', 'b', 'c', 'd', 'e', 'f'], 100);
+    await cluster.loop.runFor(3000);
+    await cluster.settle(cluster.join(4));
+    await cluster.loop.runFor(20_000);
+    expect(counts(newest(cluster))).to.deep.equal({ 1: 6, 2: 6, 3: 6, 4: 6 });
+    cluster.crash(4);
+    await cluster.restart(4);
+    await until(cluster, { kind: 'drain', node: 2 });
+    await until(cluster, { kind: 'remove', node: 2 });
+    await counters.stop(cluster);
+    // It has heard that it is no member any more, and has stopped.
+    expect(cluster.fatal.map(({ node, error }) => [node, (error as { reason?: string }).reason])).to.deep.equal([[2, 'NODE_REMOVED']]);
+    cluster.discard(2);
+    const { nodes, system } = await untilPlaced(cluster);
+    expect(nodes.map(({ id }) => id)).to.deep.equal([1, 3, 4]);
+    expect(system.replicas.map(({ node }) => node).sort()).to.deep.equal([1, 3, 4]);
+    expect(counts(newest(cluster))).to.deep.equal({ 1: 8, 3: 8, 4: 8 });
+    await counters.check(cluster, client);
+    expect(counters.errors).to.deep.equal([]);
+  });
+
+  it('whose disk was lost is replaced by a new one', async function () {
+    this.timeout(60_000);
+    const cluster = await startCluster({ seed: 'wiped', nodes: 3, buckets: 4 });
+    const client = cluster.client('c1');
+    await cluster.settle(client.put(bytes('k'), bytes('v')));
+    cluster.discard(3);
+    await cluster.settle(cluster.join(4));
+    await until(cluster, { kind: 'drain', node: 3 });
+    await until(cluster, { kind: 'remove', node: 3 });
+    const { nodes } = await untilPlaced(cluster);
+    expect(nodes.map(({ id }) => id)).to.deep.equal([1, 2, 4]);
+    cluster.crash(1);
+    const { record } = await cluster.settle(client.get(bytes('k')));
+    expect(record?.value.toString()).to.equal('v');
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('that was let in keeps its id when it ends before it knows', async () => {
+    const cluster = await startCluster({ seed: 'let-in', nodes: 3, buckets: 1 });
+    for (let tries = 0; newest(cluster).nodes.length === 3; tries += 1) {
+      const coming = tries === 0 ? cluster.join(4) : cluster.boot(4);
+      coming.catch(() => undefined);
+      await cluster.loop.runFor(2 + tries);
+      cluster.crash(4);
+      expect(tries).to.be.lessThan(50);
+    }
+    await cluster.restart(4);
+    expect(newest(cluster).nodes.map(({ id }) => id)).to.deep.equal([1, 2, 3, 4]);
+    await untilPlaced(cluster);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('that nobody can reach for long is taken for lost, and its replicas are made anew', async function () {
+    this.timeout(60_000);
+    const cluster = await startCluster({ seed: 'lost', nodes: 4, buckets: 4, limits: { nodeLostMs: 10_000 } });
+    const client = cluster.client('c1');
+    await cluster.settle(client.put(bytes('k'), bytes('v')));
+    cluster.crash(2);
+    await cluster.loop.runFor(5000);
+    expect(newest(cluster).epoch).to.equal(1);
+    await cluster.loop.runFor(30_000);
+    expect(counts(newest(cluster))['2']).to.equal(0);
+    await cluster.restart(2);
+    await untilPlaced(cluster);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+});
