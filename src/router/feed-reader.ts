@@ -69,9 +69,11 @@ export class FeedReader {
   /** Resolves when all of these buckets are complete up to the timestamp: nothing will be committed at or below it any more. */
   async complete(buckets: readonly BucketId[], timestamp: Timestamp, needs: StreamNeeds, callOf: () => Call): Promise<void> {
     const left = new Set(buckets);
+    // Nobody has a timestamp yet where a cluster is new.
+    const above = Math.max(0, timestamp - 1);
     while (left.size > 0) {
       const some = buckets.filter((bucket) => left.has(bucket));
-      const parts = await this.#awaitAll(some, () => timestamp - 1, { waitMs: WAIT_MS, needs }, callOf());
+      const parts = await this.#awaitAll(some, () => above, { waitMs: WAIT_MS, needs }, callOf());
       for (const { group, answer } of parts) {
         const behind = new Set(answer.result.behind);
         for (const bucket of group.buckets) if (!behind.has(bucket)) left.delete(bucket);
