@@ -1,9 +1,17 @@
 import type { Clock, Logger } from '../env/env.js';
+import type { Bytes } from '../lib/bytes.js';
 import { isTidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import { nodeOfReplica, type BucketId, type NodeId, type NodeInfo, type ReplicaInfo } from '../placement/map.js';
-import { decodeRecordOf, encodeRecordOf, epochOfReplica, placeOf, type PlacementRecord } from '../placement/record.js';
+import {
+  checkSuccessor,
+  decodeRecordOf,
+  encodeRecordOf,
+  epochOfReplica,
+  placeOf,
+  type PlacementRecord,
+} from '../placement/record.js';
 import type { Message, ReplicaId } from '../raft/types.js';
 import type { Hosting } from './hosting.js';
 import type { BelongsItem, MembershipItem, PeerItem, SettledItem } from './peer-items.js';
@@ -122,7 +130,7 @@ export class Membership {
   onItem(from: NodeId, item: MembershipItem): void {
     switch (item.kind) {
       case 'placement':
-        this.#options.adopt(decodeRecordOf(item.record));
+        this.#heardOf(from, item.record);
         return;
       case 'belongs':
         this.#answer(from, item).catch(this.#options.onBug);
@@ -200,6 +208,22 @@ export class Membership {
   }
 
   // --- the placement
+
+  /** What cannot be a placement of this cluster is not believed: this node goes on by the one that it knows. */
+  #heardOf(from: NodeId, data: Bytes): void {
+    const { record, adopt, log } = this.#options;
+    let heard: PlacementRecord;
+    try {
+      heard = decodeRecordOf(data);
+      checkSuccessor(heard, record(), `node ${from}`);
+    } catch (error) {
+      if (!isTidemarkError(error)) throw error;
+      const { code, reason, message } = error;
+      log.error('a peer told a placement that is not believed', { peer: from, code, reason, error: message });
+      return;
+    }
+    adopt(heard);
+  }
 
   /** A peer is there that knows the placement of that epoch. */
   met(peer: NodeId, epoch: number): void {

@@ -1,5 +1,6 @@
 import { TidemarkError } from '../lib/errors.js';
 import type { Bytes } from '../lib/bytes.js';
+import { checkEpoch } from './epoch.js';
 import { initialPlacement, initialSystemBucket } from './initial.js';
 import { replicaIdOf, SYSTEM_BUCKET, type BucketId, type BucketInfo, type NodeId, type NodeInfo, type Placement } from './map.js';
 
@@ -43,11 +44,26 @@ export function encodeRecordOf(record: PlacementRecord): Bytes {
   return Buffer.from(JSON.stringify({ format: FORMAT, ...record }));
 }
 
-/** Throws FAILED_PRECONDITION / NEWER_FORMAT. */
+/** Throws FAILED_PRECONDITION / NEWER_FORMAT, or INVALID_ARGUMENT / MALFORMED_PLACEMENT. */
 export function decodeRecordOf(data: Bytes): PlacementRecord {
-  const { format, ...record } = JSON.parse(data.toString()) as PlacementRecord & { readonly format: number };
+  let found: unknown;
+  try {
+    found = JSON.parse(data.toString());
+  } catch (cause) {
+    throw new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_PLACEMENT', 'a placement cannot be read', { cause });
+  }
+  const { format, ...record } = (found ?? {}) as PlacementRecord & { readonly format: number };
   if (format === FORMAT) return record;
   throw new TidemarkError('FAILED_PRECONDITION', 'NEWER_FORMAT', `the placement has format ${format}, not ${FORMAT}`);
+}
+
+/** Throws FAILED_PRECONDITION if the record that somebody tells is of another cluster, or its epoch is absurd. */
+export function checkSuccessor(heard: PlacementRecord, known: PlacementRecord, who: string): void {
+  checkEpoch(heard.epoch, known.epoch, who);
+  if (heard.clusterId === known.clusterId && heard.buckets === known.buckets) return;
+  const told = `cluster '${heard.clusterId}' with ${heard.buckets} buckets`;
+  const message = `${who} tells of ${told}; this is cluster '${known.clusterId}' with ${known.buckets}`;
+  throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_CLUSTER', message);
 }
 
 /** Where the replicas of a bucket should be, of the system bucket as well. */

@@ -277,4 +277,22 @@ describe('a node', () => {
     await untilPlaced(cluster);
     expect(cluster.fatal).to.deep.equal([]);
   });
+
+  it('believes no peer that tells what cannot be a placement of its cluster', async () => {
+    const cluster = await startCluster({ seed: 'tales', nodes: 3, buckets: 1 });
+    const { keeper } = cluster.node(1);
+    const tell = (record: string): void => keeper.onItem(2, { kind: 'placement', record: bytes(record) });
+    const record = { format: 2, ...keeper.record, epoch: 2 };
+    tell('{"format":');
+    tell('null');
+    tell(JSON.stringify({ ...record, format: 3 }));
+    tell(JSON.stringify({ ...record, clusterId: 'another' }));
+    tell(JSON.stringify({ ...record, buckets: 2 }));
+    tell(JSON.stringify({ ...record, epoch: 2 ** 40 }));
+    expect(keeper.record.epoch).to.equal(1);
+    expect(cluster.log.lines.filter((line) => line.includes('is not believed'))).to.have.lengthOf(6);
+    tell(JSON.stringify(record));
+    expect(keeper.record.epoch).to.equal(2);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
 });
