@@ -1,6 +1,7 @@
 import { resolve } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import type { Command } from 'commander';
+import { parseAddress } from '../env/real/addresses.js';
 import { openDisk } from '../env/real/disk.js';
 import type { PromMetrics } from '../env/real/metrics.js';
 import type { HttpResponse } from '../env/network.js';
@@ -10,7 +11,7 @@ import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { Sidecar } from '../sidecar/sidecar.js';
 import { integer } from './arguments.js';
 import { DEFAULTS, loadConfig, nodeSettings, readTls, sidecarSettings } from './config.js';
-import { describeError, EXIT, exitCodeOf } from './exit.js';
+import { describeError, EXIT, exitCodeOf, UsageError } from './exit.js';
 import { aborted, beginLifetime } from './lifetime.js';
 import { VERSION } from './version.js';
 import { buildWorld } from './world.js';
@@ -37,6 +38,7 @@ export interface JoinArguments {
 const NODE_ID_MAX = 65_535;
 const HTTP_GRACE_MS = 500;
 const JOIN_MS_MAX = 60_000;
+const ANYWHERE = new Set(['0.0.0.0', '::', '[::]', '']);
 
 export function addServers(program: Command): void {
   program
@@ -88,13 +90,19 @@ export async function runJoining(options: JoinArguments): Promise<void> {
   const { listen, address = listen, zone, join: seeds } = options;
   const config = options.config === undefined ? DEFAULTS : loadConfig(options.config);
   const { limits, logLevel, timing } = config;
+  const known = options.config === undefined ? '' : config.clusterId;
+  const advertised = parseAddress(address);
+  if (advertised === undefined || advertised.port === 0 || ANYWHERE.has(advertised.host)) {
+    throw new UsageError(`'${address}' is no address at which the others can find this node; give --address <host:port>`);
+  }
   await serve(async (onFatal) => {
     const tls = options.config === undefined ? undefined : readTls(loadConfig(options.config));
     const world = buildWorld({ limits, tls, logLevel, fields: { address }, onBug: onFatal });
     const disk = await openDisk(resolve(options.data));
     const env = { ...world.env, disk };
     const deadlineMs = env.clock.monotonicMs() + JOIN_MS_MAX;
-    const { clusterId, nodeId, founding, record } = await joinCluster(env, { seeds, clusterId: '', address, zone, deadlineMs });
+    const asked = { seeds, clusterId: known, address, zone, deadlineMs };
+    const { clusterId, nodeId, founding, record } = await joinCluster(env, asked);
     const { members, buckets, replicas } = founding;
     const joined = { members, record };
     const node = await startNode(

@@ -172,6 +172,8 @@ export class Membership {
     const { hosting, log, settled, onBug } = this.#options;
     const replica = hosting.replicas.get(bucket);
     if (replica?.id !== id || replica.installing || replica.isLeader || this.#isBusy(bucket)) return;
+    // The word may be late, and a later leader may have taken it in again: whoever is out hears no leader, and asks again.
+    if (replica.raft.leader !== 0 && replica.raft.config.voters.includes(id)) return;
     log.info('giving up a replica: its group has gone on without it', { bucket, replica: id, leader: from });
     this.#run(bucket, hosting.retire(replica, settled)).catch(onBug);
   }

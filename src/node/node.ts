@@ -285,6 +285,7 @@ export class Node {
       hosting: this.hosting,
       beginRequest: () => this.#requestIds.begin(),
       send: (to, item) => this.#send(to, item),
+      dial: (id) => this.#peers.dial(id),
       isConnected: (id) => this.#peers.connected(id),
       settled: (replica) => this.#settled(replica),
       added: (replica) => this.#turns.changed(replica),
@@ -389,8 +390,10 @@ export class Node {
     // Whoever was here before may have voted, heard a leader, or promised floors.
     const waitMs = mutant('vote-after-restart') ? 0 : Math.max(config.timing.electionTimeoutMs, this.#ceiling.waitMs());
     const voteNotBefore = clock.monotonicMs() + waitMs;
-    if (hosting.isNew && !this.#hasJoined) {
-      await hosting.create([this.keeper.record.system, ...this.keeper.record.map]);
+    // Only what it was founded with, and only before it took part: of later placements a leader calls for the replicas.
+    if (hosting.isNew && !this.#hasJoined && this.identity.complete !== true) {
+      const { system, map } = initialRecord(config.clusterId, config.nodes, config.buckets, config.replicas);
+      await hosting.create([system, ...map]);
       await hosting.open(-Infinity);
     } else {
       await hosting.open(voteNotBefore);

@@ -39,6 +39,7 @@ export interface KeeperOptions {
   readonly hosting: Pick<Hosting, 'replicas' | 'add' | 'retire'>;
   readonly beginRequest: () => Ticket;
   readonly send: (to: NodeId, item: PeerItem) => void;
+  readonly dial: (node: NodeId) => void;
   readonly isConnected: (node: NodeId) => boolean;
   readonly settled: (replica: Replica) => Promise<void>;
   readonly added: (replica: Replica) => void;
@@ -93,7 +94,12 @@ export class PlacementKeeper {
       lostAfterMs: limits.nodeLostMs,
       record,
       isLeading: () => this.system.isLeading,
-      isReachable: (id) => id === nodeId || options.isConnected(id),
+      isReachable: (id) => {
+        if (id === nodeId || options.isConnected(id)) return true;
+        // Nothing may have been said to it yet: so nobody has tried.
+        options.dial(id);
+        return false;
+      },
       change: (next, deadlineMs) => this.system.change(next, deadlineMs),
       onBug: onFatal,
     });

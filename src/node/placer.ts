@@ -52,6 +52,8 @@ export class Placer {
   }
 
   heard(from: NodeId, { epoch, buckets }: SettledItem): void {
+    // Of a placement that is not known here nothing can be told; it is reported again.
+    if (epoch > this.#options.record().epoch) return;
     this.#reports.set(from, { epoch, buckets, heardMs: this.#options.clock.monotonicMs() });
   }
 
@@ -86,8 +88,9 @@ export class Placer {
     const lost = this.#lost();
     if (this.#running) return;
     const { record, changesMax } = this.#options;
-    const input = { settled: this.settled(), lost, changesMax };
     const known = record();
+    const unreachable = new Set(known.nodes.map(({ id }) => id).filter((id) => !this.#options.isReachable(id)));
+    const input = { settled: this.settled(), lost, unreachable, changesMax };
     if (plan({ record: known, ...input }) === undefined) return;
     this.#running = true;
     this.#write(known.epoch, (present) => plan({ record: present, ...input }) ?? present)

@@ -13,7 +13,8 @@ import type { PlacementRecord } from './record.js';
  *      exchanged for another, which moves no data
  *
  * It changes only buckets that are settled, at most `changesMax` at a time with those that are not: the rest follows when these
- * are done. Replicas of a bucket keep to different zones where there are enough of them; no step makes that worse.
+ * are done. Only a bucket on its way to a node that is to be emptied, or lost, is sent elsewhere: it would never arrive.
+ * Replicas of a bucket keep to different zones where there are enough of them; no step makes that worse.
  *
  * It converges: 1 and 2 only shrink what is wrong, each move of 3 shrinks the sum of squares of the nodes' replicas, each
  * exchange of 4 that of the buckets that they should lead. It never takes a voter without putting another in its place, except
@@ -25,6 +26,8 @@ export interface PlannerInput {
   readonly settled: ReadonlySet<BucketId>;
   /** Nodes that will not come back, as far as anybody can tell. */
   readonly lost: ReadonlySet<NodeId>;
+  /** Nodes that cannot be reached now: nothing is placed on them. */
+  readonly unreachable: ReadonlySet<NodeId>;
   /** Buckets that may be under way at a time. */
   readonly changesMax: number;
 }
@@ -51,8 +54,9 @@ class Draft {
   readonly #input: PlannerInput;
   readonly #epoch: number;
   readonly #nodes: ReadonlyMap<NodeId, NodeInfo>;
-  /** Nodes that may get replicas, in order of their ids. */
+  /** Nodes that may keep replicas, in order of their ids; and those that may get any. */
   readonly #usable: readonly NodeId[];
+  readonly #targets: readonly NodeId[];
   readonly #places = new Map<BucketId, readonly ReplicaInfo[]>();
   readonly #changed = new Set<BucketId>();
   /** Data replicas that each node should have. */
@@ -61,11 +65,12 @@ class Draft {
   #room: number;
 
   constructor(input: PlannerInput) {
-    const { record, settled, lost, changesMax } = input;
+    const { record, settled, lost, unreachable, changesMax } = input;
     this.#input = input;
     this.#epoch = record.epoch + 1;
     this.#nodes = new Map(record.nodes.map((node) => [node.id, node]));
     this.#usable = record.nodes.map(({ id }) => id).filter((id) => !record.draining.includes(id) && !lost.has(id));
+    this.#targets = this.#usable.filter((id) => !unreachable.has(id));
     for (const { id, replicas } of [record.system, ...record.map]) this.#places.set(id, replicas);
     for (const { id } of record.nodes) {
       this.#load.set(id, 0);
@@ -115,15 +120,15 @@ class Draft {
     }
     this.#places.set(bucket, replicas);
     this.#changed.add(bucket);
-    this.#room -= 1;
+    if (this.#input.settled.has(bucket)) this.#room -= 1;
   }
 
   // --- 1 and 2
 
   evacuate(): void {
-    for (const [bucket, replicas] of this.#open()) {
+    for (const [bucket, replicas] of this.#places) {
       const leaving = replicas.find(({ node }) => !this.#usable.includes(node));
-      if (leaving === undefined) continue;
+      if (leaving === undefined || (this.#room === 0 && this.#input.settled.has(bucket))) continue;
       const to = this.#bestFor(replicas, leaving.node);
       if (to !== undefined) this.#set(bucket, exchanged(replicas, leaving, this.#new(to, leaving.learner)));
       // Every other node has one already: a system bucket that is on all of them goes on with fewer.
@@ -154,7 +159,7 @@ class Draft {
     const staying = replicas.map(({ node }) => node).filter((node) => node !== leaving);
     let best: NodeId | undefined;
     let bestCost = Infinity;
-    for (const node of this.#usable) {
+    for (const node of this.#targets) {
       if (staying.includes(node)) continue;
       const cost = this.#crowd(node, staying) * 1e9 + this.#loadOf(node);
       if (cost < bestCost) {
@@ -181,7 +186,7 @@ class Draft {
       for (const from of replicas) {
         if (!this.#usable.includes(from.node)) continue;
         const staying = replicas.map(({ node }) => node).filter((node) => node !== from.node);
-        for (const to of this.#usable) {
+        for (const to of this.#targets) {
           if (to === from.node || staying.includes(to)) continue;
           if (this.#crowd(to, staying) > this.#crowd(from.node, staying)) continue;
           const difference = this.#loadOf(from.node) - this.#loadOf(to);

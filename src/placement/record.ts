@@ -53,8 +53,18 @@ export function decodeRecordOf(data: Bytes): PlacementRecord {
     throw new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_PLACEMENT', 'a placement cannot be read', { cause });
   }
   const { format, ...record } = (found ?? {}) as PlacementRecord & { readonly format: number };
-  if (format === FORMAT) return record;
+  if (format === FORMAT) {
+    if (isRecord(record)) return record;
+    throw new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_PLACEMENT', 'a placement lacks a field, or holds a wrong one');
+  }
   throw new TidemarkError('FAILED_PRECONDITION', 'NEWER_FORMAT', `the placement has format ${format}, not ${FORMAT}`);
+}
+
+function isRecord({ epoch, buckets, replicas, lastNode, nodes, draining, system, map }: Partial<PlacementRecord>): boolean {
+  const isPlace = (place: Partial<BucketInfo> | undefined): boolean => Array.isArray(place?.replicas);
+  const areNumbers = [epoch, buckets, replicas, lastNode].every(Number.isSafeInteger);
+  if (!areNumbers || !Array.isArray(nodes) || !Array.isArray(draining) || !Array.isArray(map)) return false;
+  return map.length === buckets && isPlace(system) && map.every(isPlace);
 }
 
 /** Throws FAILED_PRECONDITION if the record that somebody tells is of another cluster, or its epoch is absurd. */

@@ -28,7 +28,7 @@ function settle(start: PlacementRecord, options: { lost?: ReadonlySet<NodeId>; c
   let record = start;
   let moves = 0;
   for (let steps = 0; steps < 10_000; steps += 1) {
-    const next = plan({ record, settled: allOf(record), lost, changesMax });
+    const next = plan({ record, settled: allOf(record), lost, unreachable: NOBODY, changesMax });
     if (next === undefined) return { record, moves };
     expect(next.epoch).to.equal(record.epoch + 1);
     let changed = 0;
@@ -149,10 +149,23 @@ describe('the planner', () => {
   it('touches nothing that is not settled, and has no more under way than it may', () => {
     const record = withNode(clusterOf(3, 64));
     const settled = new Set(record.map.map(({ id }) => id).filter((id) => id >= 5));
-    const next = plan({ record, settled, lost: NOBODY, changesMax: 8 });
+    const next = plan({ record, settled, lost: NOBODY, unreachable: NOBODY, changesMax: 8 });
     // The system bucket and buckets 0 to 4 are under way.
     expect(next?.map.filter((place, at) => place !== record.map[at]).length).to.equal(2);
-    expect(plan({ record, settled, lost: NOBODY, changesMax: 6 })).to.equal(undefined);
+    expect(plan({ record, settled, lost: NOBODY, unreachable: NOBODY, changesMax: 6 })).to.equal(undefined);
+  });
+
+  it('sends buckets elsewhere that are on their way to a node that is lost or drained, and places nothing where nobody is', () => {
+    const start = withNode(clusterOf(4, 64));
+    const first = plan({ record: start, settled: allOf(start), lost: NOBODY, unreachable: NOBODY, changesMax: 8 });
+    if (first === undefined) throw new Error('the new node gets nothing');
+    const moving = first.map.filter((place, at) => place !== start.map[at]).map(({ id }) => id);
+    const settled = new Set([...allOf(first)].filter((id) => id !== SYSTEM_BUCKET && !moving.includes(id)));
+    for (const [lost, draining] of [[new Set([5]), []], [NOBODY, [5]]] as const) {
+      const next = plan({ record: { ...first, draining }, settled, lost, unreachable: NOBODY, changesMax: 8 });
+      expect(next?.map.some(({ replicas }) => replicas.some(({ node }) => node === 5))).to.equal(false);
+    }
+    expect(plan({ record: start, settled: allOf(start), lost: NOBODY, unreachable: new Set([5]), changesMax: 8 })).to.equal(undefined);
   });
 
   it('comes to rest whatever happens, and no bucket ever has fewer replicas than it had', () => {

@@ -278,6 +278,24 @@ describe('a node', () => {
     expect(cluster.fatal).to.deep.equal([]);
   });
 
+  it('that was founded without a replica makes none by itself when it starts again', async () => {
+    const cluster = await startCluster({ seed: 'empty-founder', nodes: 6, buckets: 1, replicas: 1, limits: UNPLANNED });
+    const client = cluster.client('c1');
+    await cluster.settle(client.put(bytes('k'), bytes('v')));
+    cluster.crash(1);
+    await change(cluster, move(0, 1, 6));
+    await cluster.loop.runFor(3000);
+    cluster.crash(6);
+    await cluster.restart(6);
+    await cluster.loop.runFor(3000);
+    expect(cluster.node(6).hosting.replicas.has(0)).to.equal(false);
+    await cluster.restart(1);
+    await untilPlaced(cluster);
+    const { record } = await cluster.settle(client.get(bytes('k')));
+    expect(record?.value.toString()).to.equal('v');
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
   it('believes no peer that tells what cannot be a placement of its cluster', async () => {
     const cluster = await startCluster({ seed: 'tales', nodes: 3, buckets: 1 });
     const { keeper } = cluster.node(1);
@@ -285,12 +303,13 @@ describe('a node', () => {
     const record = { format: 2, ...keeper.record, epoch: 2 };
     tell('{"format":');
     tell('null');
+    tell('{"format":2}');
     tell(JSON.stringify({ ...record, format: 3 }));
     tell(JSON.stringify({ ...record, clusterId: 'another' }));
     tell(JSON.stringify({ ...record, buckets: 2 }));
     tell(JSON.stringify({ ...record, epoch: 2 ** 40 }));
     expect(keeper.record.epoch).to.equal(1);
-    expect(cluster.log.lines.filter((line) => line.includes('is not believed'))).to.have.lengthOf(6);
+    expect(cluster.log.lines.filter((line) => line.includes('is not believed'))).to.have.lengthOf(7);
     tell(JSON.stringify(record));
     expect(keeper.record.epoch).to.equal(2);
     expect(cluster.fatal).to.deep.equal([]);
