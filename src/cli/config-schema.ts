@@ -1,14 +1,12 @@
 import { z } from 'zod';
 import { DEFAULT_LIMITS, type Limits } from '../env/limits.js';
 import { parseAddress } from '../env/real/addresses.js';
-import { BUCKETS_MAX } from '../placement/map.js';
+import { BUCKETS_MAX, NODE_ID_MAX, REPLICAS_MAX } from '../placement/map.js';
 
 /**
  * What a configuration file may hold. Every field says what it expects; that text completes the sentence
  * "FILE: field.path: expected ...".
  */
-const NODE_ID_MAX = 65_535;
-const REPLICAS_MAX = 7;
 
 /** Refuses fields that it does not know and tells those that it does. */
 export function fields<Shape extends z.core.$ZodLooseShape>(shape: Shape) {

@@ -4,13 +4,16 @@ import type { Command } from 'commander';
 import { parseAddress } from '../env/real/addresses.js';
 import { openDisk } from '../env/real/disk.js';
 import type { PromMetrics } from '../env/real/metrics.js';
+import type { TlsFiles } from '../env/real/network.js';
+import type { Env, Fields } from '../env/env.js';
 import type { HttpResponse } from '../env/network.js';
 import { joinCluster } from '../node/join.js';
-import { startNode, type Node } from '../node/node.js';
+import { startNode, type Node, type NodeConfig } from '../node/node.js';
+import { NODE_ID_MAX } from '../placement/map.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { Sidecar } from '../sidecar/sidecar.js';
 import { integer } from './arguments.js';
-import { DEFAULTS, loadConfig, nodeSettings, readTls, sidecarSettings } from './config.js';
+import { DEFAULTS, loadConfig, nodeSettings, readTls, sidecarSettings, type Config } from './config.js';
 import { describeError, EXIT, exitCodeOf, UsageError } from './exit.js';
 import { aborted, beginLifetime } from './lifetime.js';
 import { VERSION } from './version.js';
@@ -35,7 +38,6 @@ export interface JoinArguments {
   readonly zone: string;
 }
 
-const NODE_ID_MAX = 65_535;
 const HTTP_GRACE_MS = 500;
 const JOIN_MS_MAX = 60_000;
 const ANYWHERE = new Set(['0.0.0.0', '::', '[::]', '']);
@@ -61,58 +63,63 @@ export function addServers(program: Command): void {
 const HEAP_GROWING_PERCENT = 70;
 
 async function runNode({ config: file, id }: ServerArguments): Promise<void> {
-  setFlagsFromString(`--heap-growing-percent=${HEAP_GROWING_PERCENT}`);
   const config = loadConfig(file);
   const settings = nodeSettings(config, id);
-  await serve(async (onFatal) => {
-    const { limits, logLevel } = config;
-    const tls = readTls(config, settings.id);
-    const world = buildWorld({ limits, tls, logLevel, fields: { node: settings.id }, onBug: onFatal });
-    const disk = await openDisk(settings.dataDir);
-    const { clusterId, nodes, buckets, replicas, timing } = config;
-    const { listen } = settings;
-    const nodeConfig = { clusterId, nodeId: settings.id, nodes, buckets, replicas, listen, timing, limits };
-    const node = await startNode({ ...world.env, disk }, nodeConfig, { onFatal });
-    const get = (path: string): Promise<HttpResponse> => nodePage(path, node, world.env.metrics);
-    const http = settings.http === undefined ? undefined : await world.env.network.serveHttp(settings.http, get);
-    return async () => {
-      await http?.close(HTTP_GRACE_MS);
-      await node.close();
-      await disk.close();
-      world.close();
-    };
-  });
+  const { clusterId, nodes, buckets, replicas, timing, limits } = config;
+  const { id: nodeId, listen, http, dataDir } = settings;
+  const nodeConfig = { clusterId, nodeId, nodes, buckets, replicas, listen, timing, limits };
+  const place = { dataDir, http, tls: readTls(config, nodeId), fields: { node: nodeId } };
+  await serveNode(config, place, async () => nodeConfig);
 }
 
 /** A node that becomes a member of a running cluster, and is one from then on whenever it is started again. */
 export async function runJoining(options: JoinArguments): Promise<void> {
-  setFlagsFromString(`--heap-growing-percent=${HEAP_GROWING_PERCENT}`);
   const { listen, address = listen, zone, join: seeds } = options;
-  const config = options.config === undefined ? DEFAULTS : loadConfig(options.config);
-  const { limits, logLevel, timing } = config;
-  const known = options.config === undefined ? '' : config.clusterId;
+  const file = options.config === undefined ? undefined : loadConfig(options.config);
+  const config = file ?? DEFAULTS;
+  const { limits, timing } = config;
   const advertised = parseAddress(address);
   if (advertised === undefined || advertised.port === 0 || ANYWHERE.has(advertised.host)) {
     throw new UsageError(`'${address}' is no address at which the others can find this node; give --address <host:port>`);
   }
-  await serve(async (onFatal) => {
-    const tls = options.config === undefined ? undefined : readTls(loadConfig(options.config));
-    const world = buildWorld({ limits, tls, logLevel, fields: { address }, onBug: onFatal });
-    const disk = await openDisk(resolve(options.data));
-    const env = { ...world.env, disk };
+  const tls = file === undefined ? undefined : readTls(file);
+  const place = { dataDir: resolve(options.data), http: options.http, tls, fields: { address } };
+  const configOf = async (env: Env): Promise<NodeConfig> => {
     const deadlineMs = env.clock.monotonicMs() + JOIN_MS_MAX;
-    const asked = { seeds, clusterId: known, address, zone, deadlineMs };
+    const asked = { seeds, clusterId: file?.clusterId ?? '', address, zone, deadlineMs };
     const { clusterId, nodeId, founding, record } = await joinCluster(env, asked);
     const { members, buckets, replicas } = founding;
-    const joined = { members, record };
-    const node = await startNode(
-      env,
-      { clusterId, nodeId, nodes: [], buckets, replicas, listen, timing, limits, joined },
-      { onFatal },
-    );
-    process.stdout.write(`node ${nodeId} of cluster ${clusterId} listens on ${node.address}\n`);
+    return { clusterId, nodeId, nodes: [], buckets, replicas, listen, timing, limits, joined: { members, record } };
+  };
+  await serveNode(config, place, configOf, ({ address: at, config: { nodeId, clusterId } }) => {
+    process.stdout.write(`node ${nodeId} of cluster ${clusterId} listens on ${at}\n`);
+  });
+}
+
+interface NodePlace {
+  readonly dataDir: string;
+  readonly http: string | undefined;
+  readonly tls: TlsFiles | undefined;
+  /** In each line of its log. */
+  readonly fields: Fields;
+}
+
+/** Runs a node until it is told to stop. `configOf` may ask others first; `up` is called when it serves. */
+async function serveNode(
+  { limits, logLevel }: Pick<Config, 'limits' | 'logLevel'>,
+  { dataDir, http: httpAddress, tls, fields }: NodePlace,
+  configOf: (env: Env) => Promise<NodeConfig>,
+  up: (node: Node) => void = () => undefined,
+): Promise<void> {
+  setFlagsFromString(`--heap-growing-percent=${HEAP_GROWING_PERCENT}`);
+  await serve(async (onFatal) => {
+    const world = buildWorld({ limits, tls, logLevel, fields, onBug: onFatal });
+    const disk = await openDisk(dataDir);
+    const env = { ...world.env, disk };
+    const node = await startNode(env, await configOf(env), { onFatal });
+    up(node);
     const get = (path: string): Promise<HttpResponse> => nodePage(path, node, world.env.metrics);
-    const http = options.http === undefined ? undefined : await world.env.network.serveHttp(options.http, get);
+    const http = httpAddress === undefined ? undefined : await world.env.network.serveHttp(httpAddress, get);
     return async () => {
       await http?.close(HTTP_GRACE_MS);
       await node.close();

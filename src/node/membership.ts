@@ -268,4 +268,3 @@ export class Membership {
     return settled;
   }
 }
-

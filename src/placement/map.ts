@@ -31,6 +31,9 @@ export function bucketOf(key: Bytes, buckets: number): BucketId {
 
 /** The most node ids that a replica id has room for. */
 const NODES_MAX = 65_536;
+export const NODE_ID_MAX = NODES_MAX - 1;
+/** Of one bucket. */
+export const REPLICAS_MAX = 7;
 
 /**
  * A raft replica id names the node and the life of the replica on it, so that a group's own configuration tells where its

@@ -2,7 +2,8 @@ import { TidemarkError } from '../lib/errors.js';
 import type { Bytes } from '../lib/bytes.js';
 import { checkEpoch } from './epoch.js';
 import { initialPlacement, initialSystemBucket } from './initial.js';
-import { replicaIdOf, SYSTEM_BUCKET, type BucketId, type BucketInfo, type NodeId, type NodeInfo, type Placement } from './map.js';
+import { NODE_ID_MAX, REPLICAS_MAX, SYSTEM_BUCKET, replicaIdOf } from './map.js';
+import type { BucketId, BucketInfo, NodeId, NodeInfo, Placement } from './map.js';
 
 /**
  * The placement as the system bucket keeps it: what routers know, and what only nodes need to know.
@@ -26,7 +27,6 @@ export interface PlacementRecord extends Placement {
 }
 
 const FORMAT = 2;
-const NODE_ID_MAX = 65_535;
 
 /** The record of a new cluster, the same on each of its nodes. */
 export function initialRecord(
@@ -107,8 +107,6 @@ export type PlacementChange =
   | { readonly kind: 'replicas'; readonly count: number }
   /** Nothing by itself; but what a cluster was founded with is left alone by the planner until there is a second epoch. */
   | { readonly kind: 'rebalance' };
-
-export const REPLICAS_MAX = 7;
 
 /**
  * The next record; throws INVALID_ARGUMENT or FAILED_PRECONDITION if that cannot be, and the same record if it is so already.

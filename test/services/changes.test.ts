@@ -1,15 +1,10 @@
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { expect } from 'chai';
-import { buildWorld } from '../../src/cli/world.js';
 import { connect } from '../../src/client/index.js';
 import { DEFAULT_LIMITS } from '../../src/env/limits.js';
-import { openDisk } from '../../src/env/real/disk.js';
 import type { RpcClient } from '../../src/env/real/grpc/client.js';
 import { later } from '../../src/mvcc/timestamp.js';
-import { startNode } from '../../src/node/node.js';
 import { failureOf, TestNetwork } from '../network/support.js';
+import { startService, type Service } from './support.js';
 
 interface Reply {
   readonly event: 'entries' | 'changes' | 'mark';
@@ -32,45 +27,16 @@ interface ChangeReply {
 describe('the change streams of a node', function () {
   this.timeout(60_000);
   const limits = { ...DEFAULT_LIMITS, changeStreamsMax: 8, consumerStallMsMax: 1000 };
-  const failures: unknown[] = [];
-  const cleanups: (() => unknown)[] = [];
+  let service: Service;
   let rpc: RpcClient;
   let address = '';
 
   before(async () => {
-    const dir = mkdtempSync(join(tmpdir(), 'tidemark-changes-'));
-    const onFatal = (error: unknown): void => void failures.push(error);
-    const world = buildWorld({ limits, tls: undefined, logLevel: 'silent', fields: {}, onBug: onFatal });
-    const disk = await openDisk(dir);
-    const node = await startNode(
-      { ...world.env, disk },
-      {
-        clusterId: 'changes',
-        nodeId: 1,
-        nodes: [{ id: 1, address: '127.0.0.1:1', zone: 'a' }],
-        buckets: 8,
-        replicas: 1,
-        listen: '127.0.0.1:0',
-        timing: { heartbeatMs: 50, electionTimeoutMs: 200, electionJitterMs: 100, driftBound: 0.1, leaseReads: true },
-        limits,
-      },
-      { onFatal },
-    );
-    ({ address } = node);
-    rpc = new TestNetwork().network.rpcClient(address);
-    cleanups.push(
-      () => rpc.close(),
-      () => node.close(),
-      () => disk.close(),
-      () => world.close(),
-      () => rmSync(dir, { recursive: true }),
-    );
+    service = await startService(limits);
+    ({ rpc, address } = service);
   });
 
-  after(async () => {
-    for (const cleanup of cleanups) await cleanup();
-    expect(failures).to.deep.equal([]);
-  });
+  after(() => service.close());
 
   const b = (text: string): Buffer => Buffer.from(text);
   const subscribe = (request: object, by: RpcClient = rpc): AsyncIterable<Reply> =>

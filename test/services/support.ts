@@ -12,6 +12,8 @@ import { TestNetwork } from '../network/support.js';
 /** One real node with its disk, alone in its cluster, and a stock client of it. */
 export interface Service {
   readonly rpc: RpcClient;
+  /** `host:port` of the node. */
+  readonly address: string;
   close(): Promise<void>;
 }
 
@@ -35,9 +37,11 @@ export async function startService(limits: Limits): Promise<Service> {
     },
     { onFatal },
   );
-  const rpc = new TestNetwork().network.rpcClient(node.address);
+  const { address } = node;
+  const rpc = new TestNetwork().network.rpcClient(address);
   return {
     rpc,
+    address,
     async close() {
       rpc.close();
       await node.close();

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Option, type Command } from 'commander';
 import { isTidemarkError, TidemarkError } from '../../lib/errors.js';
+import { NODE_ID_MAX, REPLICAS_MAX } from '../../placement/map.js';
 import { endpoints, integer, withConnection, type ConnectionArguments } from '../arguments.js';
 import { showProgress } from '../progress.js';
 import { openRpc } from '../rpc.js';
@@ -18,9 +19,7 @@ interface ProgressReply {
 
 type PlacementArguments = ConnectionArguments & { readonly wait: boolean };
 
-const NODE_ID_MAX = 65_535;
 const BUCKET_MAX = 65_535;
-const REPLICAS_MAX = 7;
 const LOOK_MS = 500;
 /** The planner looks once a second: when nothing has moved for this long it is content. */
 const CONTENT_MS = 3000;
