@@ -432,6 +432,11 @@ export class Proposals {
     this.#queue.wake();
   }
 
+  /** Commands wait for the locks of transactions. */
+  get areWaiting(): boolean {
+    return this.#queue.count > 0;
+  }
+
   expire(now: number): void {
     this.#queue.expire(now);
   }

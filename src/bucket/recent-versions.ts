@@ -12,9 +12,9 @@ import type { Timestamp } from '../mvcc/timestamp.js';
  */
 export class RecentVersions {
   readonly #max: number;
-  /** Of whom each name is, in the order in which they came; from #first on. */
-  #arrivals: RecentOfBucket[] = [];
-  #first = 0;
+  /** A ring: of whom each name is, in the order in which they came. */
+  readonly #arrivals: RecentOfBucket[] = [];
+  #next = 0;
 
   constructor(max: number) {
     this.#max = max;
@@ -25,21 +25,25 @@ export class RecentVersions {
   }
 
   #arrived(recent: RecentOfBucket): void {
-    this.#arrivals.push(recent);
-    if (this.#arrivals.length - this.#first <= this.#max) return;
-    this.#arrivals[this.#first]?.forgetOldest();
-    this.#first += 1;
-    if (this.#first < this.#max) return;
-    this.#arrivals = this.#arrivals.slice(this.#first);
-    this.#first = 0;
+    this.#arrivals[this.#next]?.forgetOldest();
+    this.#arrivals[this.#next] = recent;
+    this.#next = (this.#next + 1) % this.#max;
   }
 }
 
+/** Timestamp, index, position. */
+const FIELDS = 3;
+const CAPACITY_MIN = 8;
+
 export class RecentOfBucket {
   readonly #arrived: (recent: RecentOfBucket) => void;
-  /** In order; from #first on. */
-  #ids: VersionId[] = [];
+  /**
+   * The names in order, those numbered #first to #end - 1, as plain numbers: as objects, which live until many others have
+   * come, they were a good part of what the garbage collector had to move.
+   */
+  #names = new Float64Array(0);
   #first = 0;
+  #end = 0;
   #from: Timestamp;
 
   constructor(from: Timestamp, arrived: (recent: RecentOfBucket) => void) {
@@ -52,17 +56,20 @@ export class RecentOfBucket {
   }
 
   add(id: VersionId): void {
-    const last = this.#ids.at(-1);
-    if (last === undefined || compareVersions(last, id) < 0) this.#ids.push(id);
-    else this.#ids.splice(this.#place(id), 0, id);
+    const place = this.#end > this.#first && this.#compare(this.#end - 1, id) >= 0 ? this.#place(id) : this.#end;
+    const at = this.#makeRoom(place) * FIELDS;
+    this.#names[at] = id.timestamp;
+    this.#names[at + 1] = id.index;
+    this.#names[at + 2] = id.position;
+    this.#end += 1;
     this.#arrived(this);
   }
 
   /** The names with timestamps in [low, high], in order. */
   *between(low: Timestamp, high: Timestamp): Generator<VersionId> {
-    for (let at = this.#place({ timestamp: low, index: 0, position: 0 }); at < this.#ids.length; at += 1) {
-      const id = this.#ids[at];
-      if (id === undefined || id.timestamp > high) return;
+    for (let at = this.#place({ timestamp: low, index: 0, position: 0 }); at < this.#end; at += 1) {
+      const id = this.#nameAt(at);
+      if (id.timestamp > high) return;
       yield id;
     }
   }
@@ -70,31 +77,54 @@ export class RecentOfBucket {
   /** Another state has taken the place of the one whose records these were; it has nothing above `from`. */
   reset(from: Timestamp): void {
     this.#from = from;
-    this.#ids = [];
+    this.#names = new Float64Array(0);
     this.#first = 0;
+    this.#end = 0;
   }
 
   forgetOldest(): void {
-    const oldest = this.#ids[this.#first];
     // Names that a reset has dropped still count as arrivals.
-    if (oldest === undefined) return;
-    this.#from = Math.max(this.#from, oldest.timestamp);
+    if (this.#first === this.#end) return;
+    this.#from = Math.max(this.#from, this.#nameAt(this.#first).timestamp);
     this.#first += 1;
-    if (this.#first * 2 < this.#ids.length) return;
-    this.#ids = this.#ids.slice(this.#first);
-    this.#first = 0;
   }
 
-  /** Where the first name at or above this one is. */
+  /** Makes room for one more name in front of the one at `place`, and says where it is. */
+  #makeRoom(place: number): number {
+    const capacity = this.#names.length / FIELDS;
+    if (this.#end < capacity) {
+      this.#names.copyWithin((place + 1) * FIELDS, place * FIELDS, this.#end * FIELDS);
+      return place;
+    }
+    const count = this.#end - this.#first;
+    const names = new Float64Array(Math.max(CAPACITY_MIN, count * 2 <= capacity ? capacity : capacity * 2) * FIELDS);
+    const moved = place - this.#first;
+    names.set(this.#names.subarray(this.#first * FIELDS, place * FIELDS));
+    names.set(this.#names.subarray(place * FIELDS, this.#end * FIELDS), (moved + 1) * FIELDS);
+    this.#names = names;
+    this.#first = 0;
+    this.#end = count;
+    return moved;
+  }
+
+  /** The number of the first name at or above this one. */
   #place(id: VersionId): number {
     let low = this.#first;
-    let high = this.#ids.length;
+    let high = this.#end;
     while (low < high) {
       const middle = Math.floor((low + high) / 2);
-      const found = this.#ids[middle];
-      if (found !== undefined && compareVersions(found, id) < 0) low = middle + 1;
+      if (this.#compare(middle, id) < 0) low = middle + 1;
       else high = middle;
     }
     return low;
+  }
+
+  #compare(at: number, id: VersionId): number {
+    return compareVersions(this.#nameAt(at), id);
+  }
+
+  #nameAt(number: number): VersionId {
+    const at = number * FIELDS;
+    return { timestamp: this.#names[at] ?? 0, index: this.#names[at + 1] ?? 0, position: this.#names[at + 2] ?? 0 };
   }
 }

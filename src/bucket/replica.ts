@@ -313,6 +313,12 @@ export class Replica {
     return this.#lead<WriteResult | undefined>((proposals) => proposals.refuse(id, conditions) ?? Promise.resolve(undefined));
   }
 
+  /** Somebody waits here who has a deadline, or for what time may change; or a transaction over several buckets is not over. */
+  get isBusy(): boolean {
+    const { home, participant } = this.state;
+    return this.blocked || this.reads.areWaiting || this.#proposals?.areWaiting === true || home.count + participant.count > 0;
+  }
+
   /** Ends the reads and the commands that nobody waits for any more. */
   expire(now: number): void {
     this.reads.expire(now);

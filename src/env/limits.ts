@@ -33,8 +33,6 @@ export interface Limits {
   readonly rangesPerBucketMax: number;
   /** Applied writes that wait for their state batch; above it the node stops to apply. */
   readonly overlayBytesMax: number;
-  /** Latest values kept in memory for reads. */
-  readonly readCacheBytesMax: number;
   /** Raft: bytes of entries in one append, appends and bytes in flight to one follower. */
   readonly appendBytesMax: number;
   readonly appendsInFlightMax: number;
@@ -47,8 +45,6 @@ export interface Limits {
    * them. Never less than what is not yet applied.
    */
   readonly logStoreBytesMax: number;
-  /** Entries in memory of one group's log (the rest is read from disk). */
-  readonly logCacheBytesMax: number;
   readonly snapshotChunkBytes: number;
   readonly snapshotChunksInFlightMax: number;
   /** Snapshots that one node sends or receives at a time. */
@@ -136,14 +132,12 @@ export const DEFAULT_LIMITS: Limits = {
   proposalBytesPerBucketMax: 16 * MIB,
   rangesPerBucketMax: 128,
   overlayBytesMax: 64 * MIB,
-  readCacheBytesMax: 16 * MIB,
   appendBytesMax: MIB,
   appendsInFlightMax: 64,
   appendBytesInFlightMax: 8 * MIB,
   logEntriesKept: 2000,
   logBytesKept: 4 * MIB,
   logStoreBytesMax: 256 * MIB,
-  logCacheBytesMax: MIB,
   snapshotChunkBytes: 512 * KIB,
   snapshotChunksInFlightMax: 4,
   snapshotsAtOnceMax: 4,

@@ -1,4 +1,4 @@
-import type { Clock, Logger } from '../env/env.js';
+import type { Clock, Logger, Timers } from '../env/env.js';
 import type { Replica } from '../bucket/replica.js';
 import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
 import type { FollowerProgress } from '../raft/raft.js';
@@ -22,6 +22,9 @@ const UNFIT_TOLD_EVERY_MS = 500;
 /** A few of these words may be lost, and a disk that hung once may hang again. */
 const UNFIT_FOR_MS = 3000;
 const IN_STEP_ENTRIES = 64;
+/** How long a node that stops may take to hand over what it leads, and how often it looks. */
+const RESIGN_MS_MAX = 1000;
+const RESIGN_LOOK_MS = 5;
 
 export interface LeaderBalanceOptions {
   readonly nodeId: NodeId;
@@ -82,6 +85,20 @@ export class LeaderBalance {
       else if (this.#attempts.has(replica.bucket) && replica.leaderNode === 0) underWay += 1;
     }
     return underWay;
+  }
+
+  /**
+   * For a node that stops: hands over until all is given away, for at most a second. Whoever is handed a bucket leads it at once;
+   * for one that just loses its leader an election timeout must pass.
+   */
+  async resign(timers: Timers, isOver: () => boolean): Promise<void> {
+    const { clock } = this.#options;
+    const untilMs = clock.monotonicMs() + RESIGN_MS_MAX;
+    while (!isOver() && this.handOver() > 0 && clock.monotonicMs() < untilMs) {
+      await new Promise<void>((resolve) => {
+        timers.after(RESIGN_LOOK_MS, resolve);
+      });
+    }
   }
 
   /** This node may lead again. */

@@ -14,7 +14,8 @@ import type { LogWriter } from './log-writer.js';
  */
 const KEY = Buffer.from('n/ceiling');
 const AHEAD_MS = 1000;
-const RENEW_BELOW_MS = 600;
+/** Renewed at every look of a node at rest, so that the floors of its buckets always reach beyond the next heartbeat. */
+const RENEW_BELOW_MS = 650;
 
 export class ClockCeiling {
   readonly #writer: LogWriter;

@@ -42,6 +42,12 @@ export class DiskWatch {
     return this.#hangs;
   }
 
+  /** A batch is on its way: it is to be looked for again soon. */
+  get busy(): boolean {
+    const { log, state } = this.#options;
+    return log.busySinceMs !== undefined || state.busySinceMs !== undefined;
+  }
+
   tick(now: number): void {
     const store = this.#lateStore(now);
     const hangs = store !== undefined && this.#suspected && !mutant('hung-disk-leads');

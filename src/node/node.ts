@@ -1,4 +1,4 @@
-import type { Env, Server, Store, Timer } from '../env/env.js';
+import type { Env, Server, Store } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { messageOf, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
@@ -9,9 +9,7 @@ import { HybridClock } from '../mvcc/timestamp.js';
 import { preferredLeader } from '../placement/initial.js';
 import { SYSTEM_BUCKET, type BucketId, type NodeId, type NodeInfo } from '../placement/map.js';
 import { decodeRecordOf, initialRecord, type PlacementRecord } from '../placement/record.js';
-import { every } from './every.js';
 import { PipelineServer } from '../router/pipeline-server.js';
-import type { LeaderHint } from '../router/operations.js';
 import { Router } from '../router/router.js';
 import { Sessions as RequestIds } from '../router/session.js';
 import { LeaderBalance } from './balance.js';
@@ -27,6 +25,7 @@ import { claimStores, completeIdentity, openPins, readIdentity, type Identity } 
 import { deliver } from './inbox.js';
 import { Installs } from './installs.js';
 import { isJoin } from './join.js';
+import { LeaderNews } from './leader-news.js';
 import { LogWriter } from './log-writer.js';
 import { Holds } from './holds.js';
 import { Peers, type PeerItem, type PeerPins } from './peers.js';
@@ -36,6 +35,7 @@ import { Retention } from './retention.js';
 import { publicServices } from './services/services.js';
 import { SnapshotTransfer } from './snapshots.js';
 import { StreamHolds } from './stream-holds.js';
+import { Ticker } from './ticker.js';
 import { Transactions } from './transactions.js';
 import { TurnLoop } from './turn.js';
 
@@ -65,9 +65,11 @@ export interface NodeConfig {
   readonly joined?: { readonly members: readonly NodeId[]; readonly record: PlacementRecord | undefined };
 }
 
-/** A node looks at its clock this often: a quarter of a heartbeat, within these bounds. */
+/** A node that has something to do looks at its clock this often: a quarter of a heartbeat, within these bounds. */
 const TICK_MS_MIN = 50;
 const TICK_MS_MAX = 100;
+/** At rest it looks when heartbeats are due, and this often in any case, to keep the clock ceiling ahead. */
+const REST_MS_MAX = 400;
 const SECOND_MS = 1000;
 /** How often it is looked for transactions that somebody left behind. */
 const TRANSACTIONS_MS = 250;
@@ -76,9 +78,6 @@ const LOG_WRITE_BUFFER_BYTES = 8 * 1024 * 1024;
 const STATE_WRITE_BUFFER_BYTES = 8 * 1024 * 1024;
 /** Applied writes gather this long before they go to the state store. */
 const STATE_GATHER_MS = 100;
-/** How long a node that stops may take to hand over what it leads, and how often it looks. */
-const RESIGN_MS_MAX = 1000;
-const RESIGN_LOOK_MS = 5;
 /** Wall and monotonic clock may part by this much before leases are not trusted. */
 const CLOCK_PARTING_MS = 50;
 
@@ -152,12 +151,15 @@ export class Node {
   readonly #executor: Executor;
   readonly #pipelines: PipelineServer;
   readonly #requestIds: RequestIds;
-  readonly #leadersTold = new Map<BucketId, LeaderHint>();
-  /** Replicas whose leader routers have not been told yet. */
-  readonly #leadersToTell = new Set<Replica>();
+  readonly #leaders = new LeaderNews((hints) => {
+    this.router.learn(hints);
+    this.#pipelines.pushLeaders(hints);
+  });
   readonly #placementWatchers = new Set<() => void>();
   #server: Server | undefined;
-  #timers: Timer[] = [];
+  readonly #ticker: Ticker;
+  #transactionsDueMs = 0;
+  #secondDueMs = 0;
   #stopping = false;
   #failed = false;
 
@@ -181,6 +183,9 @@ export class Node {
     });
     this.#writer = new LogWriter(logs, clock, metrics, onFatal);
     this.#ceiling = new ClockCeiling(logStore, this.#writer, this.hybrid);
+    const busyMs = Math.min(Math.max(TICK_MS_MIN, timing.heartbeatMs / 4), TICK_MS_MAX);
+    const work = (): number | 'busy' => this.#guarded(() => this.#tick()) ?? 'busy';
+    this.#ticker = new Ticker({ clock, timers, busyMs, restMs: Math.min(timing.heartbeatMs, REST_MS_MAX), work });
     this.#guard = new ClockGuard(clock, CLOCK_PARTING_MS, timing.electionTimeoutMs);
     const { electionTimeoutMs } = timing;
     this.#disk = new DiskWatch({ log: this.#writer, state: this.#state, electionTimeoutMs, logger: log, metrics });
@@ -329,7 +334,7 @@ export class Node {
       node: nodeId,
       handle: executor,
       placement: () => this.keeper.record,
-      leaders: () => [...this.#leadersTold.values()],
+      leaders: () => this.#leaders.told(),
       wallNow: () => this.hybrid.physicalNow(),
       fatal: onFatal,
     });
@@ -376,9 +381,12 @@ export class Node {
       restartFloor: () => this.#ceiling.restartFloor,
       mayLead: () => this.#mayLead,
       outcomes: (asked, asOf, deadlineMs) => this.#transactions.outcomes(asked, asOf, deadlineMs),
-      changed: (replica) => this.#turns.changed(replica),
+      changed: (replica) => {
+        this.#turns.changed(replica);
+        this.#ticker.wake();
+      },
       tellBeat: (replica, ...beat) => this.#beats.tell(replica, ...beat),
-      leaderLearned: (replica) => void this.#leadersToTell.add(replica),
+      leaderLearned: (replica) => this.#leaders.learned(replica),
     };
   }
 
@@ -403,7 +411,7 @@ export class Node {
       await completeIdentity(this.#env.disk, this.identity);
     }
     this.keeper.checkMember();
-    const { timers, log } = this.#env;
+    const { log } = this.#env;
     this.#ceiling.tick();
     this.#server = await this.#env.network.serve({
       address: config.listen,
@@ -419,10 +427,8 @@ export class Node {
       }),
     });
     this.router.adopt(this.keeper.record);
-    const tickMs = Math.min(Math.max(TICK_MS_MIN, config.timing.heartbeatMs / 4), TICK_MS_MAX);
-    this.#timers.push(every(timers, tickMs, () => this.#guarded(() => this.#tick())));
-    this.#timers.push(every(timers, SECOND_MS, () => this.#guarded(() => this.#eachSecond())));
-    this.#timers.push(every(timers, TRANSACTIONS_MS, () => this.#guarded(() => this.#transactions.tick())));
+    this.#secondDueMs = clock.monotonicMs() + SECOND_MS;
+    this.#ticker.start();
     if (!this.#gate.isOpen) await this.#meetFounders();
     log.info('node is up', { address: this.#server.address, replicas: hosting.replicas.size });
   }
@@ -451,20 +457,34 @@ export class Node {
     return info === undefined ? 0 : preferredLeader(info);
   }
 
-  #tick(): void {
+  /** Says when it is to look again: see Ticker. */
+  #tick(): number | 'busy' {
     const now = this.#env.clock.monotonicMs();
     this.#ceiling.tick();
     this.#guard.tick();
     this.#disk.tick(now);
     if (this.#mayLead) this.#balance.reset();
     else this.#balance.handOver();
+    let dueMs = Infinity;
+    let isBusy = !this.#mayLead || !this.#gate.isOpen || this.#disk.busy;
     for (const replica of this.hosting.replicas.values()) {
       if (replica.dueMs <= now && !replica.installing && this.#gate.isOpen) replica.tick(now);
-      replica.expire(now);
+      if (replica.isBusy) replica.expire(now);
       if (replica.blocked && !this.#state.full) this.#turns.changed(replica);
+      isBusy ||= replica.isBusy;
+      dueMs = Math.min(dueMs, replica.dueMs);
     }
     this.#beats.send();
-    this.#tellLeaders();
+    this.#leaders.tell();
+    if (now >= this.#transactionsDueMs) {
+      this.#transactionsDueMs = now + TRANSACTIONS_MS;
+      this.#transactions.tick();
+    }
+    if (now >= this.#secondDueMs) {
+      this.#secondDueMs = Math.max(now, this.#secondDueMs + SECOND_MS);
+      this.#eachSecond();
+    }
+    return isBusy ? 'busy' : Math.min(dueMs, this.#secondDueMs);
   }
 
   #eachSecond(): void {
@@ -479,23 +499,6 @@ export class Node {
 
   get #mayLead(): boolean {
     return !this.#disk.hangs && !this.#stopping;
-  }
-
-  /** Tells routers which leaders have changed since they were told. */
-  #tellLeaders(): void {
-    const hints: LeaderHint[] = [];
-    for (const replica of this.#leadersToTell) {
-      const { bucket, leaderNode, raft } = replica;
-      if (leaderNode === 0) continue;
-      this.#leadersToTell.delete(replica);
-      if (bucket === SYSTEM_BUCKET) continue;
-      const hint = { bucket, leader: leaderNode, term: raft.term };
-      this.#leadersTold.set(bucket, hint);
-      hints.push(hint);
-    }
-    if (hints.length === 0) return;
-    this.router.learn(hints);
-    this.#pipelines.pushLeaders(hints);
   }
 
   #adopted(record: PlacementRecord): void {
@@ -529,6 +532,7 @@ export class Node {
   #lost(peer: NodeId): void {
     const now = this.#env.clock.monotonicMs();
     for (const replica of this.hosting.replicas.values()) replica.lost(peer, now);
+    this.#ticker.wake();
   }
 
   /** Resolves when nothing of a replica that has stopped is on its way to the log. */
@@ -544,12 +548,13 @@ export class Node {
   }
 
   /** What time and peers set off: whatever it throws ends this node, and not the process that it happens to be in. */
-  #guarded(work: () => void): void {
-    if (this.#failed) return;
+  #guarded<T>(work: () => T): T | undefined {
+    if (this.#failed) return undefined;
     try {
-      work();
+      return work();
     } catch (error) {
       this.#fatal(error);
+      return undefined;
     }
   }
 
@@ -561,24 +566,12 @@ export class Node {
     this.#hooks.onFatal(error);
   }
 
-  /** Whoever is handed a bucket leads it at once; for one that just loses its leader an election timeout must pass. */
-  async #resign(): Promise<void> {
-    const { clock, timers } = this.#env;
-    const untilMs = clock.monotonicMs() + RESIGN_MS_MAX;
-    while (!this.#failed && this.#balance.handOver() > 0 && clock.monotonicMs() < untilMs) {
-      await new Promise<void>((resolve) => {
-        timers.after(RESIGN_LOOK_MS, resolve);
-      });
-    }
-    this.#tellLeaders();
-  }
-
   /** Hands over what it leads, for at most a second, finishes what is under way, and closes its stores. */
   async close(): Promise<void> {
     this.#stopping = true;
-    await this.#resign();
-    for (const timer of this.#timers) timer.cancel();
-    this.#timers = [];
+    await this.#balance.resign(this.#env.timers, () => this.#failed);
+    this.#leaders.tell();
+    this.#ticker.stop();
     await this.#server?.close(500);
     await this.router.close();
     this.#pipelines.close();

@@ -78,7 +78,8 @@ describe('replicas that have diverged', () => {
     // With a log that reaches back so far that no snapshot takes the place of what is wrong.
     const cluster = await start({ seed: 'digest-load', limits: { logEntriesKept: 100_000 } });
     const counters = new Counters(cluster, cluster.client('c1'), KEYS, 10);
-    await cluster.loop.runFor(500);
+    // Between two comparisons, so that what is wrong is on the disk when it is found.
+    await cluster.loop.runFor(1500);
     const [wrong = 0] = followers(cluster);
     corrupt(cluster, wrong, '0');
     await untilStopped(cluster, 1);
