@@ -21,6 +21,7 @@ const MIX = [
   'disk-full',
   'disk-stall',
   'disk-fail',
+  'membership',
   'combination',
 ];
 /** It takes about one minute; what has not begun after two is left out, aloud: starting nodes takes long on a busy machine. */

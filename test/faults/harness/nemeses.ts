@@ -1,7 +1,9 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { SimRandom } from '../../../src/sim/random.js';
 import type { Fleet } from './fleet.js';
 import type { NodeClocks } from './clocks.js';
 import type { NodeDisks } from './disks.js';
+import { changePlacement, restorePlacement } from './membership.js';
 import type { NodeNetwork, Way } from './network.js';
 
 /**
@@ -245,6 +247,45 @@ const diskFail: Nemesis = {
   },
 };
 
+const FEWER_REPLICAS = 3;
+
+const membership: Nemesis = {
+  name: 'membership',
+  help: 'every bucket gets fewer copies, nodes are drained one after the other, replicas move; then all get back what they had',
+  begin: async (fleet, random) => {
+    const ending = new AbortController();
+    const { signal } = ending;
+    const done: string[] = [];
+    const change = async (what: string, request: object): Promise<void> => {
+      if (await changePlacement(fleet, request, signal)) done.push(what);
+    };
+    const storm = async (): Promise<void> => {
+      await change(`${FEWER_REPLICAS} copies`, { replicas: FEWER_REPLICAS });
+      while (!signal.aborted) {
+        const node = random.pick(fleet.ids);
+        await change(`drain ${node}`, { drain: node });
+        await sleep(random.between(500, 2000), undefined, { signal }).catch(() => undefined);
+        await change(`undrain ${node}`, { undrain: node });
+        const [from = 0, to = 0] = shuffled(fleet.ids, random);
+        const bucket = random.below(fleet.cluster.buckets);
+        await change(`move ${bucket} from ${from} to ${to}`, { move: { bucket, from, to } });
+      }
+    };
+    const over = storm();
+    over.catch(() => undefined);
+    return {
+      get what() {
+        return done.length === 0 ? 'nothing could be changed' : done.join(', ');
+      },
+      heal: async () => {
+        ending.abort();
+        await over;
+        await restorePlacement(fleet, fleet.ids.length);
+      },
+    };
+  },
+};
+
 const ALONE: readonly Nemesis[] = [
   kill,
   killAll,
@@ -260,6 +301,7 @@ const ALONE: readonly Nemesis[] = [
   diskFull,
   diskStall,
   diskFail,
+  membership,
 ];
 
 /** Pairs whose parts do not undo each other. */
@@ -276,6 +318,10 @@ const PAIRS: readonly (readonly [Nemesis, Nemesis])[] = [
   [clockJump, kill],
   [clockJump, restartStorm],
   [clockDrift, pause],
+  [membership, kill],
+  [membership, restartStorm],
+  [membership, halves],
+  [membership, pause],
 ];
 
 const combination: Nemesis = {
