@@ -8,7 +8,7 @@ import { StateStore } from '../bucket/state-store.js';
 import { HybridClock } from '../mvcc/timestamp.js';
 import { preferredLeader } from '../placement/initial.js';
 import { SYSTEM_BUCKET, type BucketId, type NodeId, type NodeInfo } from '../placement/map.js';
-import { decodeRecordOf, initialRecord, type PlacementRecord } from '../placement/record.js';
+import { decodeRecordOf, initialRecord, wasRemoved, type PlacementRecord } from '../placement/record.js';
 import { PipelineServer } from '../router/pipeline-server.js';
 import { Router } from '../router/router.js';
 import { Sessions as RequestIds } from '../router/session.js';
@@ -203,6 +203,7 @@ export class Node {
         this.keeper.met(id, epoch);
       },
       addressOf: (id) => this.keeper.record.nodes.find((node) => node.id === id)?.address,
+      wasRemoved: (id) => wasRemoved(this.keeper.record, id),
       onMessages: (from, items) => this.#guarded(() => this.#received(from, items)),
       onFatal,
     });
@@ -490,6 +491,7 @@ export class Node {
   #eachSecond(): void {
     this.hosting.compact();
     this.keeper.tick();
+    this.#peers.prune();
     this.#balance.spread();
     this.#digests.tick();
     this.#streamHolds.tick();

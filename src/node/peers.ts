@@ -27,6 +27,7 @@ export type { PeerItem, RaftItem, SnapshotItem } from './peer-items.js';
  * - A node of another cluster, of one of this name that was founded otherwise (placement/founding.ts), or another node than the
  *   one dialed, is refused and said so in both logs. A node that is new stops: its configuration is wrong, and it has nothing
  *   to lose yet. A node that has been part of its cluster goes on: it may be the other that is wrong.
+ * - A node that was removed while it was away is told so, and stops.
  * - An older or a newer epoch is as good as one's own: placements reach nodes one after the other, and what Raft says is bound
  *   to replica ids and to each group's own configuration, not to the map. An absurd one is refused (placement/epoch.ts).
  *
@@ -57,6 +58,8 @@ export interface PeersOptions {
   onAgreed(nodeId: NodeId, epoch: number): void;
   /** Where a member listens; undefined for a node that is none. */
   addressOf(nodeId: NodeId): string | undefined;
+  /** That node was a member, and never will be again. */
+  wasRemoved(nodeId: NodeId): boolean;
   onMessages(from: NodeId, items: readonly PeerItem[]): void;
   /** This node must stop: its identity is refused, or its disk failed. Called at most once. */
   onFatal(error: unknown): void;
@@ -90,6 +93,8 @@ export class Peers {
   /** Pins on their way to the disk. */
   readonly #pinning = new Map<NodeId, { readonly uuid: string; readonly done: Promise<void> }>();
   readonly #listeners = new Set<LostListener>();
+  /** No members when `prune` last looked. */
+  #leaving: ReadonlySet<NodeId> = new Set();
   readonly #bytesReceived: Counter;
   readonly #connectedGauge: Gauge;
   #lastRefusal = '';
@@ -178,8 +183,14 @@ export class Peers {
     return () => this.#listeners.delete(listener);
   }
 
-  /** Ends all streams with a node that is no member any more. */
-  forget(nodeId: NodeId): void {
+  /** Ends all streams with nodes that are no members any more: at the second call that finds them so, for they are told first. */
+  prune(): void {
+    const strangers = [...this.#links.keys(), ...this.#inbound.keys()].filter((id) => this.#options.addressOf(id) === undefined);
+    for (const id of strangers) if (this.#leaving.has(id)) this.#forget(id);
+    this.#leaving = new Set(strangers);
+  }
+
+  #forget(nodeId: NodeId): void {
     const error = new TidemarkError('FAILED_PRECONDITION', 'UNKNOWN_NODE', `node ${nodeId} is not a member any more`);
     this.#links.get(nodeId)?.close(error);
     this.#links.delete(nodeId);
@@ -310,6 +321,11 @@ export class Peers {
       const message = `another process (${remote}) says that it is node ${self.nodeId}`;
       throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_NODE', message);
     }
+    if (this.#options.wasRemoved(hello.from)) {
+      const who = `node ${hello.from} (${remote})`;
+      const message = `${who} was removed from cluster '${clusterId}': stop it, and delete its data directory`;
+      throw new TidemarkError('FAILED_PRECONDITION', 'NODE_REMOVED', message);
+    }
     if (this.#options.addressOf(hello.from) === undefined) {
       const message =
         `node ${hello.from} (${remote}) is no member of cluster '${clusterId}' as node ${self.nodeId} knows it at epoch ` +
@@ -327,7 +343,7 @@ export class Peers {
 
   /** Whether a peer's refusal shows that it is this node that must not go on. */
   #endsThisNode({ reason }: TidemarkError): boolean {
-    if (reason === 'NODE_IDENTITY_CHANGED') return true;
+    if (reason === 'NODE_IDENTITY_CHANGED' || reason === 'NODE_REMOVED') return true;
     return (reason === 'WRONG_FOUNDING' || reason === 'UNKNOWN_NODE') && this.#options.isNew();
   }
 

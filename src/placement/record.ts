@@ -40,6 +40,11 @@ export function initialRecord(
   return { ...placement, replicas, system: initialSystemBucket(nodes), draining: [], lastNode };
 }
 
+/** The node was a member once, and is none now: as ids are never used twice, it never will be again. */
+export function wasRemoved({ nodes, lastNode }: PlacementRecord, node: NodeId): boolean {
+  return node <= lastNode && !nodes.some(({ id }) => id === node);
+}
+
 export function encodeRecordOf(record: PlacementRecord): Bytes {
   return Buffer.from(JSON.stringify({ format: FORMAT, ...record }));
 }

@@ -415,15 +415,28 @@ describe('peers', () => {
     }
   });
 
-  it('forget a node that was removed', async () => {
+  it('forget a node that was removed, once it has had time to hear of it', async () => {
     const world = new SimulatedWorld(12);
     const [a, b] = await pair(world);
     book.delete(2);
-    a.peers.forget(2);
+    a.peers.prune();
+    await world.run(1000);
+    expect(b.peers.connected(1)).to.equal(true);
+    a.peers.prune();
     await world.until(() => !b.peers.connected(1));
     await world.run(5000);
     expect(a.peers.status()).to.deep.equal([]);
     expect(b.peers.connected(1)).to.equal(false);
     expect(b.fatals).to.deep.equal([]);
+  });
+
+  it('tell a node that was removed while it was away, and it stops', async () => {
+    const world = new SimulatedWorld(13);
+    await new TestNode(world, book, 1, { removed: [2] }).start();
+    const b = await new TestNode(world, book, 2).start();
+    b.send(1, heartbeat(0));
+    await world.until(() => b.fatals.length > 0);
+    expect(b.fatals[0]).to.include({ code: 'FAILED_PRECONDITION', reason: 'NODE_REMOVED' });
+    expect((b.fatals[0] as Error).message).to.match(/node 2 .* was removed from cluster 'c1'/);
   });
 });

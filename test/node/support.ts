@@ -155,6 +155,8 @@ export interface TestNodeOptions {
   readonly limits?: Partial<Limits>;
   readonly address?: string;
   readonly pin?: PeersOptions['pins']['pin'];
+  /** Nodes that were removed. */
+  readonly removed?: readonly number[];
 }
 
 /** A node that is nothing but its Peers. `book` is the cluster's address book. */
@@ -208,6 +210,7 @@ export class TestNode {
       self: { nodeId: id, uuid: options.uuid ?? `uuid-${id}` },
       pins: { get: (nodeId) => this.pins.get(nodeId), pin: options.pin ?? pin },
       addressOf: (nodeId) => book.get(nodeId),
+      wasRemoved: (nodeId) => options.removed?.includes(nodeId) === true,
       onMessages: (from, items) => {
         this.frames.push(items.length);
         for (const item of items) {

@@ -248,6 +248,18 @@ describe('a node', () => {
     expect(cluster.fatal).to.deep.equal([]);
   });
 
+  it('that was removed while it was down stops when it comes back', async function () {
+    this.timeout(60_000);
+    const cluster = await startCluster({ seed: 'removed-away', nodes: 4, buckets: 4 });
+    cluster.crash(4);
+    await until(cluster, { kind: 'drain', node: 4 });
+    await until(cluster, { kind: 'remove', node: 4 });
+    await cluster.loop.runFor(10_000);
+    await cluster.restart(4);
+    await cluster.loop.runFor(5000);
+    expect(cluster.fatal.map(({ node, error }) => [node, (error as { reason?: string }).reason])).to.deep.equal([[4, 'NODE_REMOVED']]);
+  });
+
   it('that was let in keeps its id when it ends before it knows', async () => {
     const cluster = await startCluster({ seed: 'let-in', nodes: 3, buckets: 1 });
     for (let tries = 0; newest(cluster).nodes.length === 3; tries += 1) {
