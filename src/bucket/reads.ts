@@ -1,23 +1,27 @@
 import type { Bytes } from '../lib/bytes.js';
+import type { CancelSignal } from '../lib/cancel.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { versionAsOf, walk, readRecord } from '../mvcc/reader.js';
 import { earlier, formatTimestamp, TIMESTAMP_MAX, type HybridClock } from '../mvcc/timestamp.js';
 import { nodeOfReplica, type BucketId } from '../placement/map.js';
 import type { Raft } from '../raft/raft.js';
-import type { LogIndex, ReadState, ReplicaId } from '../raft/types.js';
+import type { ReadState, ReplicaId } from '../raft/types.js';
 import type { Outcome, Prepared } from '../txn/transaction.js';
 import { HistoryWalks } from './history-walks.js';
+import { ReadRounds, type ReadRound } from './read-rounds.js';
 import type { Consistency, KeyRange, Record, ResolveRequest, Served, Timestamp, Version } from './requests.js';
 import { beforeHorizon } from './retention.js';
 import type { BucketState } from './state.js';
+import { Waiters } from './waiters.js';
 
 /**
  * Reads of one replica. Each consistency has a gate that must be passed, and then the value is read in the same synchronous
  * turn as the gate's last check:
  *
  * - linearizable: this replica leads with a valid lease, or a ReadIndex round that began after the read came has been
- *   confirmed and its index is applied. Reads of one turn share one round.
+ *   confirmed and its index is applied. Reads of one turn share one round. Where its asker says so, a read of one key is served
+ *   by a replica that does not lead: the round is then the leader's, and this replica waits until it has applied that index.
  * - asOf T: nothing new can commit at or below T (the leader promises it, under a floor that a quorum acknowledged; another
  *   replica has it from its resolved timestamp), and everything at or below T is applied.
  * - bounded: asOf the resolved timestamp, if that is recent enough.
@@ -63,29 +67,11 @@ export interface ReadHost {
   changed(): void;
 }
 
-interface Waiter {
-  readonly deadlineMs: number;
-  /** True: done. May throw to reject. */
-  readonly ready: () => boolean;
-  readonly expired: () => TidemarkError;
-  readonly resolve: () => void;
-  readonly reject: (error: unknown) => void;
-}
-
-interface Round {
-  readonly context: number;
-  /** Set when the round is confirmed; 0 if it failed. */
-  index: LogIndex | undefined;
-}
-
 export class Reads {
   readonly #replica: ReadHost;
   readonly #walks = new HistoryWalks();
-  #waiters: Waiter[] = [];
-  /** The round that reads of this turn join; asked for when the turn ends. */
-  #gathering: Round | undefined;
-  readonly #rounds = new Map<number, Round>();
-  #nextContext = 1;
+  readonly #waiters = new Waiters();
+  readonly #rounds = new ReadRounds();
 
   constructor(replica: ReadHost) {
     this.#replica = replica;
@@ -117,6 +103,22 @@ export class Reads {
       return prepared === undefined || prepared.timestamp > view.timestamp ? [] : [prepared];
     };
     return this.#passIntents(view, find, deadlineMs, atLeast);
+  }
+
+  /**
+   * A linearizable read of one key at whichever replica this is. What transactions have left on it only a leader can settle:
+   * others refuse with INTENT_MET, and the leader is to be asked.
+   */
+  async openKeyHere(key: Bytes, deadlineMs: number, atLeast: Timestamp = 0, signal?: CancelSignal): Promise<View> {
+    this.#checkInstalled();
+    if (this.#replica.raft.canServe()) return this.openKey(key, { kind: 'linearizable' }, deadlineMs, atLeast);
+    if (!mutant('replica-read-unconfirmed')) await this.#followLeader(deadlineMs, signal);
+    if (this.#replica.state.participant.intentOn(key) !== undefined && !mutant('replica-read-ignores-intents')) {
+      const { details } = this.#replica.notLeader();
+      const message = `a transaction is under way on the key, and this replica of bucket ${this.#replica.bucket} does not lead`;
+      throw new TidemarkError('UNAVAILABLE', 'INTENT_MET', message, { retriable: true, details });
+    }
+    return this.#latestView('linearizable');
   }
 
   /** The same for all keys of a range. */
@@ -251,25 +253,45 @@ export class Reads {
     if (this.#replica.hasLease()) return this.#latestView('linearizable', atLeast);
     const { raft } = this.#replica;
     if (!raft.canServe()) throw this.#replica.notLeader();
-    const round = (this.#gathering ??= this.#newRound());
+    await this.#round(deadlineMs, (isOpen) => {
+      // Also with a confirmed round: the next leader may long have applied what this replica's disk still keeps it from.
+      if (!isOpen && !raft.canServe()) throw this.#replica.notLeader();
+    });
+    this.#checkInstalled();
+    return this.#latestView('linearizable', atLeast);
+  }
+
+  /** Until this replica, which does not lead, has applied all that was acknowledged before now. */
+  async #followLeader(deadlineMs: number, signal: CancelSignal | undefined): Promise<void> {
+    await this.#round(deadlineMs, () => {
+      if (signal?.aborted === true) throw new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away');
+      // What it would wait for may be in the snapshot that takes the state's place.
+      this.#checkInstalled();
+    });
+    this.#checkInstalled();
+  }
+
+  /** Waits for a round that begins now, and until its index is applied. `look`, at every look, may throw to give up. */
+  #round(deadlineMs: number, look: (isOpen: boolean) => void): Promise<void> {
+    const round = this.#rounds.join();
     this.#replica.changed();
-    await this.#until(
+    return this.#waiters.until(
       deadlineMs,
       () => {
-        const { index = Infinity } = round;
-        const isApplied = this.#replica.state.applied.index >= index || (index < Infinity && mutant('read-before-applied'));
-        if (index > 0 && isApplied) return true;
-        // Also with a confirmed round: the next leader may long have applied what this replica's disk still keeps it from.
-        if (index === 0 || !raft.canServe()) throw this.#replica.notLeader();
-        return false;
+        if (round.index === 0) throw this.#replica.notLeader();
+        const isOpen = this.#isApplied(round);
+        look(isOpen);
+        return isOpen;
       },
       () => {
         const message = `leadership of bucket ${this.#replica.bucket} could not be confirmed by a quorum in time`;
         return new TidemarkError('UNAVAILABLE', 'NO_QUORUM', message, { retriable: true });
       },
     );
-    this.#checkInstalled();
-    return this.#latestView('linearizable', atLeast);
+  }
+
+  #isApplied({ index = Infinity }: ReadRound): boolean {
+    return this.#replica.state.applied.index >= index || (index < Infinity && mutant('read-before-applied'));
   }
 
   async #openAsOf(timestamp: Timestamp, deadlineMs: number): Promise<View> {
@@ -281,7 +303,7 @@ export class Reads {
       if (!raft.canServe()) throw this.#behind(timestamp);
       if (!mutant('as-of-not-kept')) this.#replica.promise(timestamp);
       const { term, lastIndex } = raft;
-      await this.#until(
+      await this.#waiters.until(
         deadlineMs,
         () => {
           if (raft.term !== term || !raft.canServe()) throw this.#replica.notLeader();
@@ -351,79 +373,39 @@ export class Reads {
     if (this.#replica.installing) throw this.#replica.notLeader();
   }
 
-  // --- ReadIndex rounds
-
-  #newRound(): Round {
-    const round: Round = { context: this.#nextContext++, index: undefined };
-    this.#rounds.set(round.context, round);
-    return round;
-  }
+  // --- driven by the replica
 
   /** Reads of this turn wait for a round that is still to be asked for. */
   get wantRound(): boolean {
-    return this.#gathering !== undefined;
+    return this.#rounds.isWanted;
   }
 
   /** The turn ends: asks raft for the round that the reads of this turn wait for. */
   request(now: number): void {
-    if (this.#gathering === undefined) return;
-    const { context } = this.#gathering;
-    this.#gathering = undefined;
-    this.#replica.raft.readIndex(context, now);
+    const context = this.#rounds.take();
+    if (context !== undefined) this.#replica.raft.readIndex(context, now);
   }
 
   confirmed(reads: readonly ReadState[]): void {
-    for (const { context, index } of reads) {
-      const round = this.#rounds.get(context);
-      if (round === undefined) continue;
-      round.index = index;
-      this.#rounds.delete(context);
-    }
-  }
-
-  // --- waiting
-
-  #until(deadlineMs: number, ready: () => boolean, expired: () => TidemarkError): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const waiter: Waiter = { deadlineMs, ready, expired, resolve, reject };
-      if (!this.#settle(waiter)) this.#waiters.push(waiter);
-    });
-  }
-
-  #settle(waiter: Waiter): boolean {
-    try {
-      if (!waiter.ready()) return false;
-      waiter.resolve();
-    } catch (error) {
-      waiter.reject(error);
-    }
-    return true;
+    this.#rounds.confirmed(reads);
   }
 
   get areWaiting(): boolean {
-    return this.#waiters.length > 0;
+    return !this.#waiters.isEmpty;
   }
 
   /** Wakes the reads whose gate has opened. */
   advance(): void {
-    if (this.#waiters.length === 0) return;
-    this.#waiters = this.#waiters.filter((waiter) => !this.#settle(waiter));
+    this.#waiters.advance();
   }
 
   /** Ends the reads that nobody waits for any more. */
   expire(now: number): void {
-    if (this.#waiters.length === 0) return;
-    this.advance();
-    this.#waiters = this.#waiters.filter((waiter) => {
-      if (waiter.deadlineMs > now) return true;
-      waiter.reject(waiter.expired());
-      return false;
-    });
+    this.#waiters.expire(now);
   }
 
   close(): void {
-    for (const { reject } of this.#waiters) reject(this.#replica.notLeader());
-    this.#waiters = [];
+    this.#waiters.close(() => this.#replica.notLeader());
   }
 }
 

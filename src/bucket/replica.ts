@@ -427,7 +427,7 @@ export class Replica {
   }
 
   tick(now: number): void {
-    // All that a follower does by the clock is to stand: it does so when it may.
+    // What a follower does by the clock is to stand, when it may. Reads that its leader leaves unanswered have deadlines as well.
     if (!this.isLeader && !this.#host.mayLead()) return;
     if (!this.raft.beat(now, this.#tellBeat)) this.raft.tick(now);
     this.#dueMs = this.raft.nextTickMs;

@@ -45,6 +45,10 @@ export const MUTANTS = [
   'read-joins-old-round',
   'read-index-unconfirmed',
   'read-before-applied',
+  'read-joins-asked-round',
+  'read-tokens-reused',
+  'replica-read-unconfirmed',
+  'replica-read-ignores-intents',
   // Timestamps
   'vote-without-floor',
   'floor-above-ceiling',

@@ -177,9 +177,13 @@ export class Executor implements NodeHandle {
     if (seen !== undefined) this.#options.hybrid.hear(seen);
     switch (operation.kind) {
       case 'get': {
+        const { key, consistency, anyReplica } = operation;
         const { reads } = this.#replica(operation.bucket);
-        const view = await reads.openKey(operation.key, operation.consistency, deadlineMs, seen);
-        const record = reads.get(operation.key, view);
+        const isHere = consistency.kind === 'linearizable' && anyReplica;
+        const view = await (isHere
+          ? reads.openKeyHere(key, deadlineMs, seen, context.signal)
+          : reads.openKey(key, consistency, deadlineMs, seen));
+        const record = reads.get(key, view);
         return answer<'get'>({ record }, view.served, context);
       }
       case 'history': {

@@ -193,7 +193,10 @@ export class Leadership {
   }
 
   readIndex(from: ReplicaId, context: number, now: number): void {
-    if (!this.canServe) {
+    if (from !== this.core.id && this.replication.peer(from) === undefined) {
+      // It is told of no entries any more, and would wait for the index in vain.
+      this.answerRead(from, context, 0, 0);
+    } else if (!this.canServe) {
       this.waitingReads.push({ from, context });
     } else if (this.holdsLease(now) || mutant('read-index-unconfirmed')) {
       this.giveRead(from, context, this.core.commit);

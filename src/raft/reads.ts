@@ -1,3 +1,4 @@
+import { mutant } from '../lib/mutants.js';
 import type { Core } from './core.js';
 import type { ReadIndexReply } from './types.js';
 
@@ -24,7 +25,7 @@ export class ForwardedReads {
       core.giveRead(context, 0, 0);
       return;
     }
-    this.sequence += 1;
+    if (!mutant('read-tokens-reused')) this.sequence += 1;
     const dueMs = core.now + core.options.electionTimeoutMs;
     if (this.pending.size === 0) this.dueMs = dueMs;
     this.pending.set(this.sequence, { context, dueMs });

@@ -1,4 +1,5 @@
 import type { Clock } from '../env/env.js';
+import type { CancelSignal } from '../lib/cancel.js';
 import { TidemarkError } from '../lib/errors.js';
 import type { Alarms } from './alarms.js';
 
@@ -31,7 +32,7 @@ export class AnswerBudget {
   }
 
   /** Waits for room in turn. Rejects with RESOURCE_EXHAUSTED / ANSWERS_UNREAD at `deadlineMs`, with CANCELLED for the signal. */
-  async reserve(bytes: number, deadlineMs: number, signal?: AbortSignal): Promise<Hold> {
+  async reserve(bytes: number, deadlineMs: number, signal?: CancelSignal): Promise<Hold> {
     const wanted = Math.min(bytes, this.#bytesMax);
     if (this.#waiting.size === 0 && this.#fits(wanted)) this.#bytes += wanted;
     else await this.#wait(wanted, deadlineMs, signal);
@@ -64,7 +65,7 @@ export class AnswerBudget {
     return hold;
   }
 
-  #wait(bytes: number, deadlineMs: number, signal: AbortSignal | undefined): Promise<void> {
+  #wait(bytes: number, deadlineMs: number, signal: CancelSignal | undefined): Promise<void> {
     return new Promise((resolve, reject) => {
       const end = (settle: () => void): void => {
         alarm.cancel();

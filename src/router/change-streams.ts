@@ -1,5 +1,6 @@
 import type { Env } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
+import type { CancelSignal } from '../lib/cancel.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { checkRange } from '../bucket/validate.js';
 import type { KeyRange, Timestamp } from '../bucket/requests.js';
@@ -9,7 +10,8 @@ import { bucketsOfRange } from '../placement/range.js';
 import type { Alarms } from './alarms.js';
 import type { AnswerBudget } from './answer-budget.js';
 import { ChangeStream, type StreamEvent, type StreamFrom } from './change-stream.js';
-import type { Call, Dispatcher } from './dispatch.js';
+import type { Call } from './call.js';
+import type { Dispatcher } from './dispatch.js';
 import { FeedReader } from './feed-reader.js';
 import { FeedReplicas } from './feed-replicas.js';
 
@@ -20,7 +22,7 @@ export interface ChangesOptions {
   readonly before?: boolean | undefined;
   /** Monotonic milliseconds at which the stream ends. */
   readonly deadlineMs?: number | undefined;
-  readonly signal?: AbortSignal | undefined;
+  readonly signal?: CancelSignal | undefined;
   /** The consumer left an event untaken for too long: RESOURCE_EXHAUSTED / SLOW_CONSUMER, with the cursor behind that event. */
   readonly stalled?: ((error: TidemarkError) => void) | undefined;
   /** It has done so for as long again. */
@@ -34,7 +36,7 @@ export interface ChangeStreamsPorts {
   readonly dispatcher: Dispatcher;
   readonly answers: AnswerBudget;
   readonly isClosed: () => boolean;
-  readonly placement: (signal: AbortSignal | undefined) => Promise<Placement>;
+  readonly placement: (signal: CancelSignal | undefined) => Promise<Placement>;
   readonly seen: () => Timestamp;
   readonly saw: (bucket: BucketId, timestamp: Timestamp) => void;
   readonly checkNotAhead: (timestamp: Timestamp, field: string) => void;
@@ -132,7 +134,7 @@ export class ChangeStreams {
     return new FeedReader({ dispatcher, replicas: this.#replicas, clock, alarms });
   }
 
-  #call(deadlineMs: number, signal: AbortSignal | undefined): Call {
+  #call(deadlineMs: number, signal: CancelSignal | undefined): Call {
     if (this.#ports.isClosed()) throw new TidemarkError('CANCELLED', 'CLOSED', 'this client was closed');
     if (signal?.aborted === true) throw new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away');
     const nowMs = this.#ports.env.clock.monotonicMs();

@@ -190,7 +190,7 @@ class LocalHandle implements NodeHandle {
         const message = 'this node did not answer in time';
         reject(new TidemarkError('UNAVAILABLE', 'TIMED_OUT', message, { outcome, retriable: true }));
       });
-      signal?.addEventListener('abort', abort, { once: true });
+      signal?.addEventListener('abort', abort);
       this.#handle.execute(operation, context).then(
         (answer) => {
           finish();

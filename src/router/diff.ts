@@ -1,6 +1,7 @@
 import type { Bytes } from '../lib/bytes.js';
 import type { Change, Served } from '../bucket/requests.js';
-import type { Call, Dispatcher } from './dispatch.js';
+import type { Call } from './call.js';
+import type { Dispatcher } from './dispatch.js';
 import type { Operation } from './operations.js';
 import { malformedAnswer, scatter } from './scatter.js';
 
@@ -16,7 +17,7 @@ export interface DiffPage {
 
 /** One page: everything up to where all nodes have looked. It may be empty and still not be the last one. */
 export async function diffPage(dispatcher: Dispatcher, operation: DiffOperation, call: Call): Promise<DiffPage> {
-  const where = dispatcher.isAnywhere({ kind: 'asOf', timestamp: operation.to }) ? 'anywhere' : 'leader';
+  const where = dispatcher.reads.isAnywhere({ kind: 'asOf', timestamp: operation.to }) ? 'anywhere' : 'leader';
   const parts = await scatter(dispatcher, operation.buckets, where, (buckets) => ({ ...operation, buckets }), call);
   let bound: Bytes | undefined;
   for (const { answer } of parts) {

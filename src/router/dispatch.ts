@@ -1,12 +1,17 @@
 import type { Env } from '../env/env.js';
 import { TidemarkError, isTidemarkError } from '../lib/errors.js';
-import type { Consistency, Timestamp } from '../bucket/requests.js';
-import { earlier, formatTimestamp } from '../mvcc/timestamp.js';
+import type { Timestamp } from '../bucket/requests.js';
+import { formatTimestamp } from '../mvcc/timestamp.js';
 import type { BucketId, NodeId } from '../placement/map.js';
 import type { Alarms } from './alarms.js';
+import type { Call } from './call.js';
 import type { Connections } from './connections.js';
+import type { Hedging } from './hedging.js';
+import { NodeLoads } from './node-loads.js';
 import { isInternal, type Answer, type Operation, type OperationContext } from './operations.js';
 import type { PlacementCache } from './placement-cache.js';
+import { ReplicaChoice } from './replica-choice.js';
+import { ReplicaReads, type Asked, type ReplicaReadsOptions } from './replica-reads.js';
 import { Trail } from './trail.js';
 
 /**
@@ -23,17 +28,6 @@ import { Trail } from './trail.js';
  * NOT_LEADER, leader unknown; node 3 the same; pause of about 20 ms, and so on; after the election node 3 pushes that it leads;
  * the pause ends early; node 3 answers with the stored result of the first attempt, or with that of this one.
  */
-export interface Call {
-  /** Monotonic milliseconds at which to stop trying, a little before the caller does. */
-  readonly giveUpMs: number;
-  /** Processes passed before this router's. */
-  readonly hops: number;
-  readonly seen: Timestamp;
-  readonly signal: AbortSignal | undefined;
-  /** Who made the request id can make another: a refusal that a new session cures goes back at once. */
-  readonly renewable?: boolean;
-}
-
 export interface DispatcherOptions {
   readonly env: Pick<Env, 'clock' | 'random'>;
   readonly alarms: Alarms;
@@ -42,6 +36,8 @@ export interface DispatcherOptions {
   /** This process counts as a hop for what it sends on. */
   readonly isHop: boolean;
   readonly zone: string;
+  readonly linearizableAnywhere: 'hot' | 'always';
+  readonly hedging: Hedging;
   readonly attemptTimeoutMs: number;
   /** The cluster's present time, about. */
   readonly now: () => Timestamp;
@@ -49,21 +45,30 @@ export interface DispatcherOptions {
   readonly isClosed: () => boolean;
   /** Told of every attempt that failed and will be followed by another. */
   readonly retried: () => void;
+  /** Told of every answer: over how many hops it came, those of attempts that failed before included. */
+  readonly answered: (hops: number) => void;
 }
 
 type KeyOperation = Extract<Operation, { readonly bucket: BucketId }>;
 
 const PAUSE_MIN_MS = 10;
 const PAUSE_MAX_MS = 250;
-/** A follower that hears its leader is no further behind it; more would only send a few reads to leaders. */
-const FOLLOWERS_LAG_MS = 1000;
 
 export class Dispatcher {
+  /** Of which more than the leader may be asked. */
+  readonly reads: ReplicaReads;
   readonly #options: DispatcherOptions;
+  readonly #loads: NodeLoads;
+  readonly #choice: ReplicaChoice;
   #rotation = 0;
 
   constructor(options: DispatcherOptions) {
+    const { env, cache, connections, zone } = options;
     this.#options = options;
+    this.#loads = new NodeLoads(env.clock);
+    this.#choice = new ReplicaChoice({ env, cache, connections, loads: this.#loads, zone });
+    const attempt: ReplicaReadsOptions['attempt'] = (node, operation, call, trail) => this.attempt(node, operation, call, trail);
+    this.reads = new ReplicaReads({ ...options, choice: this.#choice, loads: this.#loads, attempt });
   }
 
   get cache(): PlacementCache {
@@ -73,63 +78,77 @@ export class Dispatcher {
   /** An operation on one bucket. Rejects with TidemarkErrors. */
   async execute<O extends KeyOperation>(operation: O, call: Call): Promise<Answer<O['kind']>> {
     const { bucket } = operation;
-    const anyReplica = this.#readsAnywhere(operation);
+    const anywhere = this.reads.of(operation, call);
     let trail: Trail | undefined;
+    let failed = 0;
     for (;;) {
-      const node = anyReplica && trail?.needsLeader !== true ? this.nearest(bucket, trail) : this.leader(bucket, trail);
-      if (node !== undefined) {
-        const { epoch } = this.cache;
-        try {
-          const answer = await this.attempt(node, operation, call, trail);
-          // By a newer map, which may have come with the answer, it may not lead any more.
-          if (provesLeader(operation) && this.cache.epoch === epoch) this.cache.noteLeader(bucket, node);
-          return answer;
-        } catch (error) {
-          trail ??= new Trail(operation.kind === 'write', !anyReplica);
-          if (call.renewable === true && !trail.mayHaveApplied && isBornAhead(error)) throw error;
-          this.note(node, error, trail, [bucket]);
-        }
-      } else {
-        trail ??= new Trail(operation.kind === 'write', !anyReplica);
-        await this.pause(trail, call, bucket);
+      const read = trail?.needsLeader === true ? undefined : anywhere;
+      const asked = await (read === undefined ? this.#askLeader(operation, call, trail) : this.reads.ask(read, call, trail));
+      if (asked.answer !== undefined) {
+        this.answered(failed + this.hopsTo(asked.answer.served.node));
+        return asked.answer as Answer<O['kind']>;
       }
+      failed += asked.failures.length;
+      trail ??= new Trail(operation.kind === 'write', anywhere === undefined);
+      for (const { node, error } of asked.failures) {
+        if (call.renewable === true && !trail.mayHaveApplied && isBornAhead(error)) throw error;
+        this.note(node, error, trail, [bucket]);
+      }
+      if (asked.failures.length === 0) await this.pause(trail, call, bucket);
+      // The leader needs to ask nobody.
+      else if (read?.sort === 'confirmed') trail.preferLeader();
       this.checkTime(trail, call, () => `bucket ${bucket}`);
     }
   }
 
-  #readsAnywhere(operation: KeyOperation): boolean {
-    return 'consistency' in operation && this.isAnywhere(operation.consistency);
+  async #askLeader(operation: KeyOperation, call: Call, trail: Trail | undefined): Promise<Asked> {
+    const { bucket } = operation;
+    const node = this.leader(bucket, trail);
+    if (node === undefined) return { failures: [] };
+    const { epoch } = this.cache;
+    try {
+      const answer = await this.attempt(node, operation, call, trail);
+      // By a newer map, which may have come with the answer, it may not lead any more.
+      if (provesLeader(operation) && this.cache.epoch === epoch) this.cache.noteLeader(bucket, node);
+      return { answer, failures: [] };
+    } catch (error) {
+      return { failures: [{ node, error }] };
+    }
   }
 
-  /**
-   * Whether any replica is likely to serve it at once. As of a moment so late that followers will not have heard of it the leader
-   * is asked first.
-   */
-  isAnywhere(consistency: Consistency): boolean {
-    if (consistency.kind !== 'asOf') return consistency.kind !== 'linearizable';
-    return consistency.timestamp <= earlier(this.#options.now(), FOLLOWERS_LAG_MS);
+  answered(hops: number): void {
+    this.#options.answered(hops);
+  }
+
+  /** From whoever asks: a client and a sidecar are beside it, and a node has been asked itself. */
+  hopsTo(node: NodeId): number {
+    const { connections } = this.#options;
+    return connections.selfNode !== 0 && node !== connections.selfNode ? 2 : 1;
   }
 
   /** One try at one node, within the time for one try. */
-  attempt<O extends Operation>(node: NodeId, operation: O, call: Call, trail?: Trail): Promise<Answer<O['kind']>> {
+  async attempt<O extends Operation>(node: NodeId, operation: O, call: Call, trail?: Trail): Promise<Answer<O['kind']>> {
     const { connections, cache, env, isHop, attemptTimeoutMs } = this.#options;
-    if (call.signal?.aborted === true) {
-      return Promise.reject(new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away'));
-    }
+    if (call.signal?.aborted === true) throw new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away');
     const handle = connections.handleOf(node);
     if (handle === undefined) {
       const message = `the placement has no address for node ${node}`;
-      return Promise.reject(new TidemarkError('UNAVAILABLE', 'NOT_CONNECTED', message, { retriable: true }));
+      throw new TidemarkError('UNAVAILABLE', 'NOT_CONNECTED', message, { retriable: true });
     }
     const alone = (cache.placement?.nodes.length ?? 0) <= 1;
     const attemptMs = alone ? Infinity : attemptTimeoutMs * 2 ** (trail?.timeouts ?? 0);
-    return handle.execute(operation, {
-      epoch: cache.epoch,
-      deadlineMs: Math.min(call.giveUpMs, env.clock.monotonicMs() + attemptMs),
-      hops: call.hops + (isHop && node !== connections.selfNode ? 1 : 0),
-      seen: call.seen,
-      signal: call.signal,
-    } satisfies OperationContext);
+    this.#loads.begin(node);
+    try {
+      return await handle.execute(operation, {
+        epoch: cache.epoch,
+        deadlineMs: Math.min(call.giveUpMs, env.clock.monotonicMs() + attemptMs),
+        hops: call.hops + (isHop && node !== connections.selfNode ? 1 : 0),
+        seen: call.seen,
+        signal: call.signal,
+      } satisfies OperationContext);
+    } finally {
+      this.#loads.end(node);
+    }
   }
 
   /** The believed leader, else a voting replica that was not asked in this round; undefined if there is none. */
@@ -144,23 +163,9 @@ export class Dispatcher {
     );
   }
 
-  /** The nearest replica, learners included, that was not asked in this round. */
-  nearest(bucket: BucketId, trail?: Trail): NodeId | undefined {
-    const nodes = this.#options.cache.replicasOf(bucket).map(({ node }) => node);
-    const left = nodes.filter((node) => trail?.asked.has(node) !== true);
-    const nearestOf = Math.min(...left.map((node) => this.distance(node)));
-    return this.#pick(
-      left.filter((node) => this.distance(node) === nearestOf),
-      trail,
-    );
-  }
-
-  /** Lower is nearer: this process, the same zone, elsewhere; then those that are likely not to answer. */
+  /** See ReplicaChoice. */
   distance(node: NodeId): number {
-    const { cache, connections, zone } = this.#options;
-    if (node === connections.selfNode) return 0;
-    if (!connections.isHealthy(node)) return 3;
-    return zone !== '' && cache.node(node)?.zone === zone ? 1 : 2;
+    return this.#choice.distance(node);
   }
 
   /** In turn; a node that is likely not to answer only if all are. */
@@ -187,6 +192,7 @@ export class Dispatcher {
         if (error.details['leaders'] !== undefined) trail.asked.delete(node);
         break;
       case 'STALE':
+      case 'INTENT_MET':
         trail.staleReplica(node);
         break;
       case 'CLOCK_TOO_FAR_AHEAD':
@@ -275,7 +281,7 @@ function withoutHorizon({ code, reason, message, outcome }: TidemarkError): Tide
 
 /** Only the leader answers these. */
 function provesLeader(operation: KeyOperation): boolean {
-  if (operation.kind === 'get') return operation.consistency.kind === 'linearizable';
+  if (operation.kind === 'get') return operation.consistency.kind === 'linearizable' && !operation.anyReplica;
   return operation.kind === 'write' || isInternal(operation);
 }
 

@@ -1,5 +1,6 @@
 import { diffPage } from './diff.js';
-import type { Call, Dispatcher } from './dispatch.js';
+import type { Call } from './call.js';
+import type { Dispatcher } from './dispatch.js';
 import type { FeedReader } from './feed-reader.js';
 import type { Answer, Operation, OperationKind } from './operations.js';
 import { pinsOverBuckets } from './pins.js';

@@ -1,4 +1,5 @@
 import type { Bytes } from '../lib/bytes.js';
+import type { CancelSignal } from '../lib/cancel.js';
 import type {
   Change,
   Consistency,
@@ -24,7 +25,17 @@ import type { Outcome, TransactionId } from '../txn/transaction.js';
  */
 export type Operation =
   | { readonly kind: 'write'; readonly bucket: BucketId; readonly request: WriteRequest }
-  | { readonly kind: 'get'; readonly bucket: BucketId; readonly key: Bytes; readonly consistency: Consistency }
+  | {
+      readonly kind: 'get';
+      readonly bucket: BucketId;
+      readonly key: Bytes;
+      readonly consistency: Consistency;
+      /**
+       * A linearizable read may be served by any replica, which asks its leader how far it must be (ReadIndex). Otherwise who
+       * does not lead refuses it, so that a router with an old map learns who does.
+       */
+      readonly anyReplica: boolean;
+    }
   | {
       readonly kind: 'history';
       readonly bucket: BucketId;
@@ -180,7 +191,7 @@ export interface OperationContext {
    */
   readonly seen?: Timestamp | undefined;
   /** Aborted when nobody waits any more. An executor may ignore it. */
-  readonly signal?: AbortSignal | undefined;
+  readonly signal?: CancelSignal | undefined;
 }
 
 /** Who leads a bucket, as a node knows it. Of two hints the one with the higher term is right; term 0 is none. */
@@ -203,8 +214,9 @@ export interface Answer<K extends OperationKind = OperationKind> {
  * buckets that the node cannot serve and who leads them, 0 if unknown: `17=2,40=0`. With NOT_HOSTED comes the placement as that
  * node knows it, its epoch as the detail `epoch`, over a stream the whole of it behind the error. STALE (UNAVAILABLE, outcome
  * none): this replica cannot prove that it is fresh enough, the leader can. A replica that is not complete up to the moment that
- * was asked for says with either how far it is, as the detail `resolved`. Any rejection with outcome unknown may be retried
- * with the same request id only.
+ * was asked for says with either how far it is, as the detail `resolved`. INTENT_MET (likewise): a transaction is under way on
+ * the key, and only the leader can tell what became of it. Any rejection with outcome unknown may be retried with the same
+ * request id only.
  */
 export interface NodeHandle {
   execute<O extends Operation>(operation: O, context: OperationContext): Promise<Answer<O['kind']>>;

@@ -1,7 +1,9 @@
 import type { Env } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
+import type { CancelSignal } from '../lib/cancel.js';
 import type { Consistency, Record, RequestId, Served, Timestamp, Version, WriteResult } from '../bucket/requests.js';
 import type { NodeId } from '../placement/map.js';
+import type { HedgingOptions } from './hedging.js';
 import type { NodeHandle } from './operations.js';
 import type { PipelineEnv } from './pipeline.js';
 import type { Role } from './wire.js';
@@ -22,6 +24,13 @@ export interface RouterOptions {
   readonly now?: (() => Timestamp) | undefined;
   /** How long one replica may take before another is asked; doubled each time. */
   readonly attemptTimeoutMs?: number | undefined;
+  /**
+   * Which linearizable reads of one key go to any replica, which asks its leader how far it must be: those of buckets that have
+   * read replicas, or whose leader has far more to do than others (`hot`, the default), or all.
+   */
+  readonly linearizableAnywhere?: 'hot' | 'always' | undefined;
+  /** When a second replica is asked for what several can serve. */
+  readonly hedging?: HedgingOptions | undefined;
   /** For requests without a deadline of their own. */
   readonly timeoutMs?: number | undefined;
 }
@@ -31,7 +40,7 @@ export interface CallOptions {
   readonly timeoutMs?: number | undefined;
   /** Monotonic milliseconds; of two limits the earlier counts. */
   readonly deadlineMs?: number | undefined;
-  readonly signal?: AbortSignal | undefined;
+  readonly signal?: CancelSignal | undefined;
   /** Ends a call whose caller leaves its answers lying while others wait for the room. */
   readonly cut?: (() => void) | undefined;
 }

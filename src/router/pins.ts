@@ -1,6 +1,7 @@
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import type { BucketId } from '../placement/map.js';
-import type { Call, Dispatcher } from './dispatch.js';
+import type { Call } from './call.js';
+import type { Dispatcher } from './dispatch.js';
 import type { PinAction, PinSeen, Result } from './operations.js';
 import { scatter } from './scatter.js';
 

@@ -2,6 +2,7 @@ import type { Env, FrameStream, StreamHandlers } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { BinaryWriter } from '../lib/binary.js';
 import type { Bytes } from '../lib/bytes.js';
+import { Cancellation } from '../lib/cancel.js';
 import { TidemarkError, isTidemarkError } from '../lib/errors.js';
 import type { Timestamp } from '../bucket/requests.js';
 import { checkEpoch } from '../placement/epoch.js';
@@ -186,9 +187,12 @@ class ServedStream implements StreamHandlers {
   /** Full frames that wait for the stream to drain. */
   readonly #held: Bytes[] = [];
   #heldBytes = 0;
-  /** Requests taken and not yet answered; cancelled ones are removed, and their answers dropped. */
+  /**
+   * Requests taken and not yet answered; cancelled ones are removed, and their answers dropped. Whoever works on a query is told;
+   * a command goes on, whoever waits for it.
+   */
   readonly #commands = new Set<number>();
-  readonly #queries = new Set<number>();
+  readonly #queries = new Map<number, Cancellation>();
   #readsRunning = 0;
   #waitingReads: Waiting[] = [];
   #answerBytes = ANSWER_BYTES_GUESS;
@@ -298,19 +302,23 @@ class ServedStream implements StreamHandlers {
       this.#fail(request, error);
       return;
     }
-    open.add(request.number);
+    if (open === this.#commands) this.#commands.add(request.number);
+    else this.#queries.set(request.number, new Cancellation());
     const deadlineMs = nowMs + request.remainingMs;
     if (!takesRoom(operation) || this.#mayRead()) this.#start(request, deadlineMs);
     else this.#waitingReads.push({ request, deadlineMs });
   }
 
-  #openOf(operation: Operation): Set<number> {
+  #openOf(operation: Operation): Pick<Set<number>, 'size' | 'delete'> {
     return isQuery(operation) ? this.#queries : this.#commands;
   }
 
   #cancel(number: number): void {
     this.#commands.delete(number);
-    if (!this.#queries.delete(number)) return;
+    const query = this.#queries.get(number);
+    if (query === undefined) return;
+    this.#queries.delete(number);
+    query.abort();
     // While the caller reads no answers, none of those that wait is started: cancelled ones must not pile up.
     if (this.#waitingReads.length < 2 * this.#queries.size + WAITING_SLACK) return;
     this.#waitingReads = this.#waitingReads.filter(({ request }) => this.#queries.has(request.number));
@@ -352,7 +360,8 @@ class ServedStream implements StreamHandlers {
       this.#readsRunning += 1;
       this.#count();
     }
-    void this.#execute(operation, { epoch, hops, seen, deadlineMs }).then(
+    const signal = isQuery(operation) ? this.#queries.get(number) : undefined;
+    void this.#execute(operation, { epoch, hops, seen, deadlineMs, signal }).then(
       (answer) => {
         if (reads) this.#readsRunning -= 1;
         if (open.delete(number)) this.#answer(request, answer);
@@ -445,6 +454,7 @@ class ServedStream implements StreamHandlers {
     if (this.#over) return;
     this.#over = true;
     this.#commands.clear();
+    for (const query of this.#queries.values()) query.abort();
     this.#queries.clear();
     this.#waitingReads = [];
     this.#held.length = 0;

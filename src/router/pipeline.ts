@@ -155,7 +155,7 @@ export class Pipeline implements NodeHandle {
       const { signal } = context;
       if (signal !== undefined) {
         const abort = (): void => this.#abandon(pending, 'CANCELLED', 'CANCELLED', 'the caller went away');
-        signal.addEventListener('abort', abort, { once: true });
+        signal.addEventListener('abort', abort);
         pending.unlisten = () => signal.removeEventListener('abort', abort);
       }
       this.#queue.push(pending);

@@ -2,19 +2,20 @@ import type { Counter } from '../env/env.js';
 import type { Bytes } from '../lib/bytes.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
-import { EPOCH_MS, TIMESTAMP_MAX, checkNotAhead, checkTimestamp, later } from '../mvcc/timestamp.js';
+import { EPOCH_MS, checkNotAhead, checkTimestamp, later } from '../mvcc/timestamp.js';
 import type { Condition, Consistency, KeyRange, Mutation, RequestId, Timestamp } from '../bucket/requests.js';
-import { checkConsistency, checkKey, checkRange, checkRequestId, checkValue, checkWrite } from '../bucket/validate.js';
+import { checkConsistency, checkKey, checkRequestId, checkValue, checkWrite } from '../bucket/validate.js';
 import { bucketOf, type BucketId, type NodeId, type Placement } from '../placement/map.js';
-import { bucketsOfRange } from '../placement/range.js';
 import { Alarms } from './alarms.js';
-import { AnswerBudget, type Hold } from './answer-budget.js';
-import { bytesOfChange, bytesOfRecord, bytesOfWrite, homeOfWrite, checkLimit, checkMoments, checkPinAction } from './checks.js';
+import { AnswerBudget } from './answer-budget.js';
+import { bytesOfRecord, bytesOfWrite, homeOfWrite, checkPinAction } from './checks.js';
 import type { StreamEvent } from './change-stream.js';
 import { ChangeStreams, type ChangesOptions } from './change-streams.js';
 import { Connections } from './connections.js';
-import { Dispatcher, isBornAhead, type Call } from './dispatch.js';
-import { diffPages, type DiffPage } from './diff.js';
+import type { Call } from './call.js';
+import { Dispatcher, isBornAhead } from './dispatch.js';
+import type { DiffPage } from './diff.js';
+import { Hedging } from './hedging.js';
 import { forward, isPage } from './forward.js';
 import {
   isQuery,
@@ -27,9 +28,10 @@ import {
 } from './operations.js';
 import type { RouterOptions, CallOptions, WriteOptions, ReadOptions, ScanOptions, HistoryOptions } from './options.js';
 import type { DiffOptions, PinsReply, WriteReply, GetReply, GetManyEntry, HistoryPage } from './options.js';
+import { PagedReads } from './paged-reads.js';
 import { pinsOverBuckets } from './pins.js';
 import { PlacementCache } from './placement-cache.js';
-import { readTimestamp, scanPages, type ScanPage } from './scan.js';
+import { readTimestamp, type ScanPage } from './scan.js';
 import { Sessions } from './session.js';
 import { Trail } from './trail.js';
 
@@ -98,6 +100,7 @@ export class Router implements NodeHandle {
   #seen: Timestamp = 0;
   readonly #seenOf = new Map<BucketId, Timestamp>();
   readonly #changeStreams: ChangeStreams;
+  readonly #pages: PagedReads;
   #closed = false;
 
   constructor(options: RouterOptions) {
@@ -110,6 +113,9 @@ export class Router implements NodeHandle {
     this.#operations = env.metrics.counter('tidemark_router_operations_total', 'Requests that the router has taken');
     this.#refusals = env.metrics.counter('tidemark_router_refused_total', 'Requests refused since too many were in flight');
     const retries = env.metrics.counter('tidemark_router_retries_total', 'Attempts that failed and were followed by others');
+    const answers = (hops: string): Counter =>
+      env.metrics.counter('tidemark_router_answers_total', 'Requests that were answered, by hops to the node that did', { hops });
+    const [direct, detours] = [answers('1'), answers('more')];
     this.#dispatcher = new Dispatcher({
       env,
       alarms: this.#alarms,
@@ -117,10 +123,13 @@ export class Router implements NodeHandle {
       connections: this.#connections,
       isHop: role !== 'client',
       zone,
+      linearizableAnywhere: options.linearizableAnywhere ?? 'hot',
+      hedging: new Hedging(options.hedging ?? {}, env.metrics),
       attemptTimeoutMs: options.attemptTimeoutMs ?? ATTEMPT_TIMEOUT_MS,
       now: () => this.now(),
       isClosed: () => this.#closed,
       retried: () => retries.add(),
+      answered: (hops) => (hops > 1 ? detours : direct).add(),
     });
     this.#changeStreams = new ChangeStreams({
       env,
@@ -133,6 +142,20 @@ export class Router implements NodeHandle {
       seen: () => this.#seen,
       saw: (bucket, timestamp) => this.#saw(bucket, timestamp),
       checkNotAhead: (timestamp, field) => this.#checkNotAhead(timestamp, field),
+    });
+    this.#pages = new PagedReads({
+      limits,
+      role,
+      dispatcher: this.#dispatcher,
+      answers: this.answers,
+      callsOf: (asked) => this.#callsOf(asked),
+      placement: async (call) => this.#cache.placement ?? this.#knownPlacement(call),
+      admitted: (bytes, work) => this.#admitted('queries', bytes, work),
+      seen: () => this.#seen,
+      sessionSeen: (bucket) => this.#sessionSeen(bucket),
+      saw: (bucket, timestamp) => this.#saw(bucket, timestamp),
+      checkNotAhead: (timestamp, field) => this.#checkNotAhead(timestamp, field),
+      checkAtLeast: (asked, consistency) => this.#checkAtLeast(asked, consistency),
     });
     this.#sessions = new Sessions(env.clock, env.random, limits, () => this.now());
   }
@@ -286,8 +309,9 @@ export class Router implements NodeHandle {
       const atLeast = this.#checkAtLeast(options, consistency);
       const latest = options.namesNow === true ? Math.max(call.seen, this.wallNow()) : call.seen;
       const seen = consistency.kind === 'bounded' ? Math.max(atLeast, this.#sessionSeen(bucket)) : latest;
-      const operation = { kind: 'get', bucket, key, consistency } as const;
-      const { result, served } = await this.#dispatcher.execute(operation, seen === call.seen ? call : { ...call, seen });
+      const operation = { kind: 'get', bucket, key, consistency, anyReplica: false } as const;
+      const asked = { ...call, seen, atLeader: options.namesNow === true };
+      const { result, served } = await this.#dispatcher.execute(operation, asked);
       if (consistency.kind !== 'asOf') this.#saw(bucket, served.timestamp);
       return { record: result.record, served };
     });
@@ -310,7 +334,7 @@ export class Router implements NodeHandle {
         const replies = await Promise.all(gets);
         const sizes = replies.map(({ record }) => (record === undefined ? 0 : bytesOfRecord(record)));
         largest = Math.max(1024, ...sizes, start === 0 ? 0 : largest);
-        this.#park(hold, sizes.reduce((sum, size) => sum + size, 0), options.cut);
+        this.#pages.park(hold, sizes.reduce((sum, size) => sum + size, 0), options.cut);
         yield replies.map((reply, offset) => ({ ...reply, index: start + offset }));
       } finally {
         hold.release();
@@ -323,108 +347,21 @@ export class Router implements NodeHandle {
    * The keys of a range in order, in pages, all as of one timestamp. Without a deadline of its own each page has the router's
    * default timeout.
    */
-  async *scan(range: KeyRange, options: ScanOptions = {}): AsyncGenerator<ScanPage> {
-    const { limits } = this.#options;
-    const { reverse = false, keysOnly = false } = options;
-    const consistency: Consistency = options.consistency ?? LINEARIZABLE;
-    checkRange(range, limits);
-    checkConsistency(consistency);
-    const limit = checkLimit(options.limit);
-    const callOf = this.#callsOf(options);
-    const { buckets } = this.#cache.placement ?? (await this.#knownPlacement(callOf()));
-    if (consistency.kind === 'asOf') this.#checkNotAhead(consistency.timestamp, 'as_of');
-    const touched = bucketsOfRange(range.start, range.end, buckets);
-    const atLeast = this.#checkAtLeast(options, consistency);
-    const sessionSeen = (): Timestamp => Math.max(atLeast, ...touched.map((each) => this.#sessionSeen(each)));
-    const seen = consistency.kind === 'bounded' ? sessionSeen() : this.#seen;
-    const operation = { kind: 'scan', buckets: touched, range, reverse, keysOnly, limit, consistency } as const;
-    const pages = scanPages(this.#dispatcher, operation, limits.pageEntriesMax, () => ({ ...callOf(), seen }));
-    const shares = Math.max(1, Math.min(this.#cache.placement?.nodes.length ?? 1, touched.length));
-    const pageBytes = Math.min(this.#pageBytes(shares), 3 * limit * (limits.keyBytesMax + limits.valueBytesMax));
-    for (;;) {
-      const hold = await this.answers.reserve(pageBytes, callOf().giveUpMs, options.signal);
-      try {
-        const page = await this.#admitted('queries', 0, () => pages.next());
-        if (page.done === true) return;
-        const { records, served } = page.value;
-        if (consistency.kind !== 'asOf') for (const bucket of touched) this.#saw(bucket, served.timestamp);
-        this.#park(hold, records.reduce((sum, record) => sum + bytesOfRecord(record), 0), options.cut);
-        yield page.value;
-      } finally {
-        hold.release();
-      }
-    }
+  scan(range: KeyRange, options: ScanOptions = {}): AsyncGenerator<ScanPage> {
+    return this.#pages.scan(range, options);
   }
 
   /** The versions of a key, newest first, in pages. */
-  async *history(key: Bytes, options: HistoryOptions = {}): AsyncGenerator<HistoryPage> {
-    const { limits } = this.#options;
-    const { newest = TIMESTAMP_MAX, oldest = 0, consistency = LINEARIZABLE } = options;
-    checkConsistency(consistency);
-    checkKey(key, limits);
-    checkTimestamp(newest, 'newest');
-    checkTimestamp(oldest, 'oldest');
-    if (oldest > newest) {
-      const message = `the range is inverted: oldest ${oldest} is above newest ${newest}`;
-      throw new TidemarkError('INVALID_ARGUMENT', 'RANGE_INVERTED', message, { details: { field: 'oldest' } });
-    }
-    let left = checkLimit(options.limit);
-    let from = newest;
-    const callOf = this.#callsOf(options);
-    while (left > 0) {
-      const hold = await this.answers.reserve(this.#pageBytes(), callOf().giveUpMs, options.signal);
-      try {
-        const { result, served } = await this.#admitted('queries', key.length, async () => {
-          const call = callOf();
-          const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
-          const bucket = bucketOf(key, placement.buckets);
-          const limit = Math.min(left, limits.pageEntriesMax);
-          if (consistency.kind === 'asOf') this.#checkNotAhead(consistency.timestamp, 'as_of');
-          const operation = { kind: 'history', bucket, key, from, to: oldest, limit, consistency } as const;
-          const answer = await this.#dispatcher.execute(operation, call);
-          if (consistency.kind !== 'asOf') this.#saw(bucket, answer.served.timestamp);
-          return answer;
-        });
-        const { versions, more } = result;
-        left -= versions.length;
-        this.#park(hold, versions.reduce((sum, { value }) => sum + value.length, 0), options.cut);
-        yield { versions, served };
-        const last = versions.at(-1);
-        if (!more || last === undefined || last.version <= oldest) return;
-        from = last.version - 1;
-      } finally {
-        hold.release();
-      }
-    }
+  history(key: Bytes, options: HistoryOptions = {}): AsyncGenerator<HistoryPage> {
+    return this.#pages.history(key, options);
   }
 
   /**
    * What changed between two moments in a range, in the order of keys, in pages; of a key that changed several times, only what
    * came of it. Without `to`: up to a moment that covers all that is acknowledged.
    */
-  async *diff(range: KeyRange, { from, to, ...options }: DiffOptions): AsyncGenerator<DiffPage> {
-    const { limits } = this.#options;
-    checkRange(range, limits);
-    checkMoments(from, to ?? TIMESTAMP_MAX);
-    const callOf = this.#callsOf(options);
-    const { buckets } = this.#cache.placement ?? (await this.#knownPlacement(callOf()));
-    const touched = bucketsOfRange(range.start, range.end, buckets);
-    if (to !== undefined) this.#checkNotAhead(to, 'to');
-    const until = to ?? Math.max(from, (await readTimestamp(this.#dispatcher, touched, callOf())).timestamp);
-    const operation = { kind: 'diff', buckets: touched, range, from, to: until, limit: limits.pageEntriesMax } as const;
-    const pages = diffPages(this.#dispatcher, operation, callOf);
-    const shares = Math.max(1, Math.min(this.#cache.placement?.nodes.length ?? 1, touched.length));
-    for (;;) {
-      const hold = await this.answers.reserve(2 * this.#pageBytes(shares), callOf().giveUpMs, options.signal);
-      try {
-        const page = await this.#admitted('queries', 0, () => pages.next());
-        if (page.done === true) return;
-        this.#park(hold, page.value.changes.reduce((sum, change) => sum + bytesOfChange(change), 0), options.cut);
-        yield page.value;
-      } finally {
-        hold.release();
-      }
-    }
+  diff(range: KeyRange, options: DiffOptions): AsyncGenerator<DiffPage> {
+    return this.#pages.diff(range, options);
   }
 
   /** Moments that are kept readable by name, and how far back the cluster can be read everywhere. */
@@ -468,7 +405,7 @@ export class Router implements NodeHandle {
     const isWrite = operation.kind === 'write';
     const bytes = isWrite ? bytesOfWrite(operation.request.mutations) : 0;
     const { deadlineMs, signal } = context;
-    const hold = isPage(operation) ? await this.answers.reserve(this.#pageBytes(), deadlineMs, signal) : undefined;
+    const hold = isPage(operation) ? await this.answers.reserve(this.#pages.pageBytes(), deadlineMs, signal) : undefined;
     try {
       return await this.#admitted(isQuery(operation) ? 'queries' : 'commands', bytes, () => this.#forward(operation, context));
     } finally {
@@ -566,26 +503,6 @@ export class Router implements NodeHandle {
     }
     this.#checkNotAhead(atLeast, 'at_least');
     return mutant('token-ignored') ? 0 : atLeast;
-  }
-
-  /**
-   * The most that a page from so many nodes may take: the value that fills a page may be large. On its way to a caller a reply
-   * with a part of it exists twice more, encoded and in the buffer of the connection.
-   */
-  #pageBytes(nodes = 1): number {
-    const { pageBytesMax, valueBytesMax } = this.#options.limits;
-    const copies = this.#options.role === 'client' ? 0 : 2;
-    return (nodes + copies) * (pageBytesMax + valueBytesMax);
-  }
-
-  /** An answer is there for the caller to take. */
-  #park(hold: Hold, bytes: number, cut: (() => void) | undefined): void {
-    const { pageBytesMax, valueBytesMax } = this.#options.limits;
-    if (this.#options.role === 'client') hold.release();
-    else {
-      hold.resize(bytes + 2 * Math.min(bytes, pageBytesMax + valueBytesMax));
-      hold.park(cut);
-    }
   }
 
   #saw(bucket: BucketId, timestamp: Timestamp): void {

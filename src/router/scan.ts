@@ -3,7 +3,8 @@ import { keyAfter } from '../lib/ordered.js';
 import { mutant } from '../lib/mutants.js';
 import type { Consistency, KeyRange, Record, Served, Timestamp } from '../bucket/requests.js';
 import type { BucketId } from '../placement/map.js';
-import type { Call, Dispatcher } from './dispatch.js';
+import type { Call } from './call.js';
+import type { Dispatcher } from './dispatch.js';
 import type { Answer, Operation } from './operations.js';
 import { malformedAnswer, scatter, type Part } from './scatter.js';
 
@@ -102,7 +103,7 @@ function pageParts(dispatcher: Dispatcher, operation: ScanOperation, call: Call)
   const nodes = Math.max(1, Math.min(dispatcher.cache.placement?.nodes.length ?? 1, operation.buckets.length));
   const share = nodes === 1 ? operation.limit : Math.ceil((operation.limit / nodes) * SHARE_SLACK) + SHARE_EXTRA;
   const limit = Math.min(operation.limit, share);
-  const where = dispatcher.isAnywhere(operation.consistency) ? 'anywhere' : 'leader';
+  const where = dispatcher.reads.isAnywhere(operation.consistency) ? 'anywhere' : 'leader';
   return scatter(dispatcher, operation.buckets, where, (buckets) => ({ ...operation, buckets, limit }), call);
 }
 

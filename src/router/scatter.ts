@@ -1,6 +1,7 @@
 import { TidemarkError } from '../lib/errors.js';
 import type { BucketId, NodeId } from '../placement/map.js';
-import { type Call, type Dispatcher } from './dispatch.js';
+import type { Call } from './call.js';
+import { type Dispatcher } from './dispatch.js';
 import type { Answer, Operation } from './operations.js';
 import { Trail } from './trail.js';
 
@@ -58,7 +59,10 @@ export async function scatter<O extends ManyOperation>(
     const failed = attempts.find(({ status }) => status === 'rejected');
     if (failed?.status === 'rejected') throw failed.reason;
     left = left.filter((bucket) => !served.has(bucket));
-    if (left.length === 0) return parts;
+    if (left.length === 0) {
+      dispatcher.answered(wave - 1 + Math.max(...parts.map(({ node }) => dispatcher.hopsTo(node))));
+      return parts;
+    }
     dispatcher.checkTime(trail, call, () => describe(left));
     if (groups.length > 0 && wave % WAVES_PER_ROUND !== 0) continue;
     await dispatcher.pause(trail, call, left[0]);

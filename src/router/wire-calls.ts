@@ -50,6 +50,7 @@ export function encodeRequest(out: BinaryWriter, request: Request): void {
     case 'get':
       out.uint(operation.bucket);
       out.bytes(operation.key);
+      out.byte(operation.anyReplica ? 1 : 0);
       encodeConsistency(out, operation.consistency);
       return;
     case 'history':
@@ -186,8 +187,11 @@ function decodeOperation(input: BinaryReader, kind: OperationKind): Operation {
       const mutations = input.list(() => decodeMutation(input));
       return { kind, bucket, request: { id, conditions, mutations } };
     }
-    case 'get':
-      return { kind, bucket: input.uint(), key: input.bytes(), consistency: decodeConsistency(input) };
+    case 'get': {
+      const of = { kind, bucket: input.uint(), key: input.bytes() };
+      const anyReplica = input.choice(2, 'a flag') === 1;
+      return { ...of, anyReplica, consistency: decodeConsistency(input) };
+    }
     case 'history': {
       const bucket = input.uint();
       const key = input.bytes();

@@ -6,7 +6,7 @@ import type { Timing } from '../bucket/replica.js';
 import { joinCluster } from '../node/join.js';
 import { startNode, type Node, type NodeConfig } from '../node/node.js';
 import type { NodeId, NodeInfo } from '../placement/map.js';
-import { Router } from '../router/router.js';
+import { Router, type RouterOptions } from '../router/router.js';
 import type { SimClock } from './clock.js';
 import { SimDisk, type DiskFaults, type OpenDisk } from './disk.js';
 import { SimLoop } from './loop.js';
@@ -205,9 +205,9 @@ export class SimCluster {
   }
 
   /** A smart client on a machine of its own. */
-  client(name: string, clock: SimClock = this.loop.clock()): Router {
+  client(name: string, clock: SimClock = this.loop.clock(), options: Partial<RouterOptions> = {}): Router {
     const env = this.machine(name, clock).env;
-    return new Router({ env, limits: this.limits, role: 'client', seeds: this.endpoints });
+    return new Router({ env, limits: this.limits, role: 'client', seeds: this.endpoints, ...options });
   }
 
   /** A machine beside the cluster, with a process on it that knows the network but nobody yet. */

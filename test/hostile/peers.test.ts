@@ -158,14 +158,14 @@ describe('strangers at the door of a node', function () {
     const far = later(now, 3_600_000);
     const reserved = Buffer.from('!x');
     const cases: readonly (readonly [Partial<Request> & Pick<Request, 'operation'>, string])[] = [
-      [{ operation: { kind: 'get', bucket: 1, key: KEY, consistency: { kind: 'linearizable' } } }, 'WRONG_BUCKET'],
-      [{ operation: { kind: 'get', bucket: 99, key: KEY, consistency: { kind: 'local' } } }, 'WRONG_BUCKET'],
+      [{ operation: { kind: 'get', bucket: 1, key: KEY, anyReplica: false, consistency: { kind: 'linearizable' } } }, 'WRONG_BUCKET'],
+      [{ operation: { kind: 'get', bucket: 99, key: KEY, anyReplica: false, consistency: { kind: 'local' } } }, 'WRONG_BUCKET'],
       [{ operation: write({ mutations: [put(Buffer.alloc(0))] }) }, 'EMPTY_KEY'],
       [{ operation: { ...write({ mutations: [put(reserved)] }), bucket: bucketOf(reserved, BUCKETS) } as Request['operation'] }, 'RESERVED_KEY'],
       [{ operation: write({ mutations: [put(KEY, Buffer.alloc(DEFAULT_LIMITS.valueBytesMax + 1))] }) }, 'VALUE_TOO_LARGE'],
       [{ operation: write({ id: { ...id, born: far } }) }, 'CLOCK_TOO_FAR_AHEAD'],
       [{ operation: write({}), seen: far }, 'CLOCK_TOO_FAR_AHEAD'],
-      [{ operation: { kind: 'get', bucket: 0, key: KEY, consistency: { kind: 'asOf', timestamp: far } } }, 'CLOCK_TOO_FAR_AHEAD'],
+      [{ operation: { kind: 'get', bucket: 0, key: KEY, anyReplica: false, consistency: { kind: 'asOf', timestamp: far } } }, 'CLOCK_TOO_FAR_AHEAD'],
       [{ operation: { kind: 'readTimestamp', buckets: [] } }, 'NO_BUCKETS'],
       [{ operation: { kind: 'readTimestamp', buckets: [3, 2] } }, 'WRONG_BUCKET'],
     ];
@@ -175,7 +175,7 @@ describe('strangers at the door of a node', function () {
   });
 
   it('a request with another epoch is served, for the bucket decides; one with an epoch that cannot be is refused', async () => {
-    const operation = { kind: 'get', bucket: 0, key: KEY, consistency: { kind: 'local' } } as const;
+    const operation = { kind: 'get', bucket: 0, key: KEY, anyReplica: false, consistency: { kind: 'local' } } as const;
     const epochs = [0, 1, 2, 1 + EPOCH_LEAD_MAX, 2 + EPOCH_LEAD_MAX, Number.MAX_SAFE_INTEGER];
     const answers = await answersTo(epochs.map((epoch, number) => ({ number, epoch, remainingMs: 5000, hops: 0, seen: 0, operation })));
     const inOrder = epochs.map((_, number) => answers.get(number));

@@ -148,7 +148,7 @@ describe('routers and nodes with maps of other epochs', () => {
     expect(seen.splice(0)).to.deep.equal(['placement 2']);
     const ask = async (...epochs: number[]): Promise<string[]> => {
       const out = new BinaryWriter();
-      const operation = { kind: 'get', bucket: BUCKET, key: KEY, consistency: { kind: 'local' } } as const;
+      const operation = { kind: 'get', bucket: BUCKET, key: KEY, anyReplica: false, consistency: { kind: 'local' } } as const;
       epochs.forEach((epoch, number) => encodeRequest(out, { number, epoch, remainingMs: 5000, hops: 0, seen: 0, operation }));
       stream.send(out.take());
       await cluster.time.pass(20);

@@ -11,7 +11,7 @@ import { decodePushes, type Push } from '../../src/router/wire-pushes.js';
 import { BUCKETS, CLUSTER, FakeCluster, bytes, placementOf, silentLog, type FakeNode } from './support.js';
 
 const KEY = bytes('key');
-const GET: Operation = { kind: 'get', bucket: bucketOf(KEY, BUCKETS), key: KEY, consistency: { kind: 'linearizable' } };
+const GET: Operation = { kind: 'get', bucket: bucketOf(KEY, BUCKETS), key: KEY, anyReplica: false, consistency: { kind: 'linearizable' } };
 
 /** A stream as the server sees it, whose other end a test plays. */
 class TestStream implements FrameStream {

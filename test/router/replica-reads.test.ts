@@ -69,3 +69,128 @@ describe('router: replica reads', () => {
     expect(alone.served).to.include({ node: 3, hops: 1, consistency: 'local' });
   });
 });
+
+describe('router: the choice of a replica', () => {
+  const BOUNDED = { kind: 'bounded', maxStalenessMs: 1000 } as const;
+  let cluster: FakeCluster;
+  let router: Router;
+
+  beforeEach(async () => {
+    cluster = new FakeCluster(4);
+  });
+
+  afterEach(() => router.close());
+
+  /** Answers everything after so long. */
+  const answerAfter = (id: number, ms: number): void => {
+    const node = cluster.node(id);
+    node.behave = async (operation, { hops }) => {
+      await new Promise<void>((resolve) => {
+        cluster.time.after(ms, resolve);
+      });
+      return node.answer(operation, hops);
+    };
+  };
+
+  const reads = async (count: number, together: number): Promise<Record<number, number>> => {
+    const before = cluster.nodes.map(({ asked }) => asked.length);
+    for (let n = 0; n < count; n += together) {
+      await cluster.time.run(Promise.all(Array.from({ length: together }, () => router.get(KEY, { consistency: BOUNDED }))));
+    }
+    return Object.fromEntries(cluster.nodes.map(({ id, asked }, at) => [id, asked.length - (before[at] ?? 0)]));
+  };
+
+  it('gives a slow node less, and asks it again when it may have become fast', async () => {
+    await cluster.startAll(1);
+    for (const { id } of cluster.nodes) answerAfter(id, id === 3 ? 40 : 2);
+    router = cluster.router({ hedging: { share: 0 } });
+    await reads(40, 8);
+    const counts = await reads(200, 8);
+    expect(counts[3]).to.be.lessThan(20);
+    for (const id of [1, 2, 4]) expect(counts[id]).to.be.greaterThan(30);
+    answerAfter(3, 2);
+    await cluster.time.pass(10_000);
+    await reads(40, 8);
+    expect((await reads(200, 8))[3]).to.be.greaterThan(30);
+  });
+
+  it('gives less to a node at which writes stand in line', async () => {
+    await cluster.startAll(1);
+    for (const { id } of cluster.nodes) answerAfter(id, 2);
+    router = cluster.router({ hedging: { share: 0 } });
+    await reads(40, 8);
+    const writes = Array.from({ length: 20 }, () => router.put(KEY, VALUE));
+    const counts = await reads(40, 40);
+    await cluster.time.run(Promise.all(writes));
+    expect(counts[1]).to.be.lessThan(5 + writes.length);
+  });
+
+  it('goes to another zone only when many stand in line in its own', async () => {
+    await cluster.startAll(1);
+    for (const { id } of cluster.nodes) answerAfter(id, 2);
+    router = cluster.router({ zone: 'z2', hedging: { share: 0 } });
+    await cluster.time.run(router.ready());
+    await cluster.time.pass(50);
+    expect(await reads(40, 2)).to.include({ 1: 0, 2: 40, 3: 0, 4: 0 });
+    const counts = await reads(60, 60);
+    expect(counts[2]).to.be.within(15, 50);
+  });
+
+  it('does not ask a replica that was too stale for such a bound again and again, but does for looser bounds', async () => {
+    await cluster.startAll(1);
+    cluster.node(1).lead();
+    for (const { id } of cluster.nodes.slice(1)) {
+      const node = cluster.node(id);
+      node.behave = (operation, { hops }) => {
+        if (operation.kind === 'get' && operation.consistency.kind === 'bounded' && operation.consistency.maxStalenessMs < 100) {
+          throw refuse('STALE', { resolved: '5' });
+        }
+        return node.answer(operation, hops);
+      };
+    }
+    router = cluster.router();
+    for (let n = 0; n < 100; n += 1) {
+      await cluster.time.run(router.get(KEY, { consistency: { kind: 'bounded', maxStalenessMs: 10 } }));
+    }
+    const asked = cluster.nodes.slice(1).map((node) => node.asked.length);
+    for (const count of asked) expect(count).to.be.at.most(2);
+    expect((await reads(40, 4))[2]).to.be.greaterThan(3);
+  });
+
+  it('asks a second one after what 95 of 100 reads take, within a budget, and calls the other request back', async () => {
+    await cluster.startAll(1);
+    for (const { id } of cluster.nodes) answerAfter(id, 2);
+    router = cluster.router({ hedging: { share: 0.05 } });
+    await reads(400, 4);
+    const beforeMs = cluster.time.nowMs;
+    const signals: (boolean | undefined)[] = [];
+    for (const node of cluster.nodes.slice(0, 1)) {
+      node.behave = (_operation, { signal }) => {
+        signal?.addEventListener('abort', () => void signals.push(signal.aborted));
+        return new Promise(() => {});
+      };
+    }
+    for (let n = 0; n < 40; n += 1) await cluster.time.run(router.get(KEY, { consistency: BOUNDED }));
+    const sent = cluster.metrics.counts.get('tidemark_router_hedges_sent_total') ?? 0;
+    expect(sent).to.be.within(1, 0.05 * 440);
+    expect(cluster.metrics.counts.get('tidemark_router_hedges_won_total')).to.equal(sent);
+    expect(signals, 'whoever was slow is told').to.have.lengthOf(sent);
+    expect(cluster.time.nowMs - beforeMs).to.be.lessThan(1000);
+  });
+
+  it('asks no second one where there is one replica, where it is turned off, and beyond the budget', async () => {
+    await cluster.startAll(1);
+    router = cluster.router({ hedging: { share: 0 } });
+    for (const { id } of cluster.nodes) answerAfter(id, id === 2 ? 200 : 2);
+    await reads(300, 1);
+    expect(cluster.metrics.counts.get('tidemark_router_hedges_sent_total') ?? 0).to.equal(0);
+    await router.close();
+    router = cluster.router({ hedging: { share: 0.05 } });
+    for (const { id } of cluster.nodes) answerAfter(id, 2);
+    await reads(200, 1);
+    for (const { id } of cluster.nodes) answerAfter(id, 200);
+    await reads(200, 10);
+    const sent = cluster.metrics.counts.get('tidemark_router_hedges_sent_total') ?? 0;
+    expect(sent).to.be.within(5, 0.05 * 400 + 1);
+  });
+});

@@ -68,7 +68,7 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
       mutations: fc.array(mutation, { maxLength: 4 }),
     }),
   }),
-  fc.record({ kind: fc.constant('get' as const), bucket, key: data, consistency }),
+  fc.record({ kind: fc.constant('get' as const), bucket, key: data, anyReplica: fc.boolean(), consistency }),
   fc.record({
     kind: fc.constant('history' as const),
     bucket,

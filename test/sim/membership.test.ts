@@ -4,22 +4,7 @@ import { SYSTEM_BUCKET, type BucketId, type NodeId } from '../../src/placement/m
 import { moveReplica, placeOf, type PlacementChange, type PlacementRecord } from '../../src/placement/record.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
 import { SimRandom } from '../../src/sim/random.js';
-import { bytes, Counters, replicasOf, startCluster } from './support.js';
-
-/** Changes the placement through whoever leads the system bucket. */
-async function change(cluster: SimCluster, next: (record: PlacementRecord) => PlacementRecord): Promise<PlacementRecord> {
-  for (;;) {
-    const leader = replicasOf(cluster, SYSTEM_BUCKET).find(({ replica }) => replica.raft.canServe());
-    try {
-      if (leader !== undefined) {
-        return await cluster.settle(cluster.node(leader.node).keeper.system.change(next, cluster.clock(leader.node).monotonicMs() + 2000));
-      }
-    } catch (error) {
-      if (!isTidemarkError(error) || !error.retriable) throw error;
-    }
-    await cluster.loop.runFor(50);
-  }
-}
+import { bytes, change, Counters, replicasOf, startCluster } from './support.js';
 
 /** Every bucket has its replicas where the newest placement wants them, all equal, and nowhere else. */
 function misplaced(cluster: SimCluster, record: PlacementRecord): string[] {

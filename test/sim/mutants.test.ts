@@ -6,7 +6,8 @@ import type { SwarmPlan } from '../../src/sim/swarm/plan.js';
 import { explain, planOfSeed, runSwarm } from '../../src/sim/swarm/swarm.js';
 import { runChaos } from '../raft/chaos.js';
 import { runScript } from '../raft/golden.js';
-import { PLANTED, type Planted } from './mutants.js';
+import { PLANTED } from './mutants.js';
+import type { Planted } from './planted.js';
 import { WEATHERS } from './weathers.js';
 // The tests that catch some of them.
 import '../bucket/log-storage.test.js';
@@ -22,6 +23,7 @@ import './ranges.test.js';
 import './reads.test.js';
 import './membership.test.js';
 import './recovery.test.js';
+import './replica-reads.test.js';
 import './retention.test.js';
 import './seams.test.js';
 import './stalls.test.js';

@@ -2,6 +2,7 @@ import { expect } from 'chai';
 import type { Replica } from '../../src/bucket/replica.js';
 import { isTidemarkError, type TidemarkError } from '../../src/lib/errors.js';
 import { bucketOf, SYSTEM_BUCKET, type NodeId } from '../../src/placement/map.js';
+import type { PlacementRecord } from '../../src/placement/record.js';
 import type { Router } from '../../src/router/router.js';
 import { SimCluster, type SimClusterOptions } from '../../src/sim/cluster.js';
 
@@ -28,6 +29,21 @@ export function leaderOf(cluster: SimCluster, key: string, buckets: number): Nod
   const [leader] = leaders;
   if (leader === undefined) throw new Error(`nobody leads bucket ${bucket}`);
   return leader.node;
+}
+
+/** Changes the placement through whoever leads the system bucket. */
+export async function change(cluster: SimCluster, next: (record: PlacementRecord) => PlacementRecord): Promise<PlacementRecord> {
+  for (;;) {
+    const leader = replicasOf(cluster, SYSTEM_BUCKET).find(({ replica }) => replica.raft.canServe());
+    try {
+      if (leader !== undefined) {
+        return await cluster.settle(cluster.node(leader.node).keeper.system.change(next, cluster.clock(leader.node).monotonicMs() + 2000));
+      }
+    } catch (error) {
+      if (!isTidemarkError(error) || !error.retriable) throw error;
+    }
+    await cluster.loop.runFor(50);
+  }
 }
 
 export async function untilLed(cluster: SimCluster, withinMs = 20_000): Promise<void> {

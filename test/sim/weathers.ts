@@ -44,6 +44,19 @@ export const WEATHERS = {
     gatewayChance: 0.5,
     faultMs: 1000,
   },
+  replicas: {
+    ...THREE,
+    ...WORK,
+    replicaReads: true,
+    faults: [
+      ['isolate', 1],
+      ['pause', 1],
+      ['transfer', 1],
+      ['slowAnswers', 1],
+      ['crash', 1],
+    ],
+    faultMs: 600,
+  },
   disks: {
     ...THREE,
     ...WORK,

@@ -88,6 +88,7 @@ const plan = {
   durationMs: timeMs,
   transactions: whole(0, COUNT_MAX),
   moveEveryMs: timeMs,
+  replicaReads: z.boolean({ error: 'true or false' }),
   streams: whole(0, COUNT_MAX),
   spreadTransactions: z.boolean({ error: 'true or false' }),
 } satisfies { readonly [Field in keyof SwarmPlan]: z.ZodType };

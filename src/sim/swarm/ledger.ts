@@ -96,6 +96,15 @@ export class Ledger {
       opened.then((view) => this.#read(replica, key.toString('latin1'), view.served.timestamp), () => undefined);
       return opened;
     };
+    const openKeyHere = reads.openKeyHere.bind(reads);
+    reads.openKeyHere = (key, deadlineMs, atLeast, signal) => {
+      const opened = openKeyHere(key, deadlineMs, atLeast, signal);
+      opened.then(({ served: { timestamp } }) => {
+        this.named(replica, timestamp, 'served a linearizable read');
+        this.#read(replica, key.toString('latin1'), timestamp);
+      }, () => undefined);
+      return opened;
+    };
     reads.tryOpen = (consistency, atLeast) => {
       const view = tryOpen(consistency, atLeast);
       if (view !== undefined) this.named(replica, view.served.timestamp, 'served a read');

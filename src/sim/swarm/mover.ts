@@ -1,10 +1,17 @@
 import { isTidemarkError } from '../../lib/errors.js';
 import { SYSTEM_BUCKET } from '../../placement/map.js';
 import { placeOf, type PlacementChange, type PlacementRecord } from '../../placement/record.js';
+import type { PlacementKeeper } from '../../node/placement-keeper.js';
 import type { SimCluster } from '../cluster.js';
 import type { SimRandom } from '../random.js';
+import { withReadReplica } from '../read-replicas.js';
 
-/** Somebody who keeps changing where replicas should be: single moves, and nodes that are drained and taken back. */
+const READ_REPLICA_CHANCE = 0.3;
+
+/**
+ * Somebody who keeps changing where replicas should be: single moves, read replicas that come and go, and nodes that are drained
+ * and taken back.
+ */
 export class Mover {
   readonly #cluster: SimCluster;
   readonly #everyMs: number;
@@ -39,9 +46,11 @@ export class Mover {
     });
     if (leader === undefined) return;
     const { keeper } = this.#cluster.node(leader);
-    const change = this.#draw(keeper.record);
-    if (change === undefined) return;
-    keeper.change(change, this.#cluster.clock(leader).monotonicMs() + 2000).then(
+    const deadlineMs = this.#cluster.clock(leader).monotonicMs() + 2000;
+    const changed = this.#random.chance(READ_REPLICA_CHANCE)
+      ? this.#readReplica(keeper, deadlineMs)
+      : this.#other(keeper, deadlineMs);
+    changed?.then(
       () => {
         this.count += 1;
       },
@@ -49,6 +58,20 @@ export class Mover {
         if (!isTidemarkError(error)) throw error;
       },
     );
+  }
+
+  #readReplica({ record, system }: PlacementKeeper, deadlineMs: number): Promise<unknown> {
+    const random = this.#random;
+    const bucket = random.below(record.buckets);
+    const learners = placeOf(record, bucket)?.replicas.filter(({ learner }) => learner) ?? [];
+    const goes = learners.length > 0 && random.chance(0.5);
+    const node = goes ? random.pick(learners).node : random.pick(this.#cluster.ids);
+    return system.change((present) => withReadReplica(present, bucket, node, !goes), deadlineMs);
+  }
+
+  #other(keeper: PlacementKeeper, deadlineMs: number): Promise<unknown> | undefined {
+    const change = this.#draw(keeper.record);
+    return change && keeper.change(change, deadlineMs);
   }
 
   #draw(record: PlacementRecord): PlacementChange | undefined {

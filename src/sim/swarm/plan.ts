@@ -111,6 +111,8 @@ export interface SwarmPlan {
   readonly spreadTransactions: boolean;
   /** Mean time from one change of the placement to the next; 0: there is none. */
   readonly moveEveryMs: number;
+  /** Linearizable reads of clients go to any replica. */
+  readonly replicaReads: boolean;
 }
 
 /** Beyond what the cluster allows: requests may be refused for it, but no promise is broken. */
@@ -171,6 +173,7 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     streams: random.pick([0, 1, 3]),
     spreadTransactions: random.chance(0.6),
     moveEveryMs: nodes > replicas ? random.pick([0, 500, 2000]) : 0,
+    replicaReads: random.chance(0.5),
   };
 }
 

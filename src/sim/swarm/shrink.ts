@@ -18,6 +18,7 @@ export function smallerPlans(plan: SwarmPlan): SwarmPlan[] {
   plan.faults.forEach((_, at) => add({ faults: plan.faults.filter((_fault, other) => other !== at) }));
   if (plan.buckets > 1) add({ buckets: half(plan.buckets) });
   if (plan.moveEveryMs > 0) add({ moveEveryMs: 0 });
+  if (plan.replicaReads) add({ replicaReads: false });
   if (plan.transactions > 0) add({ transactions: half(plan.transactions) });
   if (plan.transactions > 0 && plan.spreadTransactions) add({ spreadTransactions: false });
   if (plan.clients > 1) add({ clients: half(plan.clients) });

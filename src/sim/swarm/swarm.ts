@@ -125,7 +125,7 @@ class SwarmRun {
     const routers = Array.from({ length: plan.clients }, (_, at) => {
       const clock = loop.clock({ rate: 1 + skew(plan.wallRateMax) });
       clock.jumpWall(skew(plan.clockSkewMs));
-      return cluster.client(`c${at}`, clock);
+      return cluster.client(`c${at}`, clock, { linearizableAnywhere: plan.replicaReads ? 'always' : 'hot' });
     });
     this.#prober = cluster.client('prober');
     this.#transactions = plan.transactions > 0 ? transactionsOf(cluster, plan, random.fork('transactions')) : undefined;

@@ -1,0 +1,36 @@
+/**
+ * Word that nobody waits for an answer any more. `CancelSignal` is the part of AbortSignal that is used here, so that callers may
+ * hand in one of those; a `Cancellation` says the same and costs next to nothing where nobody listens, which is nearly always:
+ * one is made for every query.
+ */
+export interface CancelSignal {
+  readonly aborted: boolean;
+  addEventListener(type: 'abort', listener: () => void): void;
+  removeEventListener(type: 'abort', listener: () => void): void;
+}
+
+export class Cancellation implements CancelSignal {
+  #aborted = false;
+  #listeners: (() => void)[] | undefined;
+
+  get aborted(): boolean {
+    return this.#aborted;
+  }
+
+  /** Calls each listener once. */
+  abort(): void {
+    this.#aborted = true;
+    const listeners = this.#listeners;
+    this.#listeners = undefined;
+    if (listeners !== undefined) for (const listener of listeners) listener();
+  }
+
+  addEventListener(_type: 'abort', listener: () => void): void {
+    (this.#listeners ??= []).push(listener);
+  }
+
+  removeEventListener(_type: 'abort', listener: () => void): void {
+    const at = this.#listeners?.indexOf(listener) ?? -1;
+    if (at >= 0) this.#listeners?.splice(at, 1);
+  }
+}
