@@ -63,6 +63,8 @@ export interface ReadHost {
   /** A leader: the latest timestamp up to `wanted` as of which what is applied is all that ever will be; 0 if none is known. */
   completeUpTo(wanted: Timestamp): Timestamp;
   notLeader(): TidemarkError;
+  /** Monotonic milliseconds by which a follower has heard what its leader has to say now, unless something is wrong. */
+  soonMs(): number;
   /** There is a round to ask for when the turn ends. */
   changed(): void;
 }
@@ -332,21 +334,38 @@ export class Reads {
 
   async #openBounded(maxStalenessMs: number, atLeast: Timestamp, deadlineMs: number): Promise<View> {
     if (this.#replica.hasLease()) return this.#latestView('bounded');
-    const resolved = this.#replica.resolved();
     const since = mutant('bounded-ignores-session') ? 0 : atLeast;
-    const oldest = Math.max(1, since, earlier(this.#replica.hybrid.physicalNow(), maxStalenessMs));
-    if (resolved >= oldest) return this.#view('bounded', resolved, resolved);
-    if (this.#replica.raft.canServe()) {
-      const view = await this.#openLinearizable(deadlineMs);
-      return { ...view, served: { ...view.served, consistency: 'bounded' } };
+    const oldest = Math.max(1, earlier(this.#replica.hybrid.physicalNow(), maxStalenessMs));
+    if (this.#replica.resolved() < Math.max(oldest, since)) {
+      if (this.#replica.raft.canServe()) {
+        const view = await this.#openLinearizable(deadlineMs);
+        return { ...view, served: { ...view.served, consistency: 'bounded' } };
+      }
+      if (this.#replica.resolved() < oldest) throw this.#stale(`not within ${maxStalenessMs} ms of now`);
+      await this.#catchUp(since, deadlineMs);
     }
-    const seen = resolved === 0 ? 'no moment yet' : `up to ${formatTimestamp(resolved)} only`;
-    throw new TidemarkError(
-      'UNAVAILABLE',
-      'STALE',
-      `this replica of bucket ${this.#replica.bucket} is complete ${seen}, not within ${maxStalenessMs} ms of now`,
-      { retriable: true, details: { resolved: String(resolved) } },
+    const resolved = this.#replica.resolved();
+    return this.#view('bounded', resolved, resolved);
+  }
+
+  /**
+   * Until this follower is complete up to what the session of a read has seen, if that comes soon: of a leader, which names a
+   * timestamp at the moment when it tells its followers of it. To ask the leader would take the reader as long.
+   */
+  async #catchUp(timestamp: Timestamp, deadlineMs: number): Promise<void> {
+    await this.#waiters.until(
+      Math.min(deadlineMs, this.#replica.soonMs()),
+      () => this.#replica.resolved() >= timestamp,
+      () => this.#stale(`not ${formatTimestamp(timestamp)}, which the session has seen`),
     );
+    this.#checkInstalled();
+  }
+
+  #stale(missing: string): TidemarkError {
+    const resolved = this.#replica.resolved();
+    const seen = resolved === 0 ? 'no moment yet' : `up to ${formatTimestamp(resolved)} only`;
+    const message = `this replica of bucket ${this.#replica.bucket} is complete ${seen}, ${missing}`;
+    return new TidemarkError('UNAVAILABLE', 'STALE', message, { retriable: true, details: { resolved: String(resolved) } });
   }
 
   /** This replica is no leader, and not complete up to that moment. */

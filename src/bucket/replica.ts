@@ -80,6 +80,9 @@ export interface Timing {
  */
 const FLOOR_HEARTBEATS = 1.5;
 
+/** More than it takes until followers are told what was committed, if there is no append to tell them at once. */
+const SOON_HEARTBEATS = 0.25;
+
 /**
  * When heirs of a leader that is thought dead stand, in election timeouts behind the earliest moment: the first when the others,
  * who may have heard the leader a little later, would vote; the next when the first has had time to win.
@@ -167,6 +170,11 @@ export class Replica {
 
   changed(): void {
     this.#host.changed(this);
+  }
+
+  soonMs(): number {
+    const { clock, timing } = this.#host;
+    return clock.monotonicMs() + timing.heartbeatMs * SOON_HEARTBEATS;
   }
 
   /** Leads with a lease that is valid in this turn. */

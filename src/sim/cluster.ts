@@ -10,6 +10,7 @@ import { Router, type RouterOptions } from '../router/router.js';
 import type { SimClock } from './clock.js';
 import { SimDisk, type DiskFaults, type OpenDisk } from './disk.js';
 import { SimLoop } from './loop.js';
+import { ServiceLine, type ServiceTimes } from './service-line.js';
 import { SimWorldNetwork } from './network.js';
 import type { SimProcess } from './process.js';
 import { NO_METRICS, SimLog } from './telemetry.js';
@@ -35,6 +36,8 @@ export interface SimClusterOptions {
   readonly timing?: Partial<Timing>;
   readonly limits?: Partial<Limits>;
   readonly diskFaults?: DiskFaults;
+  /** How long a node works on what comes; if not given it takes no time. */
+  readonly service?: ServiceTimes | undefined;
   /** Told of every node that is up, before anything else happens to it. */
   readonly onUp?: (id: NodeId, node: Node) => void;
 }
@@ -271,12 +274,15 @@ export class SimCluster {
   }
 
   #env(name: string, process: SimProcess, disk: OpenDisk | SimDisk, life: number): Env {
+    const { service } = this.#options;
+    // Those who ask are never what is short.
+    const line = service === undefined || life === 0 ? undefined : new ServiceLine(this.loop, service);
     return {
       clock: process.clock,
       timers: process.timers,
       random: this.loop.random.fork(`${name}/${life}`),
       disk,
-      network: enterThrough(process, this.network.networkFor(name)),
+      network: enterThrough(process, this.network.networkFor(name), line),
       log: this.log.logger({ process: name }),
       metrics: NO_METRICS,
     };
@@ -288,16 +294,17 @@ function addressOf(id: NodeId): string {
 }
 
 /** What arrives from the network is an event of the process: held back while it is paused, lost when it is dead. */
-function enterThrough(process: SimProcess, network: Network): Network {
+function enterThrough(process: SimProcess, network: Network, line: ServiceLine | undefined): Network {
   const guard = (handlers: StreamHandlers): StreamHandlers => ({
     frame: (frame) => process.enter(() => handlers.frame(frame)),
     drained: () => process.enter(() => handlers.drained?.()),
     closed: (error) => process.enter(() => handlers.closed(error)),
   });
+  const inLine = (channel: string, handlers: StreamHandlers): StreamHandlers => line?.before(channel, handlers) ?? handlers;
   return {
     serve: (options) => {
       const accept: typeof options.accept = (channel, hello, stream) => {
-        if (!process.paused) return guard(options.accept(channel, hello, stream));
+        if (!process.paused) return inLine(channel, guard(options.accept(channel, hello, stream)));
         // The kernel takes the connection; the process sees it when it goes on.
         let handlers: StreamHandlers | undefined;
         process.enter(() => {
@@ -316,7 +323,11 @@ function enterThrough(process: SimProcess, network: Network): Network {
       };
       return network.serve({ ...options, accept });
     },
-    connect: (address, channel, hello, handlers) => network.connect(address, channel, hello, guard(handlers)),
+    connect: (address, channel, hello, handlers) => {
+      // What comes back to a router that asked is no work.
+      const guarded = guard(handlers);
+      return network.connect(address, channel, hello, channel === 'pipeline' ? guarded : inLine(channel, guarded));
+    },
     serveHttp: (address, get) => network.serveHttp(address, get),
   };
 }
