@@ -70,8 +70,10 @@ const raft = fields({
 const LIMIT_MAX = 2 ** 40;
 /** A version record has 16 bits for the length of its key, and its name 16 for the position in its Write. */
 const NARROW: Readonly<Record<string, number>> = { keyBytesMax: 2 ** 16 - 1, writeMutationsMax: 2 ** 16 - 1, pinsMax: 1024 };
+/** Where nothing at all makes sense. */
+const LEAST: Readonly<Record<string, number>> = { readReplicasMax: 0 };
 const limitFields = Object.fromEntries(
-  Object.keys(DEFAULT_LIMITS).map((field) => [field, whole(1, NARROW[field] ?? LIMIT_MAX).optional()]),
+  Object.keys(DEFAULT_LIMITS).map((field) => [field, whole(LEAST[field] ?? 1, NARROW[field] ?? LIMIT_MAX).optional()]),
 ) as { readonly [Field in keyof Limits]: z.ZodOptional<z.ZodInt> };
 
 const log = fields({ level: oneOf('debug', 'info', 'warn', 'error', 'silent').default('info') });

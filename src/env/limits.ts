@@ -108,6 +108,13 @@ export interface Limits {
   /** Buckets whose replicas may be on the way at a time; how long a node is out of reach before its replicas are made anew. */
   readonly bucketsMovingMax: number;
   readonly nodeLostMs: number;
+  /**
+   * A bucket is hot when each of its replicas would have to serve more reads a second than the first; it gets at most so many
+   * read replicas, and loses them when they have not been needed for so long (placement/hot.ts).
+   */
+  readonly hotReadsPerSecond: number;
+  readonly readReplicasMax: number;
+  readonly coolMs: number;
 }
 
 const KIB = 1024;
@@ -172,4 +179,7 @@ export const DEFAULT_LIMITS: Limits = {
   streamHoldsMax: 1024,
   bucketsMovingMax: 8,
   nodeLostMs: 10 * 60_000,
+  hotReadsPerSecond: 2000,
+  readReplicasMax: 8,
+  coolMs: 60_000,
 };

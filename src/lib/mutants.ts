@@ -140,6 +140,8 @@ export const MUTANTS = [
   // Membership
   'promoted-unready',
   'removed-replica-revived',
+  // Hot buckets
+  'removal-without-hysteresis',
   // Liveness
   'turn-forgets-rest',
   'hung-disk-leads',

@@ -11,6 +11,7 @@ import { Catalogue } from '../changes/catalogue.js';
 import { readFeed } from '../changes/feed.js';
 import { MarkWatch } from '../changes/mark-watch.js';
 import { earlier, type HybridClock } from '../mvcc/timestamp.js';
+import type { HeatMeter } from '../placement/heat.js';
 import type { BucketId, NodeId } from '../placement/map.js';
 import {
   isQuery,
@@ -45,6 +46,8 @@ export interface ExecutorOptions {
   readonly transactions: Transactions;
   readonly holds: Holds;
   readonly streamHolds: StreamHolds;
+  /** Counts what was served. */
+  readonly heat: HeatMeter;
   replica(bucket: BucketId): Replica | undefined;
   /** How many data buckets there are. */
   readonly buckets: number;
@@ -109,7 +112,7 @@ export class Executor implements NodeHandle {
   }
 
   async #write(bucket: BucketId, request: WriteRequest, context: OperationContext): Promise<Answer<'write'>> {
-    const { limits, hybrid, buckets, transactions } = this.#options;
+    const { limits, hybrid, buckets, transactions, heat } = this.#options;
     const { hops, seen, deadlineMs } = context;
     checkWrite(request, limits);
     // A session's later writes come after what it has seen, whichever buckets that was in.
@@ -123,6 +126,7 @@ export class Executor implements NodeHandle {
     const result = await (parts === undefined
       ? replica.write(request, deadlineMs)
       : transactions.write(replica, request, parts, context));
+    heat.write(bucket, bytesOf(request));
     const served: Served = {
       node: this.#options.nodeId,
       timestamp: result.timestamp,
@@ -184,6 +188,7 @@ export class Executor implements NodeHandle {
           ? reads.openKeyHere(key, deadlineMs, seen, context.signal)
           : reads.openKey(key, consistency, deadlineMs, seen));
         const record = reads.get(key, view);
+        this.#options.heat.read(operation.bucket, key, record?.value.length ?? 0);
         return answer<'get'>({ record }, view.served, context);
       }
       case 'history': {
@@ -192,6 +197,7 @@ export class Executor implements NodeHandle {
         const { limits } = this.#options;
         const limit = Math.min(operation.limit, limits.pageEntriesMax);
         const result = reads.history(operation.key, view, { ...operation, limit, bytesMax: limits.pageBytesMax });
+        this.#options.heat.read(operation.bucket, operation.key, 0);
         return answer<'history'>(result, view.served, context);
       }
       case 'readTimestamp': {

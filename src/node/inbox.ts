@@ -46,6 +46,7 @@ export function deliver(from: NodeId, items: readonly PeerItem[], parts: InboxPa
       case 'belongs':
       case 'gone':
       case 'settled':
+      case 'heat':
         parts.keeper.onItem(from, item);
         break;
       default:

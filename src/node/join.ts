@@ -4,7 +4,8 @@ import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { isTidemarkError, messageOf, TidemarkError } from '../lib/errors.js';
 import type { Founding } from '../placement/founding.js';
 import type { NodeId } from '../placement/map.js';
-import { decodeRecordOf, encodeRecordOf, joined, type Applicant, type PlacementRecord } from '../placement/record.js';
+import { joined, type Applicant, type PlacementRecord } from '../placement/record.js';
+import { decodeRecordOf, encodeRecordOf } from '../placement/record-format.js';
 import { randomUuid, readJoined, writeJoined } from './identity.js';
 import { PEER_PROTOCOL } from './peer-hello.js';
 

@@ -4,14 +4,8 @@ import { isTidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import { nodeOfReplica, type BucketId, type NodeId, type NodeInfo, type ReplicaInfo } from '../placement/map.js';
-import {
-  checkSuccessor,
-  decodeRecordOf,
-  encodeRecordOf,
-  epochOfReplica,
-  placeOf,
-  type PlacementRecord,
-} from '../placement/record.js';
+import { checkSuccessor, epochOfReplica, placeOf, type PlacementRecord } from '../placement/record.js';
+import { decodeRecordOf, encodeRecordOf } from '../placement/record-format.js';
 import type { Message, ReplicaId } from '../raft/types.js';
 import type { Hosting } from './hosting.js';
 import type { BelongsItem, MembershipItem, PeerItem, SettledItem } from './peer-items.js';

@@ -8,7 +8,8 @@ import { StateStore } from '../bucket/state-store.js';
 import { HybridClock } from '../mvcc/timestamp.js';
 import { preferredLeader } from '../placement/initial.js';
 import { SYSTEM_BUCKET, type BucketId, type NodeId, type NodeInfo } from '../placement/map.js';
-import { decodeRecordOf, initialRecord, wasRemoved, type PlacementRecord } from '../placement/record.js';
+import { initialRecord, wasRemoved, type PlacementRecord } from '../placement/record.js';
+import { decodeRecordOf } from '../placement/record-format.js';
 import { PipelineServer } from '../router/pipeline-server.js';
 import { Router } from '../router/router.js';
 import { Sessions as RequestIds } from '../router/session.js';
@@ -326,6 +327,7 @@ export class Node {
       onCorrupt: onFatal,
       holds: this.holds,
       streamHolds: this.#streamHolds,
+      heat: this.keeper.heat.meter,
       epoch: () => this.keeper.record.epoch,
       replica: (bucket) => (bucket === SYSTEM_BUCKET ? undefined : this.hosting.replicas.get(bucket)),
     }));
@@ -416,8 +418,7 @@ export class Node {
     this.#ceiling.tick();
     this.#server = await this.#env.network.serve({
       address: config.listen,
-      accept: (channel, hello, stream) =>
-        {
+      accept: (channel, hello, stream) => {
         if (channel === 'pipeline') return this.#pipelines.accept(hello, stream);
         return isJoin(hello) ? this.keeper.acceptJoin(hello, stream) : this.#peers.accept(hello, stream);
       },

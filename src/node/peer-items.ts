@@ -2,6 +2,8 @@ import { crc32 } from 'node:zlib';
 import { Packr, RESERVE_START_SPACE } from 'msgpackr';
 import type { Bytes } from '../lib/bytes.js';
 import { isTidemarkError, messageOf, STATUS, TidemarkError, type StatusCode } from '../lib/errors.js';
+import type { HeatReport } from '../placement/heat.js';
+import { reportFromArray, reportToArray, sizeOfReport } from '../placement/heat-format.js';
 import type { BucketId } from '../placement/map.js';
 import { messageFromArray, messageToArray } from '../raft/codec.js';
 import type { Entry, LogIndex, Message } from '../raft/types.js';
@@ -11,7 +13,7 @@ import type { Entry, LogIndex, Message } from '../raft/types.js';
  * msgpack array of items, each an array that begins with its kind. The checksum is not only against the wire: an array of
  * numbers with one bit turned mostly is another valid array of numbers, and would go into the log.
  */
-export type PeerItem = RaftItem | BeatsItem | SnapshotItem | UnfitItem | HeldItem | DigestItem | MembershipItem;
+export type PeerItem = RaftItem | BeatsItem | SnapshotItem | UnfitItem | HeldItem | DigestItem | MembershipItem | HeatItem;
 
 export interface RaftItem {
   readonly kind: 'raft';
@@ -60,7 +62,7 @@ export interface DigestJudged {
   readonly digest: number;
 }
 
-/** The placement as the sender knows it: see placement/record.ts for its bytes. */
+/** The placement as the sender knows it: see placement/record-format.ts for its bytes. */
 export interface PlacementItem {
   readonly kind: 'placement';
   readonly record: Bytes;
@@ -82,6 +84,12 @@ export interface SettledItem {
 
 /** See membership.ts. */
 export type MembershipItem = PlacementItem | BelongsItem | SettledItem;
+
+/** How much is asked of the sender; see heat.ts. */
+export interface HeatItem {
+  readonly kind: 'heat';
+  readonly report: HeatReport;
+}
 
 export type DigestItem = DigestAsked | DigestTold | DigestJudged;
 
@@ -157,6 +165,7 @@ const PLACEMENT = 14;
 const BELONGS = 15;
 const GONE = 16;
 const SETTLED = 17;
+const HEAT = 18;
 
 const CRC_BYTES = 4;
 const TEXT_MAX = 1000;
@@ -179,6 +188,7 @@ export function sizeOf(item: PeerItem): number {
   if (isBeats(item)) return 16 + 9 * item.fields.length;
   if (item.kind === 'placement') return 64 + item.record.length;
   if (item.kind === 'settled') return 64 + 5 * item.buckets.length;
+  if (item.kind === 'heat') return sizeOfReport(item.report);
   if (item.kind === 'snapshotOffer') return 64 + item.header.length;
   if (item.kind === 'snapshotChunk') return 64 + item.data.length;
   return item.kind === 'snapshotAborted' ? 128 + 4 * TEXT_MAX : 64;
@@ -239,6 +249,8 @@ function toArray(item: PeerItem): readonly unknown[] {
       return [item.kind === 'belongs' ? BELONGS : GONE, item.bucket, item.replica];
     case 'settled':
       return [SETTLED, item.epoch, ...item.buckets];
+    case 'heat':
+      return [HEAT, ...reportToArray(item.report)];
     case 'digestAsked':
       return [DIGEST_ASKED, item.bucket, item.index];
     case 'digestTold':
@@ -259,6 +271,7 @@ function fromArray(parts: unknown, frameBytes: number): PeerItem {
     const buckets = parts.slice(2).map((bucket) => natural(bucket, 'bucket'));
     return { kind: 'settled', epoch: natural(second, 'epoch'), buckets };
   }
+  if (kind === HEAT) return { kind: 'heat', report: reportFromArray(parts.slice(1)) };
   const bucket = natural(second, 'bucket');
   if (bucket > 0xffff_ffff) throw malformed('a bucket id is out of range');
   if (kind === RAFT) {

@@ -6,12 +6,14 @@ import type { Replica } from '../bucket/replica.js';
 import type { StateStore } from '../bucket/state-store.js';
 import type { Founding } from '../placement/founding.js';
 import { SYSTEM_BUCKET, type NodeId, type NodeInfo } from '../placement/map.js';
-import { changed, encodeRecordOf, type PlacementChange, type PlacementRecord } from '../placement/record.js';
+import { changed, type PlacementChange, type PlacementRecord } from '../placement/record.js';
+import { encodeRecordOf } from '../placement/record-format.js';
 import type { Ticket } from '../router/session.js';
+import { NodeHeat } from './heat.js';
 import type { Hosting } from './hosting.js';
 import { acceptJoin } from './join.js';
 import { Membership } from './membership.js';
-import type { MembershipItem, PeerItem, RaftItem } from './peer-items.js';
+import type { HeatItem, MembershipItem, PeerItem, RaftItem } from './peer-items.js';
 import { Placer } from './placer.js';
 import { SystemBucket } from './system.js';
 
@@ -20,6 +22,7 @@ import { SystemBucket } from './system.js';
  *
  *   system.ts       the placement as the system bucket has it, and how it is changed there
  *   membership.ts   brings the groups of this node to where the placement wants them
+ *   heat.ts         measures how much is asked of buckets, and tells the nodes that may plan
  *   placer.ts       plans the next placement, on the node that leads the system bucket
  *   join.ts         lets new nodes in
  *
@@ -27,7 +30,7 @@ import { SystemBucket } from './system.js';
  * again.
  */
 export interface KeeperOptions {
-  readonly env: Pick<Env, 'clock' | 'log'>;
+  readonly env: Pick<Env, 'clock' | 'log' | 'metrics'>;
   readonly limits: Limits;
   readonly nodeId: NodeId;
   readonly clusterId: string;
@@ -55,6 +58,7 @@ const JOIN_MS_MAX = 3000;
 
 export class PlacementKeeper {
   readonly system: SystemBucket;
+  readonly heat: NodeHeat;
   readonly #options: KeeperOptions;
   readonly #membership: Membership;
   readonly #placer: Placer;
@@ -87,11 +91,14 @@ export class PlacementKeeper {
       added: (replica) => options.added(replica),
       onBug: onFatal,
     });
+    this.heat = new NodeHeat({ ...env, nodeId, record, hosting, send: (to, item) => options.send(to, item) });
     this.#placer = new Placer({
       clock,
       log,
       changesMax: limits.bucketsMovingMax,
       lostAfterMs: limits.nodeLostMs,
+      rules: limits,
+      heat: () => this.heat.summary(),
       record,
       isLeading: () => this.system.isLeading,
       isReachable: (id) => {
@@ -120,6 +127,7 @@ export class PlacementKeeper {
   tick(): void {
     this.system.tick();
     this.#membership.tick();
+    this.heat.tick();
     this.#placer.tick();
   }
 
@@ -129,8 +137,9 @@ export class PlacementKeeper {
 
   // --- what peers say
 
-  onItem(from: NodeId, item: MembershipItem): void {
-    this.#membership.onItem(from, item);
+  onItem(from: NodeId, item: MembershipItem | HeatItem): void {
+    if (item.kind === 'heat') this.heat.heard(from, item.report);
+    else this.#membership.onItem(from, item);
   }
 
   /** A peer is there that knows the placement of that epoch. */

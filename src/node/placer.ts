@@ -1,14 +1,17 @@
 import type { Clock, Logger } from '../env/env.js';
 import { isTidemarkError, messageOf } from '../lib/errors.js';
+import type { HeatSummary } from '../placement/heat-summary.js';
+import { Cooling, type HeatRules } from '../placement/hot.js';
 import type { BucketId, NodeId } from '../placement/map.js';
 import { plan } from '../placement/planner.js';
-import type { PlacementRecord } from '../placement/record.js';
+import { placeOf, type PlacementRecord } from '../placement/record.js';
+import type { Replicas } from '../placement/replicas.js';
 import type { SettledItem } from './peer-items.js';
 
 /**
  * Lets the planner work, on the node that leads the system bucket: once a second, by what the leaders of buckets have reported as
- * done, it writes the next placement if there is one. Nothing is lost when this node ends: whoever leads the system bucket then
- * hears the same reports.
+ * done, and all nodes of their heat, it writes the next placement if there is one. Nothing is lost when this node ends: whoever
+ * leads the system bucket then hears the same reports, and waits anew until buckets have cooled.
  */
 export interface PlacerOptions {
   readonly clock: Clock;
@@ -17,15 +20,14 @@ export interface PlacerOptions {
   readonly changesMax: number;
   /** A node that nobody here can reach for so long is taken for lost. */
   readonly lostAfterMs: number;
+  readonly rules: HeatRules;
+  readonly heat: () => HeatSummary;
   readonly record: () => PlacementRecord;
   readonly isLeading: () => boolean;
   readonly isReachable: (node: NodeId) => boolean;
   readonly change: (next: (record: PlacementRecord) => PlacementRecord, deadlineMs: number) => Promise<PlacementRecord>;
   readonly onBug: (error: unknown) => void;
 }
-
-/** The replicas that a bucket should have, as JSON. */
-type Place = string;
 
 interface Report {
   readonly epoch: number;
@@ -41,10 +43,10 @@ export class Placer {
   readonly #options: PlacerOptions;
   readonly #reports = new Map<NodeId, Report>();
   readonly #silentSinceMs = new Map<NodeId, number>();
-  #places = new Map<BucketId, Place>();
+  readonly #cooling = new Cooling();
+  #record: PlacementRecord | undefined;
   /** From which epoch on a bucket has been placed as it is, as far as this node knows. */
   readonly #placedSince = new Map<BucketId, number>();
-  #epoch = 0;
   #running = false;
 
   constructor(options: PlacerOptions) {
@@ -71,26 +73,30 @@ export class Placer {
   }
 
   /** What was reported of a bucket counts until the bucket is placed otherwise. */
-  #compare({ epoch, system, map }: PlacementRecord): void {
-    if (epoch === this.#epoch) return;
-    this.#epoch = epoch;
-    const places = new Map([system, ...map].map(({ id, replicas }) => [id, JSON.stringify(replicas)]));
-    for (const [bucket, place] of places) if (this.#places.get(bucket) !== place) this.#placedSince.set(bucket, epoch);
-    this.#places = places;
+  #compare(record: PlacementRecord): void {
+    const known = this.#record;
+    if (known?.epoch === record.epoch) return;
+    this.#record = record;
+    for (const { id, replicas } of [record.system, ...record.map]) {
+      if (known === undefined || !areSame(placeOf(known, id)?.replicas ?? [], replicas)) this.#placedSince.set(id, record.epoch);
+    }
   }
 
   tick(): void {
     if (!this.#options.isLeading()) {
       // How long others were silent to it before it led says nothing: it starts to count when it leads.
       this.#silentSinceMs.clear();
+      this.#cooling.forget();
       return;
     }
-    const lost = this.#lost();
-    if (this.#running) return;
-    const { record, changesMax } = this.#options;
+    const { record, clock, changesMax, rules } = this.#options;
     const known = record();
+    const lost = this.#lost();
+    const heat = this.#options.heat();
+    const cool = this.#cooling.look(known, heat, rules, clock.monotonicMs());
+    if (this.#running) return;
     const unreachable = new Set(known.nodes.map(({ id }) => id).filter((id) => !this.#options.isReachable(id)));
-    const input = { settled: this.settled(), lost, unreachable, changesMax };
+    const input = { settled: this.settled(), lost, unreachable, changesMax, heat, cool, rules };
     if (plan({ record: known, ...input }) === undefined) return;
     this.#running = true;
     this.#write(known.epoch, (present) => plan({ record: present, ...input }) ?? present)
@@ -130,4 +136,8 @@ export class Placer {
     }
     return lost;
   }
+}
+
+function areSame(a: Replicas, b: Replicas): boolean {
+  return a.length === b.length && a.every(({ id, learner }, at) => b[at]?.id === id && b[at].learner === learner);
 }

@@ -3,7 +3,8 @@ import { messageOf, TidemarkError } from '../lib/errors.js';
 import type { Replica } from '../bucket/replica.js';
 import { TIMESTAMP_MAX } from '../mvcc/timestamp.js';
 import { SYSTEM_BUCKET } from '../placement/map.js';
-import { decodeRecordOf, encodeRecordOf, type PlacementRecord } from '../placement/record.js';
+import type { PlacementRecord } from '../placement/record.js';
+import { decodeRecordOf, encodeRecordOf } from '../placement/record-format.js';
 import type { Ticket } from '../router/session.js';
 
 /**

@@ -8,6 +8,7 @@ import {
   type Placement,
   type ReplicaInfo,
 } from './map.js';
+import { leaderOf } from './replicas.js';
 
 /** The system bucket has at most this many replicas, so that its quorum stays small in a large cluster. */
 export const SYSTEM_REPLICAS_MAX = 5;
@@ -57,5 +58,5 @@ function replicasFrom(sorted: readonly NodeInfo[], bucket: BucketId, count: numb
 
 /** The node that should lead a bucket when all its replicas are well. */
 export function preferredLeader(bucket: BucketInfo): number {
-  return bucket.replicas.find(({ learner }) => !learner)?.node ?? 0;
+  return leaderOf(bucket.replicas) ?? 0;
 }

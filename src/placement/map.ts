@@ -32,7 +32,7 @@ export function bucketOf(key: Bytes, buckets: number): BucketId {
 /** The most node ids that a replica id has room for. */
 const NODES_MAX = 65_536;
 export const NODE_ID_MAX = NODES_MAX - 1;
-/** Of one bucket. */
+/** Voters of one bucket. */
 export const REPLICAS_MAX = 7;
 
 /**
@@ -60,6 +60,7 @@ export interface ReplicaInfo {
   /** The raft replica id: unique within the bucket for ever. */
   readonly id: number;
   readonly node: NodeId;
+  /** A read replica: it has the data, and serves reads, but no vote. */
   readonly learner: boolean;
 }
 

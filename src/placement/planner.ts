@@ -1,225 +1,170 @@
-import { SYSTEM_REPLICAS_MAX } from './initial.js';
-import { SYSTEM_BUCKET, replicaIdOf } from './map.js';
-import type { BucketId, BucketInfo, NodeId, NodeInfo, ReplicaInfo } from './map.js';
-import type { PlacementRecord } from './record.js';
+import { Draft, type PlannerInput } from './draft.js';
+import { balanceHeat, coolDown, helpHot, isTooHot } from './heat-planner.js';
+import { SYSTEM_BUCKET } from './map.js';
+import type { NodeId, ReplicaInfo } from './map.js';
+import { isAsFounded, type PlacementRecord } from './record.js';
+import { hasVoter, leaderOf, votersOf, without, withVoter, type Replicas } from './replicas.js';
 
 /**
  * Where replicas should go next: a pure function from what is to what should be. It looks for, in this order,
  *
- *   1. replicas on nodes that are to be emptied, or that are lost: each goes to another node
+ *   1. replicas on nodes that are to be emptied, or that are lost: voters go to other nodes, read replicas just go
  *   2. buckets with fewer or more voters than wanted
- *   3. nodes with more replicas than others: replicas go from the fullest to the emptiest, until they differ by at most one
- *   4. nodes that should lead more buckets than others: the first voter in a bucket's list is its preferred leader, and is
- *      exchanged for another, which moves no data
+ *   3. buckets that have had too many read replicas for long enough, and buckets that are too hot for those that serve them
+ *   4. nodes with more voters than others: replicas go from the fullest to the emptiest, until they differ by at most one
+ *   5. nodes that should lead what is much hotter than what others lead, then nodes that should lead more buckets than others:
+ *      the first voter in a bucket's list is its preferred leader, and is exchanged for another, which moves no data
  *
  * It changes only buckets that are settled, at most `changesMax` at a time with those that are not: the rest follows when these
  * are done. Only a bucket on its way to a node that is to be emptied, or lost, is sent elsewhere: it would never arrive.
  * Replicas of a bucket keep to different zones where there are enough of them; no step makes that worse.
  *
- * It converges: 1 and 2 only shrink what is wrong, each move of 3 shrinks the sum of squares of the nodes' replicas, each
- * exchange of 4 that of the buckets that they should lead. It never takes a voter without putting another in its place, except
- * where a bucket has more than it should.
+ * It converges while the heat stays as it is: 1 to 3 only shrink what is wrong, each move of 4 shrinks the sum of squares of the
+ * nodes' voters. Of 5 the first shrinks the sum of squares of what nodes lead beyond the limit of what is even, the second that
+ * of the buckets that they lead, and it takes no node over that limit. It never takes a voter without putting another in its
+ * place, except where a bucket has more than it should; and heat never makes a voter, nor takes one.
  */
-export interface PlannerInput {
-  readonly record: PlacementRecord;
-  /** Buckets that are as the record wants them. */
-  readonly settled: ReadonlySet<BucketId>;
-  /** Nodes that will not come back, as far as anybody can tell. */
-  readonly lost: ReadonlySet<NodeId>;
-  /** Nodes that cannot be reached now: nothing is placed on them. */
-  readonly unreachable: ReadonlySet<NodeId>;
-  /** Buckets that may be under way at a time. */
-  readonly changesMax: number;
-}
-
-/** The next record, one epoch later; undefined if nothing is to be done now. */
 export function plan(input: PlannerInput): PlacementRecord | undefined {
   const draft = new Draft(input);
-  draft.evacuate();
-  draft.resize();
-  // What a cluster was founded with is good enough until somebody changes it.
-  if (input.record.epoch > 1) {
-    draft.balance();
-    draft.balanceLeaders();
-  }
-  return draft.result();
+  evacuate(draft);
+  resize(draft);
+  // What a cluster was founded with is good enough until somebody changes it, and heat changes no more than it must.
+  const isAsFoundedStill = isAsFounded(input.record) && draft.isUnchanged;
+  coolDown(draft);
+  helpHot(draft);
+  if (!isAsFoundedStill) balance(draft);
+  balanceHeat(draft);
+  if (!isAsFoundedStill) balanceLeaders(draft);
+  const next = draft.result();
+  return next === undefined || !isAsFoundedStill ? next : { ...next, asFounded: next.epoch };
 }
 
-/** How many voters the system bucket should have. */
-function systemVoters(nodes: number): number {
-  return Math.min(nodes, SYSTEM_REPLICAS_MAX);
+// --- 1 and 2
+
+function evacuate(draft: Draft): void {
+  for (const bucket of draft.stray) {
+    if (!draft.hasRoom && draft.isSettled(bucket)) continue;
+    const replicas = draft.replicasOf(bucket);
+    const readers = replicas.filter(({ node, learner }) => learner && !draft.usable.has(node));
+    const leaving = replicas.find(({ node, learner }) => !learner && !draft.usable.has(node));
+    const to = leaving && targetFor(draft, replicas, leaving);
+    const left = without(replicas, ...readers);
+    if (to !== undefined) draft.set(bucket, withVoter(left, draft.newReplica(to, false), leaving));
+    // Every other node has one already: a system bucket that is on all of them goes on with fewer.
+    else if (leaving !== undefined && bucket === SYSTEM_BUCKET && replicas.length > 1) draft.set(bucket, without(left, leaving));
+    else if (readers.length > 0) draft.set(bucket, left);
+  }
 }
 
-class Draft {
-  readonly #input: PlannerInput;
-  readonly #epoch: number;
-  readonly #nodes: ReadonlyMap<NodeId, NodeInfo>;
-  /** Nodes that may keep replicas, in order of their ids; and those that may get any. */
-  readonly #usable: readonly NodeId[];
-  readonly #targets: readonly NodeId[];
-  readonly #places = new Map<BucketId, readonly ReplicaInfo[]>();
-  readonly #changed = new Set<BucketId>();
-  /** Data replicas that each node should have. */
-  readonly #load = new Map<NodeId, number>();
-  readonly #leads = new Map<NodeId, number>();
-  #room: number;
-
-  constructor(input: PlannerInput) {
-    const { record, settled, lost, unreachable, changesMax } = input;
-    this.#input = input;
-    this.#epoch = record.epoch + 1;
-    this.#nodes = new Map(record.nodes.map((node) => [node.id, node]));
-    this.#usable = record.nodes.map(({ id }) => id).filter((id) => !record.draining.includes(id) && !lost.has(id));
-    this.#targets = this.#usable.filter((id) => !unreachable.has(id));
-    for (const { id, replicas } of [record.system, ...record.map]) this.#places.set(id, replicas);
-    for (const { id } of record.nodes) {
-      this.#load.set(id, 0);
-      this.#leads.set(id, 0);
-    }
-    for (const { replicas } of record.map) this.#count(replicas, 1);
-    const unsettled = [...this.#places.keys()].filter((bucket) => !settled.has(bucket)).length;
-    this.#room = Math.max(0, changesMax - unsettled);
-  }
-
-  #count(replicas: readonly ReplicaInfo[], by: 1 | -1): void {
-    for (const { node } of replicas) this.#load.set(node, this.#loadOf(node) + by);
-    const leader = leaderOf(replicas);
-    if (leader !== undefined) this.#leads.set(leader, this.#leadsOf(leader) + by);
-  }
-
-  #loadOf(node: NodeId): number {
-    return this.#load.get(node) ?? 0;
-  }
-
-  #leadsOf(node: NodeId): number {
-    return this.#leads.get(node) ?? 0;
-  }
-
-  result(): PlacementRecord | undefined {
-    if (this.#changed.size === 0) return undefined;
-    const { record } = this.#input;
-    const now = (place: BucketInfo): BucketInfo => {
-      return this.#changed.has(place.id) ? { ...place, replicas: this.#places.get(place.id) ?? [] } : place;
-    };
-    return { ...record, epoch: this.#epoch, system: now(record.system), map: record.map.map(now) };
-  }
-
-  /** Buckets that may be changed, while there is room for another. */
-  *#open(): Generator<readonly [BucketId, readonly ReplicaInfo[]]> {
-    for (const [bucket, replicas] of this.#places) {
-      if (this.#room === 0) return;
-      if (this.#input.settled.has(bucket) && !this.#changed.has(bucket)) yield [bucket, replicas];
+function resize(draft: Draft): void {
+  for (const bucket of draft.missized) {
+    if (!draft.isOpen(bucket)) continue;
+    const replicas = draft.replicasOf(bucket);
+    const voters = votersOf(replicas);
+    const wanted = draft.votersWanted(bucket);
+    if (voters.length < wanted) {
+      const to = targetFor(draft, replicas);
+      if (to !== undefined) draft.set(bucket, withVoter(replicas, draft.newReplica(to, false)));
+    } else {
+      const [fullest] = voters.slice(1).sort((a, b) => draft.load.of(b.node) - draft.load.of(a.node));
+      if (fullest !== undefined) draft.set(bucket, without(replicas, fullest));
     }
   }
+}
 
-  #set(bucket: BucketId, replicas: readonly ReplicaInfo[]): void {
-    const before = this.#places.get(bucket) ?? [];
-    if (bucket !== SYSTEM_BUCKET) {
-      this.#count(before, -1);
-      this.#count(replicas, 1);
+/** The emptiest node without a voter of the bucket, in a zone of its own if there is one; at best one that has the data. */
+function targetFor(draft: Draft, replicas: Replicas, leaving?: ReplicaInfo): NodeId | undefined {
+  const staying = votersOf(replicas).filter((voter) => voter !== leaving).map(({ node }) => node);
+  let best: NodeId | undefined;
+  let bestCost = Infinity;
+  for (const node of draft.targets) {
+    if (staying.includes(node)) continue;
+    const hasData = replicas.some((replica) => replica.node === node);
+    const cost = draft.crowd(draft.zoneOf(node), staying) * 1e9 + draft.load.of(node) * 2 + (hasData ? 0 : 1);
+    if (cost < bestCost) {
+      best = node;
+      bestCost = cost;
     }
-    this.#places.set(bucket, replicas);
-    this.#changed.add(bucket);
-    if (this.#input.settled.has(bucket)) this.#room -= 1;
   }
+  return best;
+}
 
-  // --- 1 and 2
+// --- 4 and 5
 
-  evacuate(): void {
-    for (const [bucket, replicas] of this.#places) {
-      const leaving = replicas.find(({ node }) => !this.#usable.includes(node));
-      if (leaving === undefined || (this.#room === 0 && this.#input.settled.has(bucket))) continue;
-      const to = this.#bestFor(replicas, leaving.node);
-      if (to !== undefined) this.#set(bucket, exchanged(replicas, leaving, this.#new(to, leaving.learner)));
-      // Every other node has one already: a system bucket that is on all of them goes on with fewer.
-      else if (bucket === SYSTEM_BUCKET && replicas.length > 1) this.#set(bucket, without(replicas, leaving));
+function balance(draft: Draft): void {
+  const zones = new Zones(draft);
+  for (const [bucket, replicas] of draft.open()) {
+    if (draft.load.spread(draft.usable) <= 1) return;
+    let best: { readonly from: ReplicaInfo; readonly to: NodeId } | undefined;
+    let gain = 1;
+    for (const from of replicas) {
+      if (from.learner || !draft.usable.has(from.node)) continue;
+      const to = zones.emptiestFor(replicas, from, gain);
+      if (to === undefined) continue;
+      gain = draft.load.of(from.node) - draft.load.of(to);
+      best = { from, to };
+    }
+    if (best !== undefined) draft.set(bucket, withVoter(replicas, draft.newReplica(best.to, false), best.from));
+  }
+}
+
+/** Nodes that may get replicas, by zone, the emptiest of each first. For a bucket all nodes of a zone are as crowded. */
+class Zones {
+  readonly #draft: Draft;
+  readonly #nodes = new Map<string, NodeId[]>();
+  #version = -1;
+
+  constructor(draft: Draft) {
+    this.#draft = draft;
+    for (const node of draft.targets) {
+      const zone = draft.zoneOf(node);
+      const nodes = this.#nodes.get(zone);
+      if (nodes === undefined) this.#nodes.set(zone, [node]);
+      else nodes.push(node);
     }
   }
 
-  resize(): void {
-    for (const [bucket, replicas] of this.#open()) {
-      const voters = replicas.filter(({ learner }) => !learner);
-      const wanted = bucket === SYSTEM_BUCKET ? systemVoters(this.#usable.length) : this.#input.record.replicas;
-      if (voters.length < wanted) {
-        const to = this.#bestFor(replicas, undefined);
-        if (to !== undefined) this.#set(bucket, [...replicas, this.#new(to, false)]);
-      } else if (voters.length > wanted) {
-        const [fullest] = voters.slice(1).sort((a, b) => this.#loadOf(b.node) - this.#loadOf(a.node));
-        if (fullest !== undefined) this.#set(bucket, without(replicas, fullest));
-      }
-    }
-  }
-
-  #new(node: NodeId, learner: boolean): ReplicaInfo {
-    return { id: replicaIdOf(node, this.#epoch), node, learner };
-  }
-
-  /** The emptiest node without a replica of the bucket, in a zone of its own if there is one. */
-  #bestFor(replicas: readonly ReplicaInfo[], leaving: NodeId | undefined): NodeId | undefined {
-    const staying = replicas.map(({ node }) => node).filter((node) => node !== leaving);
+  /** Where a voter may go so that the two nodes' loads differ by less, by more than `gain`, and no zone is more crowded. */
+  emptiestFor(replicas: Replicas, from: ReplicaInfo, gain: number): NodeId | undefined {
+    this.#sort();
+    const draft = this.#draft;
+    let least = draft.load.of(from.node) - gain;
     let best: NodeId | undefined;
-    let bestCost = Infinity;
-    for (const node of this.#targets) {
-      if (staying.includes(node)) continue;
-      const cost = this.#crowd(node, staying) * 1e9 + this.#loadOf(node);
-      if (cost < bestCost) {
-        best = node;
-        bestCost = cost;
-      }
+    let staying: NodeId[] | undefined;
+    for (const [zone, nodes] of this.#nodes) {
+      if (draft.load.of(nodes[0] ?? 0) >= least) continue;
+      staying ??= votersOf(replicas).filter((voter) => voter !== from).map(({ node }) => node);
+      if (draft.crowd(zone, staying) > draft.crowd(draft.zoneOf(from.node), staying)) continue;
+      const emptiest = nodes.find((node) => !hasVoter(replicas, node));
+      if (emptiest === undefined || draft.load.of(emptiest) >= least) continue;
+      least = draft.load.of(emptiest);
+      best = emptiest;
     }
     return best;
   }
 
-  /** How many of the nodes are in the same zone; those without a zone are in none. */
-  #crowd(node: NodeId, others: readonly NodeId[]): number {
-    const zone = this.#nodes.get(node)?.zone ?? '';
-    return zone === '' ? 0 : others.filter((other) => this.#nodes.get(other)?.zone === zone).length;
+  #sort(): void {
+    const { load } = this.#draft;
+    if (this.#version === load.version) return;
+    this.#version = load.version;
+    for (const nodes of this.#nodes.values()) nodes.sort((a, b) => load.of(a) - load.of(b) || a - b);
   }
+}
 
-  // --- 3 and 4
-
-  balance(): void {
-    for (const [bucket, replicas] of this.#open()) {
-      if (bucket === SYSTEM_BUCKET) continue;
-      let best: { readonly from: ReplicaInfo; readonly to: NodeId } | undefined;
-      let gain = 1;
-      for (const from of replicas) {
-        if (!this.#usable.includes(from.node)) continue;
-        const staying = replicas.map(({ node }) => node).filter((node) => node !== from.node);
-        for (const to of this.#targets) {
-          if (to === from.node || staying.includes(to)) continue;
-          if (this.#crowd(to, staying) > this.#crowd(from.node, staying)) continue;
-          const difference = this.#loadOf(from.node) - this.#loadOf(to);
-          if (difference <= gain) continue;
-          gain = difference;
-          best = { from, to };
-        }
-      }
-      if (best !== undefined) this.#set(bucket, exchanged(replicas, best.from, this.#new(best.to, best.from.learner)));
+function balanceLeaders(draft: Draft): void {
+  const { leads, usable } = draft;
+  for (const [bucket, replicas] of draft.open()) {
+    if (leads.spread(usable) <= 1) return;
+    const leader = leaderOf(replicas);
+    if (leader === undefined) continue;
+    let heir: ReplicaInfo | undefined;
+    let least = leads.of(leader) - 1;
+    for (const voter of replicas) {
+      if (voter.learner || !usable.has(voter.node) || leads.of(voter.node) >= least) continue;
+      if (isTooHot(draft, voter.node, bucket)) continue;
+      heir = voter;
+      least = leads.of(voter.node);
     }
+    if (heir !== undefined) draft.set(bucket, [heir, ...without(replicas, heir)]);
   }
-
-  balanceLeaders(): void {
-    for (const [bucket, replicas] of this.#open()) {
-      if (bucket === SYSTEM_BUCKET) continue;
-      const leader = leaderOf(replicas);
-      if (leader === undefined) continue;
-      const heirs = replicas.filter(({ node, learner }) => !learner && node !== leader && this.#usable.includes(node));
-      const [heir] = heirs.sort((a, b) => this.#leadsOf(a.node) - this.#leadsOf(b.node));
-      if (heir === undefined || this.#leadsOf(leader) - this.#leadsOf(heir.node) <= 1) continue;
-      this.#set(bucket, [heir, ...without(replicas, heir)]);
-    }
-  }
-}
-
-function leaderOf(replicas: readonly ReplicaInfo[]): NodeId | undefined {
-  return replicas.find(({ learner }) => !learner)?.node;
-}
-
-function exchanged(replicas: readonly ReplicaInfo[], old: ReplicaInfo, by: ReplicaInfo): ReplicaInfo[] {
-  return replicas.map((replica) => (replica === old ? by : replica));
-}
-
-function without(replicas: readonly ReplicaInfo[], gone: ReplicaInfo): ReplicaInfo[] {
-  return replicas.filter((replica) => replica !== gone);
 }

@@ -1,9 +1,9 @@
 import { TidemarkError } from '../lib/errors.js';
-import type { Bytes } from '../lib/bytes.js';
 import { checkEpoch } from './epoch.js';
 import { initialPlacement, initialSystemBucket } from './initial.js';
 import { NODE_ID_MAX, REPLICAS_MAX, SYSTEM_BUCKET, replicaIdOf } from './map.js';
 import type { BucketId, BucketInfo, NodeId, NodeInfo, Placement } from './map.js';
+import { votersOf, withVoter } from './replicas.js';
 
 /**
  * The placement as the system bucket keeps it: what routers know, and what only nodes need to know.
@@ -24,9 +24,14 @@ export interface PlacementRecord extends Placement {
   readonly lastNode: NodeId;
   /** Nodes that are to be emptied: nothing new is placed on them. In ascending order. */
   readonly draining: readonly NodeId[];
+  /** Up to this epoch nothing but heat has changed what the cluster was founded with; 1 in a new one. */
+  readonly asFounded: number;
 }
 
-const FORMAT = 2;
+/** Nobody has changed it: the planner spreads nothing by itself. */
+export function isAsFounded({ epoch, asFounded }: PlacementRecord): boolean {
+  return epoch === asFounded;
+}
 
 /** The record of a new cluster, the same on each of its nodes. */
 export function initialRecord(
@@ -37,39 +42,12 @@ export function initialRecord(
 ): PlacementRecord {
   const placement = initialPlacement(clusterId, nodes, buckets, replicas);
   const lastNode = Math.max(...nodes.map(({ id }) => id));
-  return { ...placement, replicas, system: initialSystemBucket(nodes), draining: [], lastNode };
+  return { ...placement, replicas, system: initialSystemBucket(nodes), draining: [], lastNode, asFounded: 1 };
 }
 
 /** The node was a member once, and is none now: as ids are never used twice, it never will be again. */
 export function wasRemoved({ nodes, lastNode }: PlacementRecord, node: NodeId): boolean {
   return node <= lastNode && !nodes.some(({ id }) => id === node);
-}
-
-export function encodeRecordOf(record: PlacementRecord): Bytes {
-  return Buffer.from(JSON.stringify({ format: FORMAT, ...record }));
-}
-
-/** Throws FAILED_PRECONDITION / NEWER_FORMAT, or INVALID_ARGUMENT / MALFORMED_PLACEMENT. */
-export function decodeRecordOf(data: Bytes): PlacementRecord {
-  let found: unknown;
-  try {
-    found = JSON.parse(data.toString());
-  } catch (cause) {
-    throw new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_PLACEMENT', 'a placement cannot be read', { cause });
-  }
-  const { format, ...record } = (found ?? {}) as PlacementRecord & { readonly format: number };
-  if (format === FORMAT) {
-    if (isRecord(record)) return record;
-    throw new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_PLACEMENT', 'a placement lacks a field, or holds a wrong one');
-  }
-  throw new TidemarkError('FAILED_PRECONDITION', 'NEWER_FORMAT', `the placement has format ${format}, not ${FORMAT}`);
-}
-
-function isRecord({ epoch, buckets, replicas, lastNode, nodes, draining, system, map }: Partial<PlacementRecord>): boolean {
-  const isPlace = (place: Partial<BucketInfo> | undefined): boolean => Array.isArray(place?.replicas);
-  const areNumbers = [epoch, buckets, replicas, lastNode].every(Number.isSafeInteger);
-  if (!areNumbers || !Array.isArray(nodes) || !Array.isArray(draining) || !Array.isArray(map)) return false;
-  return map.length === buckets && isPlace(system) && map.every(isPlace);
 }
 
 /** Throws FAILED_PRECONDITION if the record that somebody tells is of another cluster, or its epoch is absurd. */
@@ -110,7 +88,7 @@ export type PlacementChange =
   | { readonly kind: 'remove'; readonly node: NodeId }
   /** How many voters each bucket should have. */
   | { readonly kind: 'replicas'; readonly count: number }
-  /** Nothing by itself; but what a cluster was founded with is left alone by the planner until there is a second epoch. */
+  /** Nothing by itself; but what a cluster was founded with is left alone by the planner until somebody has changed it. */
   | { readonly kind: 'rebalance' };
 
 /**
@@ -142,7 +120,7 @@ export function changed(record: PlacementRecord, change: PlacementChange, settle
       return { ...next, nodes: nodes.filter(({ id }) => id !== node), draining: draining.filter((id) => id !== node) };
     }
     case 'rebalance':
-      return record.epoch > 1 ? record : next;
+      return isAsFounded(record) ? next : record;
     case 'replicas': {
       const { count } = change;
       const most = Math.min(REPLICAS_MAX, nodes.length - draining.length);
@@ -177,24 +155,24 @@ export function joined(record: PlacementRecord, applicant: Applicant): { record:
   return { record: { ...record, epoch: record.epoch + 1, nodes, lastNode: node }, node };
 }
 
-/** The next epoch: one replica of a bucket goes to another node, and takes the place in the list that it had. */
+/** The next epoch: one voter of a bucket goes to another node, and takes the place in the list that it had. */
 export function moveReplica(record: PlacementRecord, bucket: BucketId, from: NodeId, to: NodeId): PlacementRecord {
   const place = placeOf(record, bucket);
   if (place === undefined) {
     throw invalid('UNKNOWN_BUCKET', 'bucket', `there is no bucket ${bucket}; there are ${record.buckets}`);
   }
   checkTarget(record, to);
-  if (place.replicas.some(({ node }) => node === to)) {
+  const voters = votersOf(place.replicas);
+  if (voters.some(({ node }) => node === to)) {
     throw refused('ALREADY_PLACED', 'to', `node ${to} has a replica of bucket ${bucket} already`);
   }
-  if (!place.replicas.some(({ node }) => node === from)) {
-    const nodes = place.replicas.map(({ node }) => node).join(', ');
-    throw refused('NOT_PLACED', 'from', `node ${from} has no replica of bucket ${bucket}; nodes ${nodes} have`);
+  const leaving = voters.find(({ node }) => node === from);
+  if (leaving === undefined) {
+    const nodes = voters.map(({ node }) => node).join(', ');
+    throw refused('NOT_PLACED', 'from', `node ${from} has no voting replica of bucket ${bucket}; nodes ${nodes} have`);
   }
   const epoch = record.epoch + 1;
-  const moved = place.replicas.map((replica) =>
-    replica.node === from ? { ...replica, id: replicaIdOf(to, epoch), node: to } : replica,
-  );
+  const moved = withVoter(place.replicas, { id: replicaIdOf(to, epoch), node: to, learner: false }, leaving);
   return replaced({ ...record, epoch }, { ...place, replicas: moved });
 }
 

@@ -9,6 +9,9 @@ describe('peer frames', () => {
   const bytes = fc.uint8Array({ maxLength: 300 }).map((data) => Buffer.from(data));
   const of = { bucket: fc.nat({ max: 0xffff_ffff }), transfer: natural };
   const crc = fc.nat({ max: 0xffff_ffff });
+  const rates = { reads: natural, writes: natural, bytes: natural };
+  const heats = fc.array(fc.record({ bucket: of.bucket, ...rates }), { maxLength: 9 });
+  const hotKeys = fc.array(fc.record({ key: bytes, bucket: of.bucket, reads: natural }), { maxLength: 9 });
   const item: fc.Arbitrary<PeerItem> = fc.oneof(
     fc.tuple(of.bucket, natural).map(([bucket, round]) => heartbeat(bucket, round)),
     fc.tuple(of.bucket, fc.array(bytes, { maxLength: 5 })).map(([bucket, data]) => append(bucket, ...data)),
@@ -33,6 +36,7 @@ describe('peer frames', () => {
         .map((beats) => ({ kind, fields: beats.flat() })),
     ),
     fc.record({ kind: fc.constant('digestAsked' as const), bucket: of.bucket, index: natural }),
+    fc.record({ kind: fc.constant('heat' as const), report: fc.record({ ...rates, buckets: heats, keys: hotKeys }) }),
     fc.record({ kind: fc.constantFrom('digestTold' as const, 'digestJudged' as const), bucket: of.bucket, index: natural, digest: crc }),
   );
 
@@ -91,10 +95,13 @@ describe('peer frames', () => {
     const beats = { kind: 'beats', fields: [1, 2, 3, 4, 5, 6, 7, 8] } as const;
     const replies = { kind: 'beatReplies', fields: [1, 3, 2, 4, 6, 7] } as const;
     const held = { kind: 'held', lowest: 5 } as const;
-    const frame = encodeFrame([heartbeat(3), taken, { kind: 'unfit' }, ...digests, held, beats, replies]);
+    const rate = { reads: 1, writes: 2, bytes: 3 };
+    const keys = [{ key: Buffer.from('k'), bucket: 4, reads: 1 }];
+    const heat = { kind: 'heat', report: { ...rate, buckets: [{ bucket: 4, ...rate }], keys } } as const;
+    const frame = encodeFrame([heartbeat(3), taken, { kind: 'unfit' }, ...digests, held, beats, replies, heat]);
     expect(frame.toString('hex')).to.equal(
-      '001c70dc' + // checksum
-        '99' +
+      'e8452415' + // checksum
+        '9a' +
         '930003' + // raft, bucket 3
         '9902ce00010001ce0001000207cd03e801cb4303e52b9abe0000cb4303e52b9abe0000cd03e9' + // the message: raft/codec.ts
         '9404010203' + // taken, bucket 1, transfer 2, sequence 3
@@ -104,7 +111,10 @@ describe('peer frames', () => {
         '940a010203' + // judged, the same
         '920b05' + // held: 5
         '990c0102030405060708' + // a beat of bucket 1, from 2 to 3, term 4, index 5, round 6, floor 7, closed 8
-        '970d010302040607', // its answer
+        '970d010302040607' + // its answer
+        '9612010203' + // heat: 1 read, 2 writes, 3 bytes a second
+        '9404010203' + // all of it in bucket 4
+        '93c4016b0401', // a read of key k
     );
   });
 });

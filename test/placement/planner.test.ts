@@ -1,10 +1,14 @@
 import { expect } from 'chai';
+import { DEFAULT_LIMITS } from '../../src/env/limits.js';
+import { NO_HEAT } from '../../src/placement/heat-summary.js';
 import { SYSTEM_BUCKET, type NodeId } from '../../src/placement/map.js';
 import { plan } from '../../src/placement/planner.js';
 import { changed, initialRecord, joined, moveReplica, type PlacementRecord } from '../../src/placement/record.js';
 import { SimRandom } from '../../src/sim/random.js';
 
 const NOBODY: ReadonlySet<NodeId> = new Set();
+/** Nothing is hot. */
+const CALM = { heat: NO_HEAT, cool: new Set<number>(), rules: DEFAULT_LIMITS };
 
 function clusterOf(count: number, buckets: number, zones = 0, replicas = Math.min(3, count)): PlacementRecord {
   const nodes = Array.from({ length: count }, (_, at) => ({
@@ -28,7 +32,7 @@ function settle(start: PlacementRecord, options: { lost?: ReadonlySet<NodeId>; c
   let record = start;
   let moves = 0;
   for (let steps = 0; steps < 10_000; steps += 1) {
-    const next = plan({ record, settled: allOf(record), lost, unreachable: NOBODY, changesMax });
+    const next = plan({ ...CALM, record, settled: allOf(record), lost, unreachable: NOBODY, changesMax });
     if (next === undefined) return { record, moves };
     expect(next.epoch).to.equal(record.epoch + 1);
     let changed = 0;
@@ -149,23 +153,23 @@ describe('the planner', () => {
   it('touches nothing that is not settled, and has no more under way than it may', () => {
     const record = withNode(clusterOf(3, 64));
     const settled = new Set(record.map.map(({ id }) => id).filter((id) => id >= 5));
-    const next = plan({ record, settled, lost: NOBODY, unreachable: NOBODY, changesMax: 8 });
+    const next = plan({ ...CALM, record, settled, lost: NOBODY, unreachable: NOBODY, changesMax: 8 });
     // The system bucket and buckets 0 to 4 are under way.
     expect(next?.map.filter((place, at) => place !== record.map[at]).length).to.equal(2);
-    expect(plan({ record, settled, lost: NOBODY, unreachable: NOBODY, changesMax: 6 })).to.equal(undefined);
+    expect(plan({ ...CALM, record, settled, lost: NOBODY, unreachable: NOBODY, changesMax: 6 })).to.equal(undefined);
   });
 
   it('sends buckets elsewhere that are on their way to a node that is lost or drained, and places nothing where nobody is', () => {
     const start = withNode(clusterOf(4, 64));
-    const first = plan({ record: start, settled: allOf(start), lost: NOBODY, unreachable: NOBODY, changesMax: 8 });
+    const first = plan({ ...CALM, record: start, settled: allOf(start), lost: NOBODY, unreachable: NOBODY, changesMax: 8 });
     if (first === undefined) throw new Error('the new node gets nothing');
     const moving = first.map.filter((place, at) => place !== start.map[at]).map(({ id }) => id);
     const settled = new Set([...allOf(first)].filter((id) => id !== SYSTEM_BUCKET && !moving.includes(id)));
     for (const [lost, draining] of [[new Set([5]), []], [NOBODY, [5]]] as const) {
-      const next = plan({ record: { ...first, draining }, settled, lost, unreachable: NOBODY, changesMax: 8 });
+      const next = plan({ ...CALM, record: { ...first, draining }, settled, lost, unreachable: NOBODY, changesMax: 8 });
       expect(next?.map.some(({ replicas }) => replicas.some(({ node }) => node === 5))).to.equal(false);
     }
-    expect(plan({ record: start, settled: allOf(start), lost: NOBODY, unreachable: new Set([5]), changesMax: 8 })).to.equal(undefined);
+    expect(plan({ ...CALM, record: start, settled: allOf(start), lost: NOBODY, unreachable: new Set([5]), changesMax: 8 })).to.equal(undefined);
   });
 
   it('comes to rest whatever happens, and no bucket ever has fewer replicas than it had', () => {
@@ -232,7 +236,7 @@ describe('a replica', () => {
     const nodes = record.map[0]?.replicas.map(({ node }) => node) ?? [];
     expect(nodes).to.deep.equal([1, 2, 3]);
     expect(message(() => moveReplica(record, 8, 1, 4))).to.equal('there is no bucket 8; there are 8');
-    expect(message(() => moveReplica(record, 0, 4, 4))).to.match(/node 4 has no replica of bucket 0; nodes 1, 2, 3 have/);
+    expect(message(() => moveReplica(record, 0, 4, 4))).to.match(/node 4 has no voting replica of bucket 0; nodes 1, 2, 3 have/);
     expect(message(() => moveReplica(record, 0, 1, 2))).to.equal('node 2 has a replica of bucket 0 already');
     expect(message(() => moveReplica(record, 0, 1, 9))).to.match(/node 9 is no member of the cluster/);
     expect(message(() => moveReplica({ ...record, draining: [4] }, 0, 1, 4))).to.equal('node 4 is being drained');

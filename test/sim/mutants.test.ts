@@ -15,6 +15,7 @@ import '../changes/feed.test.js';
 import '../changes/merge.test.js';
 import '../mvcc/records.test.js';
 import '../node/turn.test.js';
+import '../placement/heat-planner.test.js';
 import '../raft/log.test.js';
 import './changes.test.js';
 import './client-transactions.test.js';

@@ -349,6 +349,11 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'a replica that was given up is made again under its id',
     by: { test: 'sim/membership', name: 'is not made again under its id' },
   },
+  'removal-without-hysteresis': {
+    like: 'Placement: replicas that come and go with every change of the load',
+    what: 'read replicas go as soon as they are not needed',
+    by: { test: 'placement/heat-planner', name: 'does not flap while its heat varies' },
+  },
   'turn-forgets-rest': {
     like: 'Liveness: a replica that waits for ever',
     what: 'what is still ready at the end of a turn waits for the next message',

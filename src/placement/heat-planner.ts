@@ -1,0 +1,111 @@
+import type { Draft } from './draft.js';
+import { readReplicasKept, readReplicasWanted } from './hot.js';
+import type { BucketId, NodeId, ReplicaInfo } from './map.js';
+import { leaderOf, readersOf, votersOf, without, type Replicas } from './replicas.js';
+
+/** What the planner does because of heat. None of it makes or takes a voter. */
+
+/** What nodes lead is uneven where one leads so many times the mean, and more than what makes a replica hot beyond it. */
+const UNEVEN = 1.5;
+/** An exchange for less than this part of the difference between two nodes is not worth it. */
+const TRIFLE = 1 / 16;
+
+/** Takes read replicas that are not needed any more, from the hottest nodes first; and at once those beyond what there may be. */
+export function coolDown(draft: Draft): void {
+  const { cool, heat, rules } = draft.input;
+  for (const bucket of draft.helped) {
+    if (!draft.isOpenForHeat(bucket)) continue;
+    const replicas = draft.replicasOf(bucket);
+    const readers = readersOf(replicas);
+    const reads = heat.buckets.get(bucket)?.reads ?? 0;
+    const isCool = cool.has(bucket);
+    const kept = isCool ? readReplicasKept(reads, votersOf(replicas).length, rules) : rules.readReplicasMax;
+    if (readers.length <= kept) continue;
+    readers.sort((a, b) => draft.heat.of(b.node) - draft.heat.of(a.node) || b.id - a.id);
+    draft.set(bucket, without(replicas, ...readers.slice(0, readers.length - kept)));
+  }
+}
+
+/** Gives hot buckets the read replicas that they lack, the hottest first. */
+export function helpHot(draft: Draft): void {
+  const { heat, rules, record } = draft.input;
+  const hot = [...heat.buckets.values()].filter(({ reads }) => reads > rules.hotReadsPerSecond * record.replicas);
+  hot.sort((a, b) => b.reads - a.reads || a.bucket - b.bucket);
+  for (const { bucket, reads } of hot) {
+    if (!draft.isOpenForHeat(bucket)) continue;
+    let replicas = draft.replicasOf(bucket);
+    const voters = votersOf(replicas).length;
+    const lacking = readReplicasWanted(reads, voters, rules) - (replicas.length - voters);
+    for (let added = 0; added < lacking; added += 1) {
+      const node = coolestFor(draft, replicas);
+      if (node === undefined) break;
+      replicas = [...replicas, draft.newReplica(node, true)];
+      draft.heat.add(node, reads / replicas.length);
+    }
+    if (replicas.length > draft.replicasOf(bucket).length) draft.set(bucket, replicas);
+  }
+}
+
+/**
+ * The coolest node without a replica of the bucket, in a zone where few serve it; undefined if none is cooler than the hottest
+ * that serves it: then it would help nobody.
+ */
+function coolestFor(draft: Draft, replicas: Replicas): NodeId | undefined {
+  const serving = replicas.map(({ node }) => node);
+  const hottest = Math.max(...serving.map((node) => draft.heat.of(node)));
+  let best: NodeId | undefined;
+  let bestCost = Infinity;
+  for (const node of draft.targets) {
+    const heat = draft.heat.of(node);
+    if (serving.includes(node) || heat >= hottest) continue;
+    // Among nodes that are equally cool the emptiest.
+    const cost = draft.crowd(draft.zoneOf(node), serving) * 1e9 + heat + draft.load.of(node) / 1e6;
+    if (cost < bestCost) {
+      best = node;
+      bestCost = cost;
+    }
+  }
+  return best;
+}
+
+/** Above this what a node leads is too much. It depends on the heat alone, not on who leads what. */
+function evenHeat({ input, leadHeat, usable }: Draft): number {
+  let sum = 0;
+  for (const { id } of input.record.nodes) sum += leadHeat.of(id);
+  const mean = sum / Math.max(1, usable.size);
+  return Math.max(UNEVEN * mean, mean + input.rules.hotReadsPerSecond);
+}
+
+/** A node would lead too much with that bucket as well. */
+export function isTooHot(draft: Draft, node: NodeId, bucket: BucketId): boolean {
+  const weight = draft.weightOf(bucket);
+  return weight > 0 && draft.leadHeat.of(node) + weight > evenHeat(draft);
+}
+
+/**
+ * Exchanges one preferred leader, where a node leads too much: that which makes the two nodes most even, and leaves the heir no
+ * hotter than the other, so that nothing ever goes back.
+ */
+export function balanceHeat(draft: Draft): void {
+  const { input, leadHeat, targets } = draft;
+  const limit = evenHeat(draft);
+  let best: { readonly bucket: BucketId; readonly heir: ReplicaInfo } | undefined;
+  let bestGain = 0;
+  for (const bucket of input.heat.buckets.keys()) {
+    const replicas = draft.replicasOf(bucket);
+    const leader = leaderOf(replicas);
+    if (leader === undefined || leadHeat.of(leader) <= limit || !draft.isOpenForHeat(bucket)) continue;
+    const weight = draft.weightOf(bucket);
+    for (const voter of replicas) {
+      if (voter.learner || !targets.includes(voter.node)) continue;
+      const gap = leadHeat.of(leader) - leadHeat.of(voter.node);
+      const gain = weight * (gap - weight);
+      if (2 * weight > gap || weight < gap * TRIFLE || gain <= bestGain) continue;
+      best = { bucket, heir: voter };
+      bestGain = gain;
+    }
+  }
+  if (best === undefined) return;
+  const replicas = draft.replicasOf(best.bucket);
+  draft.set(best.bucket, [best.heir, ...without(replicas, best.heir)]);
+}

@@ -1,0 +1,90 @@
+import { expect } from 'chai';
+import { bucketOf, type BucketId, type NodeId } from '../../src/placement/map.js';
+import { readersOf } from '../../src/placement/replicas.js';
+import type { SimCluster } from '../../src/sim/cluster.js';
+import type { Router } from '../../src/router/router.js';
+import { bytes, Counters, replicasOf, startCluster } from './support.js';
+
+const BUCKETS = 8;
+/** A simulated second is dear: what is hot here is lukewarm elsewhere. */
+const LIMITS = { hotReadsPerSecond: 40, coolMs: 10_000, readReplicasMax: 2 };
+const HOT = bytes('hot');
+
+/** Reads one key again and again, from several places at once, until it is stopped. */
+class Readers {
+  readonly servedBy = new Map<NodeId, number>();
+  readonly #running: Promise<void>[] = [];
+  #stopped = false;
+
+  constructor(cluster: SimCluster, routers: readonly Router[], key: Buffer, perSecond: number) {
+    for (const router of routers) this.#running.push(this.#read(cluster, router, key, (1000 * routers.length) / perSecond));
+  }
+
+  async #read(cluster: SimCluster, router: Router, key: Buffer, everyMs: number): Promise<void> {
+    while (!this.#stopped) {
+      const { served } = await router.get(key, { consistency: { kind: 'bounded', maxStalenessMs: 10_000 } });
+      this.servedBy.set(served.node, (this.servedBy.get(served.node) ?? 0) + 1);
+      await new Promise<void>((resolve) => {
+        cluster.loop.timers.after(everyMs, resolve);
+      });
+    }
+  }
+
+  async stop(cluster: SimCluster): Promise<void> {
+    this.#stopped = true;
+    await cluster.settle(Promise.all(this.#running));
+  }
+}
+
+const placedReaders = (cluster: SimCluster, bucket: BucketId): NodeId[] =>
+  readersOf(cluster.node(1).keeper.record.map[bucket]?.replicas ?? []).map(({ node }) => node);
+
+/** Nodes whose replica of the bucket is a learner that has all there is. */
+const readyReaders = (cluster: SimCluster, bucket: BucketId): NodeId[] =>
+  replicasOf(cluster, bucket)
+    .filter(({ replica: { id, raft, state } }) => raft.config.learners.includes(id) && state.applied.index > 0)
+    .map(({ node }) => node);
+
+describe('one hot key', () => {
+  it('gets read replicas within seconds, which serve it and vote for nothing, and loses them when it has cooled', async function () {
+    this.timeout(120_000);
+    const cluster = await startCluster({ seed: 'hot', nodes: 5, buckets: BUCKETS, limits: LIMITS });
+    const routers = Array.from({ length: 5 }, (_, at) => cluster.client(`c${at}`));
+    const [client] = routers;
+    if (client === undefined) throw new Error('there is no client');
+    await cluster.settle(client.put(HOT, bytes('1')));
+    const bucket = bucketOf(HOT, BUCKETS);
+    const voters = replicasOf(cluster, bucket).map(({ node }) => node);
+    const counters = new Counters(cluster, client, ['a', 'b', 'c', 'd', 'e', 'f'], 100);
+    await cluster.loop.runFor(3000);
+    expect(cluster.node(1).keeper.record.epoch).to.equal(1);
+
+    const readers = new Readers(cluster, routers, HOT, 600);
+    const hotMs = cluster.loop.nowMs;
+    expect(await cluster.loop.runUntil(() => readyReaders(cluster, bucket).length === 2, 10_000), 'help comes in time').to.equal(true);
+    expect(cluster.loop.nowMs - hotMs).to.be.below(8000);
+    await cluster.loop.runFor(1000);
+    readers.servedBy.clear();
+    await cluster.loop.runFor(5000);
+    expect([...readers.servedBy.keys()].sort()).to.deep.equal([1, 2, 3, 4, 5]);
+    for (const { replica } of replicasOf(cluster, bucket)) {
+      expect(replica.raft.config.voters).to.have.lengthOf(3);
+      expect(replica.raft.config.outgoing).to.deep.equal([]);
+    }
+    expect(replicasOf(cluster, bucket).filter(({ replica: { id, raft } }) => raft.config.voters.includes(id)).map(({ node }) => node)).to.deep.equal(voters);
+
+    await readers.stop(cluster);
+    const coldMs = cluster.loop.nowMs;
+    expect(await cluster.loop.runUntil(() => placedReaders(cluster, bucket).length === 0, 60_000), 'they go again').to.equal(true);
+    expect(cluster.loop.nowMs - coldMs).to.be.above(LIMITS.coolMs);
+    await cluster.loop.runFor(5000);
+    expect(replicasOf(cluster, bucket).map(({ node }) => node)).to.deep.equal(voters);
+    const { epoch } = cluster.node(1).keeper.record;
+    await cluster.loop.runFor(20_000);
+    expect(cluster.node(1).keeper.record.epoch).to.equal(epoch);
+    await counters.stop(cluster);
+    await counters.check(cluster, client);
+    expect(counters.errors).to.deep.equal([]);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+});
