@@ -1,6 +1,7 @@
 import { Command, CommanderError } from 'commander';
 import { addBench } from './bench/command.js';
 import { addCheck } from './check.js';
+import { addHeat } from './cluster/heat.js';
 import { addInspection } from './cluster/inspect.js';
 import { addPlacement } from './cluster/placement.js';
 import { addClusterStart } from './cluster/start.js';
@@ -44,6 +45,7 @@ function buildProgram(terminal: Terminal): Command {
   const cluster = program.command('cluster').description('run a local cluster, look at a running one');
   addClusterStart(cluster, terminal);
   addInspection(cluster, terminal);
+  addHeat(cluster, terminal);
   addPlacement(cluster, terminal);
   addData(program, terminal);
   addTxn(program, terminal);

@@ -5,6 +5,7 @@ import { TidemarkError } from '../lib/errors.js';
 import type { Replica } from '../bucket/replica.js';
 import type { StateStore } from '../bucket/state-store.js';
 import type { Founding } from '../placement/founding.js';
+import type { HeatRules } from '../placement/hot.js';
 import { SYSTEM_BUCKET, type NodeId, type NodeInfo } from '../placement/map.js';
 import { changed, type PlacementChange, type PlacementRecord } from '../placement/record.js';
 import { encodeRecordOf } from '../placement/record-format.js';
@@ -97,7 +98,7 @@ export class PlacementKeeper {
       log,
       changesMax: limits.bucketsMovingMax,
       lostAfterMs: limits.nodeLostMs,
-      rules: limits,
+      rules: this.rules,
       heat: () => this.heat.summary(),
       record,
       isLeading: () => this.system.isLeading,
@@ -110,6 +111,11 @@ export class PlacementKeeper {
       change: (next, deadlineMs) => this.system.change(next, deadlineMs),
       onBug: onFatal,
     });
+  }
+
+  /** By what the planner goes. */
+  get rules(): HeatRules {
+    return this.#options.limits;
   }
 
   get record(): PlacementRecord {

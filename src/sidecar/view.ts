@@ -1,6 +1,6 @@
 import type { Clock } from '../env/time.js';
 import { TidemarkError } from '../lib/errors.js';
-import type { ClusterStatus, ClusterView, NodeStatus, PlacementProgress } from '../node/services/api.js';
+import type { ClusterHeat, ClusterStatus, ClusterView, NodeStatus, PlacementProgress } from '../node/services/api.js';
 import type { BucketId, NodeId, Placement } from '../placement/map.js';
 import type { Router } from '../router/router.js';
 
@@ -53,8 +53,16 @@ export class SidecarView implements ClusterView {
   }
 
   placementProgress(): PlacementProgress {
+    return this.#askNode('a sidecar moves no replicas');
+  }
+
+  #askNode(why: string): never {
     const nodes = this.#router.placement?.nodes.map(({ address }) => address).join(', ') ?? 'a node';
-    throw new TidemarkError('UNIMPLEMENTED', 'ASK_A_NODE', `a sidecar moves no replicas; ask ${nodes}`);
+    throw new TidemarkError('UNIMPLEMENTED', 'ASK_A_NODE', `${why}; ask ${nodes}`);
+  }
+
+  heat(): ClusterHeat {
+    return this.#askNode('a sidecar is told of no heat');
   }
 
   async transferLeader(bucket: BucketId): Promise<NodeId> {

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { expect } from 'chai';
 import { duration, endpoints, integer, share } from '../../src/cli/arguments.js';
 import { describeError, EXIT, exitCodeOf, UsageError } from '../../src/cli/exit.js';
+import { describeHeat } from '../../src/cli/cluster/heat.js';
 import { describeStatus } from '../../src/cli/cluster/inspect.js';
 import { table } from '../../src/cli/terminal.js';
 import { STATUS, TidemarkError, type StatusCode } from '../../src/lib/errors.js';
@@ -131,6 +132,35 @@ describe('output', () => {
   it('aligns text to the left and numbers to the right', () => {
     const text = table(['name', 'count', 'note'], [['a', '1', '-'], ['bcdef', '1000', '-']]);
     expect(text).to.equal('name   count  note\na          1  -\nbcdef   1000  -\n');
+  });
+
+  it('shows the heat of a cluster', () => {
+    const rates = { reads: 9000, writes: 12, bytes: 1_234_567 };
+    const text = describeHeat({
+      epoch: 3,
+      node: 2,
+      hotReadsPerSecond: 2000,
+      nodes: [{ id: 1, ...rates, readReplicas: 0 }, { id: 2, reads: 0, writes: 0, bytes: 0, readReplicas: 1 }],
+      buckets: [{ id: 17, ...rates, leader: 1, voters: [1, 3, 4], readReplicas: [2, 5] }, { id: 4, reads: 9, writes: 0, bytes: 1, leader: 0, voters: [1], readReplicas: [] }],
+      keys: [{ key: Buffer.from('hot'), bucket: 17, reads: 8100, share: 0.9 }],
+    });
+    expect(text).to.equal(
+      [
+        '9,000 reads/s, 12 writes/s, 1,234,567 bytes/s; placement epoch 3, as node 2 was told',
+        '',
+        'node  reads/s  writes/s    bytes/s  read replicas',
+        '   1    9,000        12  1,234,567              0',
+        '   2        0         0          0              1',
+        '',
+        'bucket  reads/s  writes/s    bytes/s  leader  on nodes  read replicas  reads/s for each replica',
+        '    17    9,000        12  1,234,567       1  1 3 4     2 5            ███████████████████████████   | 1,800',
+        '     4        9         0          1       -  1         -                                            | 9',
+        '',
+        'key  bucket  reads/s  of its bucket',
+        'hot      17    8,100  90 %',
+        '',
+      ].join('\n'),
+    );
   });
 
   it('shows the status of a cluster', () => {

@@ -339,6 +339,14 @@ describe('a local cluster', function () {
     expect(jsonOf(await succeed('cluster', 'buckets', '--json', ...nodes)).buckets).to.have.lengthOf(256);
   });
 
+  it('shows what is hot, whoever is asked', async () => {
+    const { out } = await succeed('cluster', 'heat', ...sidecar);
+    expect(out).to.match(/^[\d,]+ reads\/s, [\d,]+ writes\/s, [\d,]+ bytes\/s; placement epoch \d+, as node \d was told\n\nnode +reads/);
+    const heat = jsonOf(await succeed('cluster', 'heat', '--json', '--buckets', '1', ...nodes));
+    expect(heat.nodes).to.have.lengthOf(NODES);
+    expect(heat.hotReadsPerSecond).to.equal(2000);
+  });
+
   it('measures itself', async () => {
     const options = ['--keys', '50', '--duration', '200ms', '--warmup', '50ms', '--in-flight', '4', '--load', 'mixed', '--json'];
     const { code, out } = await tidemark(['bench', ...options, ...nodes]);

@@ -1,31 +1,10 @@
 import { Option, type Command } from 'commander';
 import { formatTimestamp } from '../../mvcc/timestamp.js';
-import { isTidemarkError, TidemarkError } from '../../lib/errors.js';
 import { integers, withConnection, type ConnectionArguments } from '../arguments.js';
-import { openRpc } from '../rpc.js';
 import { jsonLine, table, write, type Terminal } from '../terminal.js';
+import { askFirst, type StatusReply } from './ask.js';
 
 /** `tidemark cluster status` and `tidemark cluster buckets`: the cluster as the process at the endpoint sees it. */
-export interface StatusReply {
-  readonly clusterId: string;
-  readonly epoch: number;
-  readonly node: number;
-  readonly buckets: number;
-  readonly timestamp: number;
-  readonly version: string;
-  readonly uptimeMs: number;
-  readonly nodes: readonly NodeStatus[];
-}
-
-interface NodeStatus {
-  readonly id: number;
-  readonly address: string;
-  readonly zone: string;
-  readonly reachable: boolean;
-  readonly replicas: number;
-  readonly leaders: number;
-}
-
 export interface BucketsReply {
   readonly epoch: number;
   readonly buckets: readonly BucketStatus[];
@@ -50,7 +29,6 @@ interface ReplicaStatus {
   readonly timestamp: number;
 }
 
-export const CLUSTER = 'tidemark.v1.Cluster';
 const BUCKET_MAX = 65_535;
 
 export function addInspection(cluster: Command, terminal: Terminal): void {
@@ -105,21 +83,4 @@ export function describeBuckets(reply: BucketsReply): string {
     local === null || local.timestamp === 0 ? '-' : formatTimestamp(local.timestamp),
   ]);
   return table(['bucket', 'leader', 'on nodes', 'role here', 'term', 'applied', 'digest', 'latest'], rows);
-}
-
-/** The reply of the first endpoint that gives one. Asking changes nothing, so a failure's outcome is never unknown. */
-export async function askFirst<Reply>(options: ConnectionArguments, method: string, request: object): Promise<Reply> {
-  const failures: string[] = [];
-  for (const endpoint of options.endpoint) {
-    const rpc = openRpc(endpoint, options);
-    try {
-      return await rpc.unary<Reply>(CLUSTER, method, request, options.timeout);
-    } catch (error) {
-      if (!isTidemarkError(error) || (error.code !== 'UNAVAILABLE' && error.code !== 'DEADLINE_EXCEEDED')) throw error;
-      failures.push(error.message);
-    } finally {
-      rpc.close();
-    }
-  }
-  throw new TidemarkError('UNAVAILABLE', 'NO_ENDPOINT_ANSWERED', failures.join('; '), { retriable: true });
 }

@@ -1,13 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Option, type Command } from 'commander';
-import { isTidemarkError, TidemarkError } from '../../lib/errors.js';
 import { NODE_ID_MAX, REPLICAS_MAX } from '../../placement/map.js';
 import { endpoints, integer, withConnection, type ConnectionArguments } from '../arguments.js';
 import { showProgress } from '../progress.js';
-import { openRpc } from '../rpc.js';
 import { runJoining, type JoinArguments } from '../serve.js';
 import { jsonLine, table, write, type Terminal } from '../terminal.js';
-import { askFirst, CLUSTER, type BucketsReply, type StatusReply } from './inspect.js';
+import { ask, askFirst } from './ask.js';
+import type { BucketsReply } from './inspect.js';
 
 /** Commands that change where replicas are. The cluster does the work; they ask for it, and wait with a progress bar. */
 interface ProgressReply {
@@ -132,28 +131,4 @@ async function transfer(bucket: number, node: number, options: ConnectionArgumen
   const first = buckets[0]?.bucket.leader ?? 0;
   const { leader } = await ask<{ leader: number }>(options, 'TransferLeader', { bucket, node }, first);
   await write(terminal.stdout, options.json ? jsonLine({ bucket, leader }) : `node ${leader} leads bucket ${bucket}\n`);
-}
-
-/** Asks the node that can answer: begins with any, and goes where it is sent. */
-async function ask<Reply>(options: ConnectionArguments, method: string, request: object, first = 0): Promise<Reply> {
-  const { nodes } = await askFirst<StatusReply>(options, 'Status', {});
-  const giveUpMs = performance.now() + options.timeout;
-  const rank = ({ id, reachable }: StatusReply['nodes'][number]): number => (id === first ? 2 : Number(reachable));
-  const order = [...nodes].sort((a, b) => rank(b) - rank(a));
-  let next = order[0]?.id;
-  for (let tries = 0; ; tries += 1) {
-    const node = order.find(({ id }) => id === next) ?? order[tries % order.length];
-    if (node === undefined) throw new TidemarkError('UNAVAILABLE', 'NO_ENDPOINT_ANSWERED', 'the cluster has no nodes');
-    const rpc = openRpc(node.address, options);
-    try {
-      return await rpc.unary<Reply>(CLUSTER, method, request, Math.max(1, giveUpMs - performance.now()));
-    } catch (error) {
-      if (!isTidemarkError(error) || !error.retriable || performance.now() >= giveUpMs) throw error;
-      const leader = Number(error.details['leader'] ?? 0);
-      next = leader === 0 || leader === node.id ? undefined : leader;
-    } finally {
-      rpc.close();
-    }
-    if (next === undefined) await sleep(LOOK_MS / 5);
-  }
 }

@@ -1,4 +1,5 @@
 import type { Timestamp } from '../../bucket/requests.js';
+import type { KeyHeat, Rates } from '../../placement/heat.js';
 import type { BucketId, NodeId, NodeInfo, Placement } from '../../placement/map.js';
 import type { PlacementChange } from '../../placement/record.js';
 import type { Router } from '../../router/router.js';
@@ -50,6 +51,8 @@ export interface ClusterView {
   /** Both only on the node that leads the system bucket; others refuse with NOT_LEADER. */
   changePlacement(change: PlacementChange, deadlineMs: number): Promise<PlacementProgress>;
   placementProgress(): PlacementProgress;
+  /** Only on a node that hosts the system bucket; others refuse with NOT_LEADER. */
+  heat(bucketsMax: number, keysMax: number): ClusterHeat;
   /** Resolves to the node that leads afterwards. */
   transferLeader(bucket: BucketId, to: NodeId, deadlineMs: number): Promise<NodeId>;
 }
@@ -60,6 +63,22 @@ export interface PlacementProgress {
   readonly nodes: readonly { readonly id: NodeId; readonly replicas: number; readonly draining: boolean }[];
   /** Buckets whose replicas are not known to be where they should be. */
   readonly moving: readonly BucketId[];
+}
+
+/** Hottest first. */
+export interface ClusterHeat {
+  readonly epoch: number;
+  readonly node: NodeId;
+  readonly hotReadsPerSecond: number;
+  readonly nodes: readonly (Rates & { readonly id: NodeId; readonly readReplicas: number })[];
+  readonly buckets: readonly (Rates & {
+    readonly id: BucketId;
+    readonly leader: NodeId;
+    readonly voters: readonly NodeId[];
+    readonly readReplicas: readonly NodeId[];
+  })[];
+  /** `share` is of all reads of the key's bucket. */
+  readonly keys: readonly (KeyHeat & { readonly share: number })[];
 }
 
 export interface ServicePorts {

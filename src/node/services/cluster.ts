@@ -9,6 +9,10 @@ import type { ClusterView, RequestRouter } from './api.js';
 import type * as wire from './messages.js';
 import { momentOf, optionalMoment, outOfPlacement } from './translate.js';
 
+/** Told unless more, or less, is asked for. */
+const HEAT_BUCKETS = 20;
+const HEAT_KEYS = 10;
+
 /** `tidemark.v1.Cluster`. Inner names and message fields are the same here, so most of it passes through. */
 export function clusterService(cluster: ClusterView, router: RequestRouter): RpcService {
   const now = (): number => router.now();
@@ -49,6 +53,10 @@ export function clusterService(cluster: ClusterView, router: RequestRouter): Rpc
     PlacementProgress: {
       kind: 'unary',
       handle: async () => cluster.placementProgress(),
+    },
+    Heat: {
+      kind: 'unary',
+      handle: async ({ buckets, keys }: wire.HeatRequest) => cluster.heat(buckets || HEAT_BUCKETS, keys || HEAT_KEYS),
     },
     AddPin: {
       kind: 'unary',

@@ -185,6 +185,11 @@ export interface ChangePlacementRequest {
   readonly replicas?: number;
 }
 
+export interface HeatRequest {
+  readonly buckets: number;
+  readonly keys: number;
+}
+
 export interface TransferLeaderRequest {
   readonly bucket: number;
   readonly node: number;

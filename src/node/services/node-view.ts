@@ -5,7 +5,8 @@ import type { Timestamp } from '../../bucket/requests.js';
 import { nodeOfReplica, type BucketId, type NodeId, type NodeInfo, type Placement } from '../../placement/map.js';
 import { replicasOn, type PlacementChange } from '../../placement/record.js';
 import type { PlacementKeeper } from '../placement-keeper.js';
-import type { ClusterStatus, ClusterView, NodeStatus, PlacementProgress, ReplicaStatus } from './api.js';
+import type { ClusterHeat, ClusterStatus, ClusterView, NodeStatus, PlacementProgress, ReplicaStatus } from './api.js';
+import { heatView } from './heat-view.js';
 
 /** The cluster as one node sees it. Everything here is answered from memory, also by a node that is cut off. */
 export interface NodeViewParts {
@@ -90,6 +91,15 @@ export class NodeView implements ClusterView {
     const { epoch, replicas, nodes, draining } = record;
     const placed = nodes.map(({ id }) => ({ id, replicas: replicasOn(record, id), draining: draining.includes(id) }));
     return { epoch, replicas, nodes: placed, moving };
+  }
+
+  heat(bucketsMax: number, keysMax: number): ClusterHeat {
+    const { nodeId, keeper, leaderOf } = this.#parts;
+    const { record, heat, system, rules } = keeper();
+    if (!record.system.replicas.some(({ node }) => node === nodeId)) throw system.notLeading();
+    const most = { buckets: bucketsMax, keys: keysMax };
+    const shown = heatView(heat.summary(), record, leaderOf, most);
+    return { epoch: record.epoch, node: nodeId, hotReadsPerSecond: rules.hotReadsPerSecond, ...shown };
   }
 
   async transferLeader(bucket: BucketId, to: NodeId, deadlineMs: number): Promise<NodeId> {

@@ -1,0 +1,69 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { isTidemarkError, TidemarkError } from '../../lib/errors.js';
+import type { ConnectionArguments } from '../arguments.js';
+import { openRpc } from '../rpc.js';
+
+/** Asks the service `Cluster`, of whatever process, or of the node that can answer. */
+const CLUSTER = 'tidemark.v1.Cluster';
+const PAUSE_MS = 100;
+
+export interface StatusReply {
+  readonly clusterId: string;
+  readonly epoch: number;
+  readonly node: number;
+  readonly buckets: number;
+  readonly timestamp: number;
+  readonly version: string;
+  readonly uptimeMs: number;
+  readonly nodes: readonly NodeStatus[];
+}
+
+interface NodeStatus {
+  readonly id: number;
+  readonly address: string;
+  readonly zone: string;
+  readonly reachable: boolean;
+  readonly replicas: number;
+  readonly leaders: number;
+}
+
+/** The reply of the first endpoint that gives one. Asking changes nothing, so a failure's outcome is never unknown. */
+export async function askFirst<Reply>(options: ConnectionArguments, method: string, request: object): Promise<Reply> {
+  const failures: string[] = [];
+  for (const endpoint of options.endpoint) {
+    const rpc = openRpc(endpoint, options);
+    try {
+      return await rpc.unary<Reply>(CLUSTER, method, request, options.timeout);
+    } catch (error) {
+      if (!isTidemarkError(error) || (error.code !== 'UNAVAILABLE' && error.code !== 'DEADLINE_EXCEEDED')) throw error;
+      failures.push(error.message);
+    } finally {
+      rpc.close();
+    }
+  }
+  throw new TidemarkError('UNAVAILABLE', 'NO_ENDPOINT_ANSWERED', failures.join('; '), { retriable: true });
+}
+
+/** Asks the node that can answer: begins with any, and goes where it is sent. */
+export async function ask<Reply>(options: ConnectionArguments, method: string, request: object, first = 0): Promise<Reply> {
+  const { nodes } = await askFirst<StatusReply>(options, 'Status', {});
+  const giveUpMs = performance.now() + options.timeout;
+  const rank = ({ id, reachable }: StatusReply['nodes'][number]): number => (id === first ? 2 : Number(reachable));
+  const order = [...nodes].sort((a, b) => rank(b) - rank(a));
+  let next = order[0]?.id;
+  for (let tries = 0; ; tries += 1) {
+    const node = order.find(({ id }) => id === next) ?? order[tries % order.length];
+    if (node === undefined) throw new TidemarkError('UNAVAILABLE', 'NO_ENDPOINT_ANSWERED', 'the cluster has no nodes');
+    const rpc = openRpc(node.address, options);
+    try {
+      return await rpc.unary<Reply>(CLUSTER, method, request, Math.max(1, giveUpMs - performance.now()));
+    } catch (error) {
+      if (!isTidemarkError(error) || !error.retriable || performance.now() >= giveUpMs) throw error;
+      const leader = Number(error.details['leader'] ?? 0);
+      next = leader === 0 || leader === node.id ? undefined : leader;
+    } finally {
+      rpc.close();
+    }
+    if (next === undefined) await sleep(PAUSE_MS);
+  }
+}
