@@ -138,7 +138,7 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     replicas,
     buckets: random.pick(isLarge ? [1, 2] : [1, 2, 4, 8]),
     timing: { leaseReads: random.chance(0.7) },
-    limits: drawLimits(random),
+    limits: { ...drawLimits(random), ...(nodes > replicas ? drawHeat(random.fork('heat')) : {}) },
     latency: {
       minMs: latencyMs / 4,
       maxMs: latencyMs,
@@ -243,6 +243,12 @@ function drawLimits(random: SimRandom): Partial<Limits> {
     drawn.sessionLifetimeMs = Math.min(drawn.sessionLifetimeMs ?? 1000, 1000);
   }
   return drawn;
+}
+
+/** Some runs are so easily heated that read replicas come and go. */
+function drawHeat(random: SimRandom): Partial<Limits> {
+  if (random.chance(0.5)) return {};
+  return { hotReadsPerSecond: random.pick([1, 4]), coolMs: random.pick([500, 3000]), readReplicasMax: random.pick([1, 3]) };
 }
 
 /** One item of a mix, by weight; undefined if the mix is empty. */

@@ -2,6 +2,8 @@ import { createHash } from 'node:crypto';
 import { messageOf } from '../../lib/errors.js';
 import { MUTANTS, plantMutant, type Mutant } from '../../lib/mutants.js';
 import type { NodeId } from '../../placement/map.js';
+import type { PlacementRecord } from '../../placement/record.js';
+import { readersOf } from '../../placement/replicas.js';
 import type { Router } from '../../router/router.js';
 import { CLUSTER, SimCluster } from '../cluster.js';
 import { SimRandom } from '../random.js';
@@ -91,6 +93,8 @@ class SwarmRun {
   readonly #prober: Router;
   readonly #transactions: TransactionLoad | undefined;
   readonly #problems: string[] = [];
+  /** Read replicas that a placement has named, by bucket and id. */
+  readonly #readers = new Set<string>();
 
   constructor(seed: string | number, plan: SwarmPlan, random: SimRandom) {
     const cluster = new SimCluster({
@@ -104,6 +108,7 @@ class SwarmRun {
       onUp: (id, node) => {
         this.#witness.attach(id);
         this.#archive.attach(node);
+        node.view.watch(() => this.#noteReaders(node.keeper.record));
         if (!this.#nemesis.atlas.isDamaged(id)) this.#inspector.checkStart(id);
       },
     });
@@ -205,6 +210,10 @@ class SwarmRun {
     this.#problems.push(...broken, ...checkStreams({ chains, finals: versions, buckets, clusterId: CLUSTER }));
   }
 
+  #noteReaders({ map }: PlacementRecord): void {
+    for (const { id, replicas } of map) for (const reader of readersOf(replicas)) this.#readers.add(`${id}/${reader.id}`);
+  }
+
   #compareReplicas(): string[] {
     return this.#inspector.compareReplicas((id) => !this.#nemesis.atlas.isDamaged(id) || this.cluster.running(id));
   }
@@ -268,6 +277,7 @@ class SwarmRun {
     }
     if (this.#archive.collected > 0) counts['collected'] = this.#archive.collected;
     if (this.#mover !== undefined) counts['moves'] = this.#mover.count;
+    if (this.#readers.size > 0) counts['readReplicas'] = this.#readers.size;
     for (const [reason, count] of this.recorder.failures) counts[reason] = count;
     for (const [what, count] of told) counts[what] = count;
     return {
