@@ -27,8 +27,8 @@ import { isSettled, nextChange } from './reconcile.js';
  * - A leader that knows an older placement than the one its group was last changed for changes nothing.
  * - A replica that went is never made again under its id (Hosting.add), whatever message comes late.
  *
- * The placement itself comes from the system bucket where that is hosted, and from the peers everywhere: whoever learns of a
- * later one tells the others, and whoever meets a peer with an older one tells that.
+ * The placement itself comes from the system bucket where that is hosted, and from the peers everywhere: the node that leads the
+ * system bucket tells all others of a later one, and whoever meets a peer with an older one, or hears its report, tells that.
  */
 export interface MembershipOptions {
   readonly nodeId: NodeId;
@@ -134,6 +134,7 @@ export class Membership {
         return;
       case 'settled':
         this.#options.reported(from, item);
+        this.met(from, item.epoch);
     }
   }
 
@@ -227,7 +228,7 @@ export class Membership {
     if (epoch < record.epoch) this.#options.send(peer, { kind: 'placement', record: encodeRecordOf(record) });
   }
 
-  /** This node has learned of a later placement. */
+  /** Of a later placement, which these may not know. */
   tell(record: PlacementRecord, nodes: readonly NodeInfo[]): void {
     const { nodeId, send } = this.#options;
     const item = { kind: 'placement', record: encodeRecordOf(record) } as const;

@@ -192,7 +192,8 @@ export class PlacementKeeper {
     if (heard.epoch <= this.#record.epoch) return;
     const record = this.#withAddresses(heard);
     const left = this.#record.nodes.filter(({ id }) => !record.nodes.some((node) => node.id === id));
-    this.#membership.tell(record, [...record.nodes, ...left]);
+    // One tells all: that all tell all would be a flood in a large cluster. Whoever misses it reports that it knows an older one.
+    if (this.system.isLeading) this.#membership.tell(record, [...record.nodes, ...left]);
     this.#record = record;
     this.#options.state.put(PLACEMENT_KEY, encodeRecordOf(record));
     this.#options.adopted(record);

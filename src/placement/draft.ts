@@ -61,11 +61,12 @@ export class Draft {
     this.usable = new Set(usable);
     this.targets = usable.filter((id) => !unreachable.has(id));
     for (const [node, rates] of heat.nodes) this.heat.add(node, weightOf(rates));
-    let unsettled = 0;
-    for (const { id, replicas } of [record.system, ...record.map]) {
+    let unsettled = settled.has(SYSTEM_BUCKET) ? 0 : 1;
+    this.#look(SYSTEM_BUCKET, record.system.replicas);
+    for (const { id, replicas } of record.map) {
       if (!settled.has(id)) unsettled += 1;
       this.#look(id, replicas);
-      if (id !== SYSTEM_BUCKET) this.#count(id, replicas, 1);
+      this.#count(id, replicas, 1);
     }
     this.#room = changesMax - unsettled;
   }
@@ -98,8 +99,9 @@ export class Draft {
   /** What a bucket weighs on the node that leads it: all writes, and its share of the reads. */
   weightOf(bucket: BucketId): number {
     const { heat, record } = this.input;
+    if (heat.buckets.size === 0) return 0;
     const rates = heat.buckets.get(bucket);
-    return rates === undefined ? 0 : weightOf({ ...rates, reads: rates.reads / record.replicas });
+    return rates === undefined ? 0 : weightOf({ reads: rates.reads / record.replicas, writes: rates.writes });
   }
 
   replicasOf(bucket: BucketId): Replicas {
@@ -173,18 +175,19 @@ export class Draft {
 
 /** A number for each node. */
 class Tally {
-  readonly #numbers = new Map<NodeId, number>();
+  /** By id: nodes have small numbers, one after the other. */
+  readonly #numbers: number[] = [];
   #spread = 0;
   #spreadVersion = -1;
   /** Counts the changes: who remembers what follows from the numbers knows when it does not any more. */
   version = 0;
 
   of(node: NodeId): number {
-    return this.#numbers.get(node) ?? 0;
+    return this.#numbers[node] ?? 0;
   }
 
   add(node: NodeId, by: number): void {
-    this.#numbers.set(node, this.of(node) + by);
+    this.#numbers[node] = this.of(node) + by;
     this.version += 1;
   }
 

@@ -89,6 +89,7 @@ export function isTooHot(draft: Draft, node: NodeId, bucket: BucketId): boolean 
 export function balanceHeat(draft: Draft): void {
   const { input, leadHeat, targets } = draft;
   const limit = evenHeat(draft);
+  if (!input.record.nodes.some(({ id }) => leadHeat.of(id) > limit)) return;
   let best: { readonly bucket: BucketId; readonly heir: ReplicaInfo } | undefined;
   let bestGain = 0;
   for (const bucket of input.heat.buckets.keys()) {

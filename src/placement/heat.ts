@@ -172,7 +172,7 @@ export class HeatMeter {
 /** What a write costs its leader, in reads. */
 const WRITE_WEIGHT = 4;
 
-export function weightOf({ reads, writes }: Rates): number {
+export function weightOf({ reads, writes }: Pick<Rates, 'reads' | 'writes'>): number {
   return reads + WRITE_WEIGHT * writes;
 }
 
