@@ -142,6 +142,8 @@ export const MUTANTS = [
   'removed-replica-revived',
   // Hot buckets
   'removal-without-hysteresis',
+  'read-replica-counts',
+  'removed-reader-stays',
   // Liveness
   'turn-forgets-rest',
   'hung-disk-leads',

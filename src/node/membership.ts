@@ -112,7 +112,9 @@ export class Membership {
 
   /** The placement means this replica, or it is one that votes, and its group has not gone on without it yet. */
   #isMeant({ id, raft }: Replica, target: readonly ReplicaInfo[]): boolean {
-    return target.some((replica) => replica.id === id) || (raft.config.voters.includes(id) && raft.leader !== 0);
+    const votes = raft.config.voters.includes(id) && raft.leader !== 0;
+    const stays = mutant('removed-reader-stays') && raft.config.learners.includes(id);
+    return target.some((replica) => replica.id === id) || votes || stays;
   }
 
   /** Asks every node, for the leader may be on its way out, and then no placement names it. */

@@ -2,6 +2,7 @@ import { Packr } from 'msgpackr';
 import { assert } from '../lib/assert.js';
 import { toBytes, type Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import type { Config, LogIndex, ReplicaId } from './types.js';
 
 /**
@@ -57,7 +58,8 @@ function majority(ids: readonly ReplicaId[], valueOf: (id: ReplicaId) => number)
 /** The highest value that a quorum (in a joint configuration: of both halves) has reached; 0 without voters. */
 export function quorumValue(config: Config, valueOf: (id: ReplicaId) => number): number {
   if (config.voters.length === 0) return 0;
-  return Math.min(majority(config.voters, valueOf), majority(config.outgoing, valueOf));
+  const voters = mutant('read-replica-counts') ? [...config.voters, ...config.learners] : config.voters;
+  return Math.min(majority(voters, valueOf), majority(config.outgoing, valueOf));
 }
 
 /** `lost` means that the missing votes can no longer make a quorum. */

@@ -87,4 +87,45 @@ describe('one hot key', () => {
     expect(counters.errors).to.deep.equal([]);
     expect(cluster.fatal).to.deep.equal([]);
   });
+
+  it('is written by its voters alone: no write waits for a read replica, and none ever leads', async function () {
+    this.timeout(120_000);
+    const limits = { ...LIMITS, coolMs: 600_000 };
+    const cluster = await startCluster({ seed: 'hot-writes', nodes: 5, buckets: 1, limits });
+    const routers = Array.from({ length: 3 }, (_, at) => cluster.client(`c${at}`));
+    const [client] = routers;
+    if (client === undefined) throw new Error('there is no client');
+    await cluster.settle(client.put(HOT, bytes('1')));
+    const readers = new Readers(cluster, routers, HOT, 600);
+    expect(await cluster.loop.runUntil(() => readyReaders(cluster, 0).length === 2, 15_000), 'help comes in time').to.equal(true);
+    await readers.stop(cluster);
+    const helpers = readyReaders(cluster, 0);
+    const leads = (): NodeId | undefined => replicasOf(cluster, 0).find(({ replica }) => replica.raft.canServe())?.node;
+    const voters = replicasOf(cluster, 0).map(({ node }) => node).filter((node) => !helpers.includes(node));
+    // Both read replicas are out of reach, and one voter is dead: two of three are a quorum, of five they would be none.
+    for (const node of helpers) cluster.network.isolate(`n${node}`);
+    const follower = voters.find((node) => node !== leads()) ?? 0;
+    cluster.crash(follower);
+    await cluster.loop.runFor(2000);
+    const startMs = cluster.loop.nowMs;
+    await cluster.settle(client.put(HOT, bytes('2')));
+    expect(cluster.loop.nowMs - startMs).to.be.below(100);
+    cluster.network.heal();
+    await cluster.restart(follower);
+    await cluster.loop.runFor(3000);
+    // Leaders come and go; it is always a voter.
+    for (let turn = 0; turn < 4; turn += 1) {
+      const leader = leads() ?? 0;
+      expect(voters).to.include(leader);
+      cluster.crash(leader);
+      expect(await cluster.loop.runUntil(() => leads() !== undefined, 10_000), 'another leads').to.equal(true);
+      expect(voters).to.include(leads());
+      await cluster.restart(leader);
+      await cluster.loop.runFor(2000);
+    }
+    const { record } = await cluster.settle(client.get(HOT));
+    expect(record?.value.toString()).to.equal('2');
+    expect(readyReaders(cluster, 0).sort()).to.deep.equal(helpers.sort());
+    expect(cluster.fatal).to.deep.equal([]);
+  });
 });

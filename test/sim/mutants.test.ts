@@ -20,6 +20,7 @@ import '../raft/log.test.js';
 import './changes.test.js';
 import './client-transactions.test.js';
 import './damage.test.js';
+import './heat.test.js';
 import './ranges.test.js';
 import './reads.test.js';
 import './membership.test.js';

@@ -354,6 +354,16 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'read replicas go as soon as they are not needed',
     by: { test: 'placement/heat-planner', name: 'does not flap while its heat varies' },
   },
+  'read-replica-counts': {
+    like: 'Membership: a learner counted in a quorum',
+    what: 'a read replica counts in quorums',
+    by: { golden: 'learner-promotion' },
+  },
+  'removed-reader-stays': {
+    like: 'Membership: a removed replica goes on serving what it has',
+    what: 'a read replica that was removed keeps what it has',
+    by: { test: 'sim/heat', name: 'gets read replicas within seconds, which serve it' },
+  },
   'turn-forgets-rest': {
     like: 'Liveness: a replica that waits for ever',
     what: 'what is still ready at the end of a turn waits for the next message',
