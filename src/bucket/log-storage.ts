@@ -167,14 +167,14 @@ export class LogStorage implements RecordUse {
   /** @internal */
   hold(sequence: number): void {
     const record = this.#records.get(sequence);
-    assert(record !== undefined, `${nameOf(sequence)} of the log is not in use`);
+    assert(record !== undefined, () => `${nameOf(sequence)} of the log is not in use`);
     record.segments += 1;
   }
 
   /** @internal */
   release(sequence: number): void {
     const record = this.#records.get(sequence);
-    assert(record !== undefined && record.segments > 0, `${nameOf(sequence)} of the log is not in use`);
+    assert(record !== undefined && record.segments > 0, () => `${nameOf(sequence)} of the log is not in use`);
     record.segments -= 1;
     if (record.segments === 0) this.#drop(sequence, record);
   }
@@ -306,7 +306,8 @@ export class LogBatch {
     if (first !== undefined) {
       const gathered = this.#entries.get(log);
       const last = gathered?.at(-1)?.index ?? log.lastIndex();
-      assert(first >= log.firstIndex() && first <= last + 1, `bucket ${log.bucket}: ${first} does not follow ${last} in the log`);
+      const follows = first >= log.firstIndex() && first <= last + 1;
+      assert(follows, () => `bucket ${log.bucket}: ${first} does not follow ${last} in the log`);
       for (const entry of entries) log.noteSize(entry);
       this.#entries.set(log, gathered === undefined ? entries : replaceFrom(gathered, entries, first));
     }

@@ -2,7 +2,7 @@ import type { Clock, Logger, Random } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
 import type { Bytes } from '../lib/bytes.js';
-import { TidemarkError } from '../lib/errors.js';
+import { TidemarkError, withoutStack } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { later, type HybridClock, type Timestamp } from '../mvcc/timestamp.js';
 import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
@@ -385,10 +385,9 @@ export class Replica {
   notLeader(): TidemarkError {
     const leader = this.leaderNode;
     const hint = leader === 0 ? 'no leader is known' : `node ${leader} leads it`;
-    return new TidemarkError('UNAVAILABLE', 'NOT_LEADER', `this replica does not lead bucket ${this.bucket}: ${hint}`, {
-      retriable: true,
-      details: leader === 0 || leader === nodeOfReplica(this.id) ? {} : { leader: String(leader) },
-    });
+    const message = `this replica does not lead bucket ${this.bucket}: ${hint}`;
+    const details = leader === 0 || leader === nodeOfReplica(this.id) ? {} : { leader: String(leader) };
+    return withoutStack(() => new TidemarkError('UNAVAILABLE', 'NOT_LEADER', message, { retriable: true, details }));
   }
 
   changeMembers(changes: readonly ConfigChange[]): LogIndex {

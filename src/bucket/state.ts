@@ -279,7 +279,7 @@ export class BucketState implements BatchMember {
    */
   apply(entry: Entry, known: Effects | undefined): Effects | undefined {
     const before = this.#meta;
-    assert(entry.index === before.applied.index + 1, `bucket ${this.bucket} applies ${entry.index} out of order`);
+    assert(entry.index === before.applied.index + 1, () => `bucket ${this.bucket} applies ${entry.index} out of order`);
     let { digest, maxTimestamp, config, horizon, pins } = before;
     let effects: Effects | undefined;
     if (entry.kind === 'config') {
@@ -289,7 +289,7 @@ export class BucketState implements BatchMember {
       digest = crc32(entry.data, digest);
     } else if (entry.kind === 'data') {
       effects = known ?? decodeEffects(entry.data);
-      assert(effects.timestamp > maxTimestamp, `bucket ${this.bucket}: the timestamp of a command goes back`);
+      assert(effects.timestamp > maxTimestamp, () => `bucket ${this.bucket}: the timestamp of a command goes back`);
       const resolved = this.#changeTables(effects);
       if (effects.kind === 'write') {
         const { id, record } = effects;

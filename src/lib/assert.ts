@@ -3,9 +3,12 @@ export class AssertionError extends Error {
   override readonly name = 'AssertionError';
 }
 
-/** States an invariant. Stays on in production: a wrong answer costs more than a stopped node. */
-export function assert(condition: unknown, message: string): asserts condition {
-  if (!condition) throw new AssertionError(message);
+/**
+ * States an invariant. Stays on in production: a wrong answer costs more than a stopped node. Where it is asked all the time, a
+ * message that has to be put together is a function: it costs more than the question.
+ */
+export function assert(condition: unknown, message: string | (() => string)): asserts condition {
+  if (!condition) throw new AssertionError(typeof message === 'string' ? message : message());
 }
 
 /** For the default branch of a switch over a union: compiles only while every case is handled. */

@@ -57,6 +57,20 @@ export class TidemarkError extends Error {
   }
 }
 
+/**
+ * For errors that are answers, made by the thousand while a cluster has no leader: where in this process one was made says
+ * nothing, and noting it costs more than all else about it.
+ */
+export function withoutStack<E extends Error>(make: () => E): E {
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = 0;
+  try {
+    return make();
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit;
+  }
+}
+
 export function isTidemarkError(error: unknown): error is TidemarkError {
   return error instanceof TidemarkError;
 }

@@ -28,7 +28,7 @@ export const TIMESTAMP_MAX: Timestamp = Number.MAX_SAFE_INTEGER;
 /** From milliseconds since 1970 (a fraction is floored) and a counter in [0, 4096). */
 export function compose(unixMs: number, logical: number): Timestamp {
   const timestamp = (Math.floor(unixMs) - EPOCH_MS) * LOGICAL + logical;
-  assert(logical >= 0 && logical < LOGICAL && isTimestamp(timestamp), `no timestamp for ${unixMs} ms + ${logical}`);
+  assert(logical >= 0 && logical < LOGICAL && isTimestamp(timestamp), () => `no timestamp for ${unixMs} ms + ${logical}`);
   return timestamp;
 }
 
@@ -211,7 +211,7 @@ export class HybridClock {
 
   /** Takes note of a timestamp that is already a fact, a committed entry's or a transaction's: never refused. */
   mergeCommitted(timestamp: Timestamp): void {
-    assert(isTimestamp(timestamp), `${timestamp} is no timestamp`);
+    assert(isTimestamp(timestamp), () => `${timestamp} is no timestamp`);
     this.#last = Math.max(this.#last, timestamp);
   }
 }

@@ -93,10 +93,10 @@ export class Membership {
     const { config } = raft;
     const newest = Math.max(...[...config.voters, ...config.outgoing, ...config.learners].map(epochOfReplica));
     if (newest > epoch) return;
-    const ready = new Set(raft.progress().filter(({ state, match }) => {
-      return state === 'replicate' && match + IN_STEP_ENTRIES >= raft.lastIndex;
-    }).map(({ id }) => id));
-    const isReady = (id: ReplicaId): boolean => ready.has(id) || mutant('promoted-unready');
+    const isInStep = (id: ReplicaId): boolean => raft.progress().some((peer) => {
+      return peer.id === id && peer.state === 'replicate' && peer.match + IN_STEP_ENTRIES >= raft.lastIndex;
+    });
+    const isReady = (id: ReplicaId): boolean => isInStep(id) || mutant('promoted-unready');
     const changes = nextChange(config, target, isReady);
     if (changes === undefined) return;
     try {

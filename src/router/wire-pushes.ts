@@ -1,6 +1,6 @@
 import { BinaryReader, type BinaryWriter } from '../lib/binary.js';
 import { EMPTY, type Bytes } from '../lib/bytes.js';
-import { STATUS, TidemarkError, type StatusCode } from '../lib/errors.js';
+import { STATUS, TidemarkError, withoutStack, type StatusCode } from '../lib/errors.js';
 import type { Change, Record, Served, Version } from '../bucket/requests.js';
 import type { Change as FeedChange } from '../changes/change.js';
 import { BUCKETS_MAX, type Placement, type ReplicaInfo } from '../placement/map.js';
@@ -282,11 +282,9 @@ function decodeError(input: BinaryReader): TidemarkError {
   const message = input.text();
   const flags = input.choice(4, 'the flags of an error');
   const details = new Map(input.list(() => [input.text(), input.text()] as const));
-  return new TidemarkError(code, reason, message, {
-    outcome: flags % 2 === 1 ? 'unknown' : 'none',
-    retriable: flags >= 2,
-    details: Object.fromEntries(details),
-  });
+  const outcome = flags % 2 === 1 ? 'unknown' : 'none';
+  const options = { outcome, retriable: flags >= 2, details: Object.fromEntries(details) } as const;
+  return withoutStack(() => new TidemarkError(code, reason, message, options));
 }
 
 function decodePlacement(input: BinaryReader): Placement {

@@ -1,10 +1,22 @@
+import type { Timer } from '../env/env.js';
+
 /** Something to do at a virtual time. `cancelled` events are skipped when their time comes. */
-export interface SimEvent {
+export class SimEvent implements Timer {
   readonly dueMs: number;
   /** Grows with every event: events that are due at the same time run in the order in which they were made. */
   readonly order: number;
   readonly run: () => void;
-  cancelled: boolean;
+  cancelled = false;
+
+  constructor(dueMs: number, order: number, run: () => void) {
+    this.dueMs = dueMs;
+    this.order = order;
+    this.run = run;
+  }
+
+  cancel(): void {
+    this.cancelled = true;
+  }
 }
 
 /** A binary heap of events by (dueMs, order). */

@@ -1,7 +1,7 @@
 import { assert } from '../lib/assert.js';
 import type { Timer, Timers } from '../env/env.js';
 import { SimClock, type SimClockOptions } from './clock.js';
-import { EventQueue, type SimEvent } from './event-queue.js';
+import { EventQueue, SimEvent } from './event-queue.js';
 import { SimProcess, type Scheduler } from './process.js';
 import { SimRandom } from './random.js';
 
@@ -49,6 +49,7 @@ export class SimLoop implements Scheduler {
   #eventsAtThisTime = 0;
   #running = false;
   #calls: { readonly at: number; readonly call: () => void }[] = [];
+  #nextCallAt = Infinity;
 
   constructor(seed: string | number | SimRandom) {
     this.random = seed instanceof SimRandom ? seed : new SimRandom(seed);
@@ -69,7 +70,9 @@ export class SimLoop implements Scheduler {
 
   /** Calls back before the event that comes after so many others, at whatever time that is. */
   beforeEvent(count: number, call: () => void): void {
-    this.#calls.push({ at: this.#eventsRun + count, call });
+    const at = this.#eventsRun + count;
+    this.#calls.push({ at, call });
+    this.#nextCallAt = Math.min(this.#nextCallAt, at);
   }
 
   /** The clocks of one machine. */
@@ -85,13 +88,9 @@ export class SimLoop implements Scheduler {
   schedule(delayMs: number, run: () => void): Timer {
     assert(!Number.isNaN(delayMs), 'a delay is a number');
     this.#order += 1;
-    const event: SimEvent = { dueMs: this.#nowMs + Math.max(0, delayMs), order: this.#order, run, cancelled: false };
+    const event = new SimEvent(this.#nowMs + Math.max(0, delayMs), this.#order, run);
     this.#queue.push(event);
-    return {
-      cancel() {
-        event.cancelled = true;
-      },
-    };
+    return event;
   }
 
   turnEnd(run: () => void): void {
@@ -193,13 +192,14 @@ export class SimLoop implements Scheduler {
   #count(): void {
     this.#eventsRun += 1;
     this.#eventsAtThisTime += 1;
-    assert(this.#eventsAtThisTime < EVENTS_AT_ONE_TIME_MAX, `virtual time stands still at ${this.#nowMs} ms`);
-    if (this.#calls.length > 0) this.#callBack();
+    assert(this.#eventsAtThisTime < EVENTS_AT_ONE_TIME_MAX, () => `virtual time stands still at ${this.#nowMs} ms`);
+    if (this.#eventsRun >= this.#nextCallAt) this.#callBack();
   }
 
   #callBack(): void {
     const due = this.#calls.filter(({ at }) => at <= this.#eventsRun);
     this.#calls = this.#calls.filter(({ at }) => at > this.#eventsRun);
+    this.#nextCallAt = Math.min(Infinity, ...this.#calls.map(({ at }) => at));
     for (const { call } of due) call();
   }
 }

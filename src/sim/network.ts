@@ -1,5 +1,5 @@
 import type { Bytes } from '../lib/bytes.js';
-import { TidemarkError } from '../lib/errors.js';
+import { TidemarkError, withoutStack } from '../lib/errors.js';
 import type {
   ChannelName,
   FrameStream,
@@ -97,7 +97,7 @@ export class SimWorldNetwork {
       chance: () => this.#random.float(),
       breakChance: () => this.#breakChance,
       isCut: (from, to) => this.#isCut(from, to),
-      isStalled: (from, to) => this.#stalls.has(pathOf(from, to)),
+      isStalled: (from, to) => this.#stalls.size > 0 && this.#stalls.has(pathOf(from, to)),
       open: (stream) => this.#open(stream),
       gone: (stream) => this.#gone(stream),
       sent: (from, to, bytes) => this.onSend?.(from, to, bytes),
@@ -320,7 +320,8 @@ export class SimWorldNetwork {
   }
 
   #latencyMs(from: string, to: string): number {
-    const { minMs, maxMs, spikeChance, spikeMs } = this.#latencies.get(pathOf(from, to)) ?? this.#latency;
+    const own = this.#latencies.size > 0 ? this.#latencies.get(pathOf(from, to)) : undefined;
+    const { minMs, maxMs, spikeChance, spikeMs } = own ?? this.#latency;
     const delay = minMs + (maxMs - minMs) * this.#random.float();
     if (spikeChance === undefined || spikeChance === 0) return delay;
     return this.#random.float() < spikeChance ? delay + (spikeMs ?? 0) : delay;
@@ -329,7 +330,8 @@ export class SimWorldNetwork {
   #isCut(from: string, to: string): boolean {
     if (from === to) return false;
     if (this.#paused.has(from) || this.#paused.has(to)) return true;
-    return this.#isolated.has(from) || this.#isolated.has(to) || this.#cuts.has(pathOf(from, to));
+    if (this.#isolated.has(from) || this.#isolated.has(to)) return true;
+    return this.#cuts.size > 0 && this.#cuts.has(pathOf(from, to));
   }
 
   #pathsChanged(): void {
@@ -373,5 +375,6 @@ function listOf(names: Names): readonly string[] {
 }
 
 function refused(address: string): TidemarkError {
-  return new TidemarkError('UNAVAILABLE', 'STREAM_LOST', `${address}: the connection was refused`, { retriable: true });
+  const message = `${address}: the connection was refused`;
+  return withoutStack(() => new TidemarkError('UNAVAILABLE', 'STREAM_LOST', message, { retriable: true }));
 }

@@ -10,7 +10,7 @@ interface Block {
 
 /**
  * A sorted map from bytes to bytes: sorted blocks in a sorted list. Keys are held as strings that are ordered as their bytes
- * are. It owns its bytes: nothing that goes in or out shares memory with it.
+ * are. What goes in is its own from then on, and what comes out is a copy: nobody shares memory with it.
  */
 export class OrderedMap {
   #blocks: Block[] = [];
@@ -35,9 +35,12 @@ export class OrderedMap {
     return value === undefined ? undefined : Buffer.from(value);
   }
 
-  set(key: Bytes, data: Bytes): void {
-    const mapKey = toMapKey(key);
-    const value = Buffer.from(data);
+  set(key: Bytes, value: Bytes): void {
+    this.put(toMapKey(key), value);
+  }
+
+  /** By the name that a key has here (toMapKey). */
+  put(mapKey: string, value: Bytes): void {
     const blockAt = this.#blockFor(mapKey);
     let block = this.#blocks[blockAt];
     if (block === undefined) {
@@ -62,7 +65,10 @@ export class OrderedMap {
   }
 
   delete(key: Bytes): void {
-    const mapKey = toMapKey(key);
+    this.remove(toMapKey(key));
+  }
+
+  remove(mapKey: string): void {
     const blockAt = this.#blockFor(mapKey);
     const block = this.#blocks[blockAt];
     if (block === undefined) return;

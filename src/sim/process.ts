@@ -95,7 +95,8 @@ class ProcessTimer implements Timer {
   readonly #loop: Scheduler;
   readonly #process: SimProcess;
   readonly #dueMs: number;
-  readonly #callback: () => void;
+  /** What the loop calls, each time that it may be due. */
+  readonly #due: () => void;
   #pending: Timer | undefined;
   #cancelled = false;
 
@@ -104,7 +105,13 @@ class ProcessTimer implements Timer {
     this.#loop = loop;
     this.#process = process;
     this.#dueMs = process.clock.monotonicMs() + Math.max(0, delayMs);
-    this.#callback = callback;
+    const fire = (): void => {
+      // It may have been cancelled while its process was paused.
+      if (this.#cancelled) return;
+      if (this.#dueMs - process.clock.monotonicMs() > SLACK_MS) this.#arm();
+      else callback();
+    };
+    this.#due = () => process.enter(fire);
     this.#arm();
   }
 
@@ -115,13 +122,6 @@ class ProcessTimer implements Timer {
 
   #arm(): void {
     const delayMs = Math.max(0, this.#process.clock.trueMsUntil(this.#dueMs));
-    this.#pending = this.#loop.schedule(delayMs, () => this.#process.enter(() => this.#fire()));
-  }
-
-  #fire(): void {
-    // It may have been cancelled while its process was paused.
-    if (this.#cancelled) return;
-    if (this.#dueMs - this.#process.clock.monotonicMs() > SLACK_MS) this.#arm();
-    else this.#callback();
+    this.#pending = this.#loop.schedule(delayMs, this.#due);
   }
 }

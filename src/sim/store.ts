@@ -1,12 +1,13 @@
 import { assert } from '../lib/assert.js';
-import type { Bytes } from '../lib/bytes.js';
+import { toMapKey, type Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
 import type { Batch, Page, PageOptions, Store } from '../env/env.js';
 import type { OrderedMap } from './ordered-map.js';
 
 const PAGE_BYTES_MAX_DEFAULT = 1024 * 1024;
 
-export type Operation = readonly [key: Bytes, value: Bytes | undefined];
+/** The key as a map knows it, and a value that belongs to the operation. */
+export type Operation = readonly [mapKey: string, value: Bytes | undefined];
 
 /** What a store asks of the simulated disk below it, during one life of the process that uses it. */
 export interface StoreHost {
@@ -173,9 +174,9 @@ export class SimStore implements Store {
 }
 
 export function applyOperations(map: OrderedMap, operations: readonly Operation[]): void {
-  for (const [key, value] of operations) {
-    if (value === undefined) map.delete(key);
-    else map.set(key, value);
+  for (const [mapKey, value] of operations) {
+    if (value === undefined) map.remove(mapKey);
+    else map.put(mapKey, value);
   }
 }
 
@@ -201,13 +202,13 @@ class SimBatch implements Batch {
 
   put(key: Bytes, value: Bytes): void {
     this.#admit(key);
-    this.#operations.push([Buffer.from(key), Buffer.from(value)]);
+    this.#operations.push([toMapKey(key), Buffer.from(value)]);
     this.#bytes += key.length + value.length;
   }
 
   del(key: Bytes): void {
     this.#admit(key);
-    this.#operations.push([Buffer.from(key), undefined]);
+    this.#operations.push([toMapKey(key), undefined]);
     this.#bytes += key.length;
   }
 

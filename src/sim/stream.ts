@@ -1,6 +1,6 @@
 import type { Bytes } from '../lib/bytes.js';
 import { assert } from '../lib/assert.js';
-import { TidemarkError } from '../lib/errors.js';
+import { TidemarkError, withoutStack } from '../lib/errors.js';
 import type { ChannelName, FrameStream, StreamHandlers, Timer } from '../env/env.js';
 
 /** What streams ask of the network that carries them. */
@@ -49,7 +49,8 @@ interface InTransit {
 }
 
 function lost(remote: string, why: string): TidemarkError {
-  return new TidemarkError('UNAVAILABLE', 'STREAM_LOST', `${remote}: ${why}`, { outcome: 'unknown', retriable: true });
+  const options = { outcome: 'unknown', retriable: true } as const;
+  return withoutStack(() => new TidemarkError('UNAVAILABLE', 'STREAM_LOST', `${remote}: ${why}`, options));
 }
 
 /** One end of a stream, as its process sees it, and all that is on its way to the other end. */
@@ -117,7 +118,7 @@ export class SimStream {
   send(end: End, frame: Bytes): boolean {
     const sender = this[end];
     if (sender.ended || sender.dead) return false;
-    assert(frame.length <= this.#carrier.messageBytesMax, `a frame of ${frame.length} bytes is over the limit`);
+    assert(frame.length <= this.#carrier.messageBytesMax, () => `a frame of ${frame.length} bytes is over the limit`);
     this.#push(end, { kind: 'frame', data: Buffer.from(frame) });
     if (this.#carrier.chance() < this.#carrier.breakChance()) this.break();
     if (sender.bytes > this.#carrier.bufferBytesMax) sender.crowded = true;
