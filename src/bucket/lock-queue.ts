@@ -1,15 +1,14 @@
 import { TidemarkError } from '../lib/errors.js';
-import { transactionKey, type TransactionId, type TransactionKey } from '../txn/transaction.js';
-import type { Holder } from '../txn/locks.js';
 
 /**
- * Commands of one leader that wait for locks. Each waits behind one transaction that is in its way; when that one lets its locks
- * go, the command is tried again, the ones that have waited longest first, before anything that comes later.
+ * Commands of one leader that wait for locks. Each waits behind one transaction, or one reservation, that is in its way; when
+ * that lets go, the command is tried again, the ones that have waited longest first, before anything that comes later.
  */
 export class Blocked {
-  readonly by: Holder;
+  /** The name of what it waits for. */
+  readonly by: string;
 
-  constructor(by: Holder) {
+  constructor(by: string) {
     this.by = by;
   }
 }
@@ -26,10 +25,10 @@ interface Waiter {
 
 export class LockQueue {
   readonly #max: number;
-  readonly #waiting = new Map<TransactionKey, Waiter[]>();
+  readonly #waiting = new Map<string, Waiter[]>();
   #count = 0;
-  /** Transactions that have let their locks go since the last `wake`. */
-  #released: TransactionKey[] = [];
+  /** What has let go since the last `wake`. */
+  #released: string[] = [];
 
   constructor(max: number) {
     this.#max = max;
@@ -68,27 +67,25 @@ export class LockQueue {
     });
   }
 
-  #add(by: Holder, waiter: Waiter): void {
-    const key = transactionKey(by.id);
-    const waiters = this.#waiting.get(key);
-    if (waiters === undefined) this.#waiting.set(key, [waiter]);
+  #add(by: string, waiter: Waiter): void {
+    const waiters = this.#waiting.get(by);
+    if (waiters === undefined) this.#waiting.set(by, [waiter]);
     else waiters.push(waiter);
     this.#count += 1;
   }
 
-  released(id: TransactionId): void {
-    const key = transactionKey(id);
-    if (this.#waiting.has(key)) this.#released.push(key);
+  released(name: string): void {
+    if (this.#waiting.has(name)) this.#released.push(name);
   }
 
   /** Tries again what waited for those that were released. */
   wake(): void {
     if (this.#released.length === 0) return;
-    const keys = this.#released;
+    const names = this.#released;
     this.#released = [];
-    for (const key of keys) {
-      const waiters = this.#waiting.get(key) ?? [];
-      this.#waiting.delete(key);
+    for (const name of names) {
+      const waiters = this.#waiting.get(name) ?? [];
+      this.#waiting.delete(name);
       this.#count -= waiters.length;
       for (const waiter of waiters) {
         const blocked = waiter.retry();
@@ -100,12 +97,12 @@ export class LockQueue {
   /** Ends those whose time is up. */
   expire(now: number): void {
     if (this.#count === 0) return;
-    for (const [key, waiters] of this.#waiting) {
+    for (const [name, waiters] of this.#waiting) {
       const left = waiters.filter(({ deadlineMs }) => deadlineMs > now);
       if (left.length === waiters.length) continue;
       this.#count -= waiters.length - left.length;
-      if (left.length === 0) this.#waiting.delete(key);
-      else this.#waiting.set(key, left);
+      if (left.length === 0) this.#waiting.delete(name);
+      else this.#waiting.set(name, left);
       const message = 'a key or range stayed locked by a transaction until the deadline';
       const error = new TidemarkError('UNAVAILABLE', 'LOCKED', message, { retriable: true });
       for (const waiter of waiters) if (waiter.deadlineMs <= now) waiter.reject(error);

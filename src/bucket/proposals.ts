@@ -7,7 +7,9 @@ import { readRecord } from '../mvcc/reader.js';
 import { formatTimestamp, type Timestamp } from '../mvcc/timestamp.js';
 import type { LogIndex, Term } from '../raft/types.js';
 import { isOlder, Locks, type Claim, type Holder } from '../txn/locks.js';
-import { transactionKey, type LockRange, type Prepared, type TransactionId, type TransactionKey } from '../txn/transaction.js';
+import { Reservations, type Owner } from '../txn/reservations.js';
+import { transactionKey, type Prepared, type TransactionId, type TransactionKey } from '../txn/transaction.js';
+import { claimOf, claimOfPrepared } from './claims.js';
 import { encodeEffects, type Effect, type Effects, type WriteEffects } from './effects.js';
 import { Blocked, LockQueue } from './lock-queue.js';
 import { NO_RANGES, RangeChecks, type WatchedRanges } from './range-conditions.js';
@@ -21,6 +23,7 @@ import type {
   PrepareRequest,
   PrepareResult,
   RequestId,
+  ReserveRequest,
   ResolveRequest,
   WriteRequest,
   WriteResult,
@@ -38,7 +41,8 @@ import type { BucketState } from './state.js';
  * known by its id from the start, is evaluated in the turn in which all has been looked at, and others may overtake it.
  *
  * Locks of transactions are taken when they are proposed and let go when their resolution is applied. What meets one waits in
- * the queue, or, if it holds locks elsewhere and is younger, is refused (txn/locks.ts).
+ * the queue, or, if it holds locks elsewhere and is younger, is refused (txn/locks.ts). Before that it must pass the reservations
+ * (txn/reservations.ts).
  */
 interface Proposal {
   readonly effects: Effects;
@@ -61,6 +65,7 @@ export interface ProposalHost {
   raise(timestamp: Timestamp): void;
   append(data: Bytes): LogIndex;
   notLeader(): TidemarkError;
+  monotonicMs(): number;
 }
 
 interface PendingVersion extends Pointer {
@@ -78,6 +83,7 @@ export class Proposals {
   readonly #resolving = new Map<TransactionKey, Promise<void>>();
   readonly #overlay = new Map<string, PendingVersion>();
   readonly #locks = new Locks();
+  readonly #reservations: Reservations;
   readonly #queue: LockQueue;
   readonly #ranges: RangeChecks;
   /** Commands whose ranges are being looked at. */
@@ -91,7 +97,9 @@ export class Proposals {
   constructor(host: ProposalHost, term: Term) {
     this.#host = host;
     this.#term = term;
-    this.#queue = new LockQueue(host.limits.lockWaitersPerBucketMax);
+    const { lockWaitersPerBucketMax, reservationBytesPerBucketMax } = host.limits;
+    this.#queue = new LockQueue(lockWaitersPerBucketMax);
+    this.#reservations = new Reservations(reservationBytesPerBucketMax, (ended) => this.#queue.released(reservationName(ended)));
     this.#ranges = new RangeChecks(host.state, host.limits);
     for (const prepared of host.state.participant.prepared()) {
       if (!mutant('locks-lost-with-leader')) this.#locks.take(prepared, claimOfPrepared(prepared));
@@ -116,15 +124,25 @@ export class Proposals {
       const known = state.sessions.lookup(id);
       if (known.kind === 'done') return Promise.resolve(known.result);
       if (known.kind === 'unknown') throw forgotten(id, state);
-      if (!this.#locks.isEmpty && !mutant('writes-ignore-locks')) {
-        const [holder] = this.#locks.conflicts(claimOf(conditions, mutations));
-        if (holder !== undefined) return new Blocked(holder);
-      }
+      const blocked = this.#blocked(conditions, request);
+      if (blocked !== undefined) return blocked;
       this.#checkLoad();
       const effects = this.#evaluate(id, conditions, mutations, ranges);
       return this.#append(effects, effects.result);
     });
     return track(this.#byId, name, result);
+  }
+
+  #blocked(conditions: readonly PlacedCondition[], { mutations, owner }: WriteRequest): Blocked | undefined {
+    if ((this.#locks.isEmpty && this.#reservations.count === 0) || mutant('writes-ignore-locks')) return undefined;
+    const claim = claimOf(unplaced(conditions), mutations);
+    const [holder] = this.#locks.conflicts(claim);
+    return holder === undefined ? this.#reserved(claim, owner) : blockedBy(holder);
+  }
+
+  #reserved(claim: Claim, owner: Owner | undefined): Blocked | undefined {
+    const reservation = mutant('reservations-ignored') ? undefined : this.#reservations.inTheWay(claim, owner);
+    return reservation === undefined ? undefined : new Blocked(reservationName(reservation));
   }
 
   /** Does the step in a turn in which all ranges of the conditions have been looked at and nothing that it meets is locked. */
@@ -135,7 +153,7 @@ export class Proposals {
   ): Promise<T> {
     let ranges: WatchedRanges;
     try {
-      ranges = this.#ranges.watch(conditions.map(({ condition }) => condition), this.#overlay);
+      ranges = this.#ranges.watch(unplaced(conditions), this.#overlay);
     } catch (error) {
       return Promise.reject(error instanceof Error ? error : new Error(String(error)));
     }
@@ -261,6 +279,25 @@ export class Proposals {
     return pending === undefined ? readRecord(state.store, state.slot, latest).value : pending.value;
   }
 
+  // --- reservations
+
+  /** Resolves when nothing that is locked is in the way any more; what was proposed before may still have to be applied. */
+  reserve({ owner, claim, forMs }: ReserveRequest, deadlineMs: number): Promise<void> {
+    if (forMs === 0) {
+      this.#reservations.end(owner.reservation);
+      this.#queue.wake();
+      return Promise.resolve();
+    }
+    return this.#queue.run(deadlineMs, () => {
+      if (!this.#reservations.place(owner, claim, this.#host.monotonicMs() + forMs)) {
+        const message = `${this.#reservations.count} older transactions have reserved much of bucket ${this.#host.state.bucket}`;
+        throw new TidemarkError('RESOURCE_EXHAUSTED', 'BUCKET_OVERLOADED', message, { retriable: true });
+      }
+      const [holder] = this.#locks.conflicts(claim);
+      return this.#reserved(claim, owner) ?? (holder === undefined ? Promise.resolve() : blockedBy(holder));
+    });
+  }
+
   // --- transactions: as a participant
 
   /** Checks, locks, and logs this bucket's part of a transaction. Asked again, it answers the same. */
@@ -271,11 +308,11 @@ export class Proposals {
     const name = transactionKey(request.id);
     const running = this.#preparing.get(name);
     if (running !== undefined) return running;
-    const claim = claimOf(request.conditions, request.mutations);
+    const claim = claimOf(unplaced(request.conditions), request.mutations);
     const holder: Holder = { id: request.id, first: request.first };
     const result = this.#whenFree<PrepareResult>(request.conditions, deadlineMs, (watched) => {
       if (this.#hasEnded(request.id, request.start)) return Promise.resolve({ kind: 'ended' });
-      const blocked = this.#blockedOrDead(holder, claim);
+      const blocked = this.#blockedOrDead(holder, claim, request.reservation);
       if (blocked !== undefined) return blocked === 'dead' ? Promise.resolve({ kind: 'locked' }) : blocked;
       this.#checkLoad();
       this.#checkRoom();
@@ -288,13 +325,17 @@ export class Proposals {
     return this.#resolving.has(transactionKey(id)) || this.#host.state.participant.hasEnded(id, start, this.#host.clock());
   }
 
-  /** Wait-die: who is older than all in its way waits for one of them, who is younger than one gives up. */
-  #blockedOrDead(holder: Holder, claim: Claim): Blocked | 'dead' | undefined {
+  /**
+   * Wait-die: who is older than all in its way waits for one of them, who is younger than one gives up. Only older ones have
+   * reservations that are in the way.
+   */
+  #blockedOrDead(holder: Holder, claim: Claim, reservation: number): Blocked | 'dead' | undefined {
+    if (this.#reserved(claim, { reservation, first: holder.first }) !== undefined) return 'dead';
     const conflicts = this.#locks.conflicts(claim);
     const [first] = conflicts;
     if (first === undefined) return undefined;
     const mayWait = mutant('younger-waits-too') || conflicts.every((other) => isOlder(holder, other));
-    return mayWait ? new Blocked(first) : 'dead';
+    return mayWait ? blockedBy(first) : 'dead';
   }
 
   #checkRoom(): void {
@@ -342,13 +383,13 @@ export class Proposals {
   /** Logs the decision of a transaction whose participants are prepared, with this bucket's part of it. */
   decide(request: DecideRequest, deadlineMs: number): Promise<DecideResult> {
     const { state, limits } = this.#host;
-    const { id, start, first, participants, after, conditions, mutations } = request;
-    const claim = claimOf(conditions, mutations);
+    const { id, start, first, reservation, participants, after, conditions, mutations } = request;
+    const claim = claimOf(unplaced(conditions), mutations);
     return this.#whenFree<DecideResult>(conditions, deadlineMs, (ranges) => {
       const known = state.sessions.lookup(request.request);
       if (known.kind === 'done') return Promise.resolve({ kind: 'done', committed: false, result: known.result });
       if (known.kind === 'unknown') throw forgotten(request.request, state);
-      const blocked = this.#blockedOrDead({ id, first }, claim);
+      const blocked = this.#blockedOrDead({ id, first }, claim, reservation);
       if (blocked !== undefined) return blocked === 'dead' ? Promise.resolve({ kind: 'locked' }) : blocked;
       this.#checkLoad();
       if (state.home.count + this.#recordsInFlight >= limits.recordsPerBucketMax) {
@@ -384,7 +425,7 @@ export class Proposals {
   refuse(id: RequestId, conditions: readonly PlacedCondition[]): Promise<WriteResult> | undefined {
     const onKeys = conditions.filter(({ condition }) => condition.kind !== 'unchanged');
     if (onKeys.length === 0 || this.#host.state.sessions.lookup(id).kind !== 'new') return undefined;
-    if (this.#locks.conflicts(claimOf(onKeys, [])).length > 0) return undefined;
+    if (this.#locks.conflicts(claimOf(unplaced(onKeys), [])).length > 0) return undefined;
     const timestamp = this.#host.nextTimestamp();
     const result = this.#refusal(onKeys, timestamp, NO_RANGES);
     return result && this.#append({ kind: 'write', timestamp, id, result, effects: [] }, result);
@@ -419,7 +460,7 @@ export class Proposals {
         for (const key of this.#locks.release(effects.id)) {
           if (!mutant('range-misses-resolved')) this.#ranges.note(toMapKey(key), effects.commit);
         }
-        this.#queue.released(effects.id);
+        this.#queue.released(transactionKey(effects.id));
         break;
       case 'refuse':
       case 'forget':
@@ -432,12 +473,14 @@ export class Proposals {
     this.#queue.wake();
   }
 
-  /** Commands wait for the locks of transactions. */
+  /** Commands wait for locks, or something is reserved, which ends by time. */
   get areWaiting(): boolean {
-    return this.#queue.count > 0;
+    return this.#queue.count > 0 || this.#reservations.count > 0;
   }
 
   expire(now: number): void {
+    this.#reservations.expire(now);
+    this.#queue.wake();
     this.#queue.expire(now);
   }
 
@@ -468,18 +511,16 @@ function track<K, T>(running: Map<K, Promise<T>>, name: K, promise: Promise<T>):
   return promise;
 }
 
-function claimOf(conditions: readonly PlacedCondition[], mutations: readonly Mutation[]): Claim {
-  const reads: Bytes[] = [];
-  const ranges: LockRange[] = [];
-  for (const { condition } of conditions) {
-    if (condition.kind === 'unchanged') ranges.push(condition.range);
-    else reads.push(condition.key);
-  }
-  return { writes: mutations.map(({ key }) => key), reads, ranges };
+function unplaced(conditions: readonly PlacedCondition[]): Condition[] {
+  return conditions.map(({ condition }) => condition);
 }
 
-function claimOfPrepared({ intents, reads, ranges }: Prepared): Claim {
-  return { writes: intents.map(({ key }) => key), reads, ranges };
+function blockedBy({ id }: Holder): Blocked {
+  return new Blocked(transactionKey(id));
+}
+
+function reservationName(reservation: number): string {
+  return `reservation ${reservation}`;
 }
 
 function idKey(id: RequestId): string {

@@ -21,6 +21,7 @@ import type {
   PrepareRequest,
   PrepareResult,
   RequestId,
+  ReserveRequest,
   ResolveRequest,
   WriteRequest,
   WriteResult,
@@ -286,6 +287,17 @@ export class Replica {
     return this.#lead((proposals) => proposals.write(request, deadlineMs));
   }
 
+  /**
+   * Keeps those who began later off keys and ranges. Resolves with a timestamp when whatever was under way there is over: as of
+   * that or later they are as they will stay.
+   */
+  async reserve(request: ReserveRequest, deadlineMs: number): Promise<Timestamp> {
+    await this.#lead((proposals) => proposals.reserve(request, deadlineMs));
+    if (request.forMs === 0 || mutant('reserved-too-early')) return 0;
+    // What is in flight is at or below the clock.
+    return (await this.reads.open({ kind: 'asOf', timestamp: this.clock }, deadlineMs)).timestamp;
+  }
+
   /** As a participant of a transaction: see Proposals. */
   prepare(request: PrepareRequest, deadlineMs: number): Promise<PrepareResult> {
     return this.#lead((proposals) => proposals.prepare(request, deadlineMs));
@@ -369,6 +381,7 @@ export class Replica {
           },
           append: (data) => this.#append(data),
           notLeader: () => this.notLeader(),
+          monotonicMs: () => this.#host.clock.monotonicMs(),
         },
         this.raft.term,
       );

@@ -1,6 +1,8 @@
 import type { Bytes } from '../lib/bytes.js';
 import type { Timestamp } from '../mvcc/timestamp.js';
 import type { BucketId } from '../placement/map.js';
+import type { Claim } from '../txn/locks.js';
+import type { Owner } from '../txn/reservations.js';
 import type { TransactionId } from '../txn/transaction.js';
 
 /** What can be asked of a bucket and what it answers; shared by router, node and client. */
@@ -45,6 +47,17 @@ export interface WriteRequest {
   readonly id: RequestId;
   readonly conditions: readonly Condition[];
   readonly mutations: readonly Mutation[];
+  /** The transaction of a client that this commits, if it is not the first attempt of it. */
+  readonly owner?: Owner | undefined;
+}
+
+/** A transaction of a client wants to lose no more (txn/reservations.ts). */
+export interface ReserveRequest {
+  readonly owner: Owner;
+  /** Keys and ranges of this bucket. */
+  readonly claim: Claim;
+  /** For how long from when nothing is in its way; 0: it lets go of what it had reserved. */
+  readonly forMs: number;
 }
 
 export interface WriteResult {
@@ -70,6 +83,8 @@ export interface TransactionPart {
   /** When this attempt began and when the first one did. */
   readonly start: Timestamp;
   readonly first: Timestamp;
+  /** The number of its owner's reservation; 0 if there is none. */
+  readonly reservation: number;
   readonly conditions: readonly PlacedCondition[];
   readonly mutations: readonly Mutation[];
 }

@@ -2,8 +2,12 @@ import type { Clock, Random, Timers } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { printable, type Bytes } from '../lib/bytes.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import type { Condition, KeyRange, Served, Timestamp } from '../bucket/requests.js';
+import { claimOf } from '../bucket/claims.js';
 import type { CallOptions, Router, WriteReply } from '../router/router.js';
+import type { Claim } from '../txn/locks.js';
+import type { Owner } from '../txn/reservations.js';
 import { Transaction, type TransactionHost } from './transaction.js';
 
 /**
@@ -18,6 +22,8 @@ import { Transaction, type TransactionHost } from './transaction.js';
  * - What the function throws ends the transaction, but only once what it has read is known to be the truth: what it threw may
  *   come from a snapshot that was too old.
  * - A commit whose outcome is not known is repeated under its request id until the time is up; then it is reported as that.
+ * - One that has lost RESERVE_AFTER times to others reserves what it used last before it goes on (txn/reservations.ts), for twice
+ *   as long as its longest attempt took: its next attempt is as good as sure to commit, if it uses the same.
  */
 export interface TransactionOptions {
   /** For all attempts together, the time that the function takes included; default 30 s. */
@@ -75,6 +81,10 @@ const TIMEOUT_MS = 30_000;
 const ATTEMPTS_MAX = 20;
 const PAUSE_MIN_MS = 4;
 const PAUSE_MAX_MS = 500;
+const RESERVE_AFTER = 3;
+const RESERVE_MS_MIN = 1000;
+/** What is not let go of by then ends by itself. */
+const RELEASE_TIMEOUT_MS = 1000;
 
 export async function runTransaction<T>(
   env: TransactionEnv,
@@ -87,7 +97,8 @@ export async function runTransaction<T>(
 }
 
 /** How an attempt ended: with the result, or so that it may be tried again. */
-type Ending<T> = { readonly result: T } | { readonly again: TidemarkError } | { readonly conflict: Conflict };
+type Ending<T> = { readonly result: T } | Failed;
+type Failed = { readonly again: TidemarkError } | { readonly conflict: Conflict };
 
 class Run {
   readonly #env: TransactionEnv;
@@ -95,6 +106,10 @@ class Run {
   readonly #limits: Limits;
   readonly #options: TransactionOptions;
   readonly #deadlineMs: number;
+  /** Who it is for the locks of others; undefined in its first attempt. */
+  #owner: Owner | undefined;
+  readonly #reserved: Claim[] = [];
+  #longestMs = 0;
 
   constructor(env: TransactionEnv, router: Router, limits: Limits, options: TransactionOptions) {
     const { timeoutMs = TIMEOUT_MS, attemptsMax = ATTEMPTS_MAX } = options;
@@ -111,17 +126,49 @@ class Run {
 
   async run<T>(work: (tx: Transaction) => Promise<T> | T): Promise<T> {
     const { attemptsMax = ATTEMPTS_MAX } = this.#options;
-    for (let attempt = 1; ; attempt += 1) {
-      this.#checkTime();
-      const ending = await this.#attempt(work, attempt);
-      if ('result' in ending) return ending.result;
-      const failure = 'again' in ending ? ending.again : new TransactionConflict(attempt, ending.conflict);
-      if (attempt >= attemptsMax || !(await this.#pause(attempt))) throw failure;
+    let lost = 0;
+    try {
+      for (let attempt = 1; ; attempt += 1) {
+        this.#checkTime();
+        const beganMs = this.#env.clock.monotonicMs();
+        const tx = new Transaction(this.#host(), attempt);
+        const ending = await this.#attempt(work, tx);
+        if ('result' in ending) return ending.result;
+        this.#longestMs = Math.max(this.#longestMs, this.#env.clock.monotonicMs() - beganMs);
+        if (isLost(ending)) lost += 1;
+        const failure = 'again' in ending ? ending.again : new TransactionConflict(attempt, ending.conflict);
+        if (attempt >= attemptsMax) throw failure;
+        this.#owner ??= { reservation: 0, first: tx.timestamp ?? this.#router.now() };
+        const reserved = isLost(ending) && lost >= RESERVE_AFTER && (await this.#reserve(tx, this.#owner.first));
+        if (!reserved && !(await this.#pause(attempt))) throw failure;
+      }
+    } finally {
+      await this.#release();
     }
   }
 
-  async #attempt<T>(work: (tx: Transaction) => Promise<T> | T, attempt: number): Promise<Ending<T>> {
-    const tx = new Transaction(this.#host(), attempt);
+  /** False if it was not possible. */
+  async #reserve(tx: Transaction, first: Timestamp): Promise<boolean> {
+    if (mutant('transaction-never-reserves')) return false;
+    const claim = claimOf(tx.conditions(), tx.mutations);
+    this.#owner = { first, reservation: this.#owner?.reservation || numberOf(this.#env.random) };
+    this.#reserved.push(claim);
+    const forMs = Math.min(this.#limits.reservationMsMax, Math.max(RESERVE_MS_MIN, 2 * this.#longestMs));
+    return this.#router.reserve(claim, this.#owner, forMs, this.#callOptions()).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  /** Waits for it, since its caller may end the process next, and others wait for what is reserved. */
+  async #release(): Promise<void> {
+    const owner = this.#owner;
+    if (owner === undefined || mutant('reservations-kept')) return;
+    const all = this.#reserved.map((claim) => this.#router.reserve(claim, owner, 0, { timeoutMs: RELEASE_TIMEOUT_MS }));
+    await Promise.allSettled(all);
+  }
+
+  async #attempt<T>(work: (tx: Transaction) => Promise<T> | T, tx: Transaction): Promise<Ending<T>> {
     let result: T;
     try {
       result = await work(tx);
@@ -137,19 +184,19 @@ class Run {
     this.#checkTime();
     let reply: WriteReply;
     try {
-      reply = await this.#router.write(conditions, mutations, this.#callOptions());
+      reply = await this.#router.write(conditions, mutations, { ...this.#callOptions(), owner: this.#owner });
     } catch (error) {
       if (isTidemarkError(error) && mayHelpAgain(error)) return { again: error };
       throw mutations.length === 0 ? withoutEffect(error) : error;
     }
     const conflict = conflictOf(reply, conditions);
     if (conflict !== undefined) return { conflict };
-    this.#options.committed?.({ version: reply.timestamp, served: reply.served, attempts: attempt });
+    this.#options.committed?.({ version: reply.timestamp, served: reply.served, attempts: tx.attempt });
     return { result };
   }
 
   /** The function threw: what it has read decides whether that counts. */
-  async #failed(tx: Transaction, error: unknown): Promise<{ again: TidemarkError } | { conflict: Conflict }> {
+  async #failed(tx: Transaction, error: unknown): Promise<Failed> {
     const { failure } = tx;
     if (failure !== undefined) {
       if (mayHelpAgain(failure)) return { again: failure };
@@ -157,7 +204,7 @@ class Run {
     }
     const conditions = this.#options.snapshot === true || tx.isOneRead ? [] : tx.conditions();
     if (conditions.length === 0) throw error;
-    const reply = await this.#router.write(conditions, [], this.#callOptions()).catch(() => undefined);
+    const reply = await this.#router.write(conditions, [], { ...this.#callOptions(), owner: this.#owner }).catch(() => undefined);
     const conflict = reply && conflictOf(reply, conditions);
     if (conflict === undefined) throw error;
     return { conflict };
@@ -201,10 +248,19 @@ class Run {
   }
 }
 
+/** Others were faster, or their locks were in the way each time that the cluster tried. */
+function isLost(ending: Failed): boolean {
+  return 'conflict' in ending || ending.again.reason === 'TRANSACTION_CONFLICT';
+}
+
+/** 53 random bits, not all zero. */
+function numberOf(random: Random): number {
+  return Math.max(1, random.uint32() * 2 ** 21 + Math.floor(random.uint32() / 2 ** 11));
+}
+
 /** Nothing was done, and a new attempt, which reads a later moment, may fare better. */
 function mayHelpAgain({ code, reason, outcome, retriable }: TidemarkError): boolean {
   if (outcome !== 'none') return false;
-  // The locks of others stood in its way each time that the cluster tried.
   if (reason === 'TRANSACTION_CONFLICT') return true;
   return reason === 'BEFORE_HORIZON' || (code === 'RESOURCE_EXHAUSTED' && retriable);
 }

@@ -85,6 +85,9 @@ export interface Limits {
   readonly intentPatienceMs: number;
   /** Requests about transactions (prepare, resolve, outcomes) that a node works on at a time. */
   readonly transactionRequestsInFlightMax: number;
+  /** How long a transaction that has lost several times may keep others off its keys; memory for that, of one bucket, about. */
+  readonly reservationMsMax: number;
+  readonly reservationBytesPerBucketMax: number;
   /**
    * History: how long every version is kept, unless the records since then take more than so many bytes on a node's disk; how
    * much longer a running read or a change stream may hold it back; how long a pin may; how many pins there may be.
@@ -167,6 +170,8 @@ export const DEFAULT_LIMITS: Limits = {
   transactionLifeMs: 10_000,
   intentPatienceMs: 1000,
   transactionRequestsInFlightMax: 8192,
+  reservationMsMax: 10_000,
+  reservationBytesPerBucketMax: 4 * MIB,
   retentionMs: 24 * 60 * 60_000,
   retentionBytesMax: 256 * 1024 * MIB,
   horizonHoldMsMax: 60 * 60_000,

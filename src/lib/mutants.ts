@@ -96,6 +96,11 @@ export const MUTANTS = [
   'transaction-forgets-reads',
   'transaction-forgets-ranges',
   'transaction-reads-on',
+  'transaction-never-reserves',
+  'reservations-ignored',
+  'reserved-too-early',
+  'reservations-kept',
+  'reservations-unending',
   // State and snapshots
   'torn-state-batch',
   'overlay-dropped-early',

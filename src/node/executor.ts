@@ -3,7 +3,7 @@ import type { Limits } from '../env/limits.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
-import type { Served, Timestamp, WriteRequest } from '../bucket/requests.js';
+import type { ReserveRequest, Served, Timestamp, WriteRequest } from '../bucket/requests.js';
 import type { StateStore } from '../bucket/state-store.js';
 import { rangesOf } from '../bucket/range-conditions.js';
 import { checkWrite } from '../bucket/validate.js';
@@ -83,6 +83,10 @@ export class Executor implements NodeHandle {
         return await this.#queries.run(this.#answerBytesOf(operation), () => this.#query(operation, context));
       }
       if (operation.kind === 'pins') return await this.#commands.run(0, () => this.#pins(operation, context));
+      if (operation.kind === 'reserve') {
+        const { bucket, request } = operation;
+        return await this.#commands.run(0, () => this.#reserve(bucket, request, context));
+      }
       if (operation.kind !== 'write') return await this.#transactions.run(0, () => this.#transact(operation, context));
       const { bucket, request } = operation;
       return await this.#commands.run(bytesOf(request), () => this.#write(bucket, request, context));
@@ -136,7 +140,13 @@ export class Executor implements NodeHandle {
     return { result, served };
   }
 
-  async #transact(operation: Exclude<Operation, Query | { kind: 'write' | 'pins' }>, context: OperationContext): Promise<Answer> {
+  async #reserve(bucket: BucketId, request: ReserveRequest, context: OperationContext): Promise<Answer> {
+    const { nodeId } = this.#options;
+    const timestamp = await this.#replica(bucket).reserve(request, context.deadlineMs);
+    return answer<'reserve'>({}, { node: nodeId, timestamp, consistency: 'linearizable', hops: 0 }, context);
+  }
+
+  async #transact(operation: Internal, context: OperationContext): Promise<Answer> {
     const { nodeId, hybrid, limits, transactions } = this.#options;
     const { deadlineMs, seen } = context;
     const replica = this.#replica(operation.bucket);
@@ -284,6 +294,8 @@ export class Executor implements NodeHandle {
     throw new TidemarkError('UNAVAILABLE', 'NOT_HOSTED', message, { retriable: true, details });
   }
 }
+
+type Internal = Extract<Operation, { kind: 'prepare' | 'resolve' | 'outcomes' }>;
 
 /** Has a state, and hears by when it is complete. */
 function isComplete(replica: Replica): boolean {

@@ -54,7 +54,7 @@ interface Coordination {
   readonly seen: Timestamp;
   /** Of whoever waits for longest. */
   deadlineMs: number;
-  /** When its first attempt began: its age. */
+  /** When its first attempt, or that of its owner, began: its age. */
   first: Timestamp;
   promise: Promise<WriteResult> | undefined;
 }
@@ -104,7 +104,8 @@ export class Transactions {
     }
     const { term } = raft;
     const { seen = 0 } = context;
-    const coordination: Coordination = { term, replica, request, parts, seen, deadlineMs, first: 0, promise: undefined };
+    const first = request.owner?.first ?? 0;
+    const coordination: Coordination = { term, replica, request, parts, seen, deadlineMs, first, promise: undefined };
     this.#running.set(name, coordination);
     coordination.promise = this.#coordinate(coordination).finally(() => {
       if (this.#running.get(name) === coordination) this.#running.delete(name);
@@ -166,7 +167,8 @@ export class Transactions {
       if (hopeless !== undefined && !mutant('decide-unprepared')) return hopeless;
       const participants = parts.others.map(({ bucket }) => bucket);
       const { conditions, mutations } = parts.own;
-      const decide = { id, start, first, request: request.id, participants, after, conditions, mutations };
+      const reservation = request.owner?.reservation ?? 0;
+      const decide = { id, start, first, reservation, request: request.id, participants, after, conditions, mutations };
       const decided = await replica.decide(decide, term, coordination.deadlineMs);
       if (decided.kind === 'done' && decided.committed) {
         this.#tell(replica, { id, start, timestamp: decided.result.timestamp, participants });
@@ -180,12 +182,13 @@ export class Transactions {
 
   /** A failure leaves nothing but, perhaps, intents of an attempt that is never committed: its outcome is none. */
   async #prepare(
-    { replica, seen, deadlineMs, first }: Coordination,
+    { replica, request: { owner }, seen, deadlineMs, first }: Coordination,
     { bucket, conditions, mutations }: Part,
     id: TransactionId,
     start: Timestamp,
   ): Promise<PrepareReply> {
-    const request = { id, home: replica.bucket, start, first, conditions, mutations };
+    const reservation = owner?.reservation ?? 0;
+    const request = { id, home: replica.bucket, start, first, reservation, conditions, mutations };
     try {
       const context = { ...this.#context(deadlineMs), seen };
       const { result } = await this.#options.handle().execute({ kind: 'prepare', bucket, request }, context);

@@ -1,7 +1,7 @@
 import type { Limits } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
 import { printable, type Bytes } from '../lib/bytes.js';
-import type { Change, Condition, Mutation, Record } from '../bucket/requests.js';
+import type { Change, Condition, Mutation, Record, ReserveRequest } from '../bucket/requests.js';
 import {
   checkConsistency,
   checkKey,
@@ -40,6 +40,9 @@ export function checkOperation(operation: Operation, limits: Limits, buckets: nu
       checkBuckets([operation.request.home], buckets);
       return;
     }
+    case 'reserve':
+      checkReserve(operation.request, operation.bucket, limits, buckets);
+      return;
     case 'resolve':
     case 'outcomes':
       checkBuckets([operation.bucket], buckets);
@@ -88,6 +91,25 @@ export function checkOperation(operation: Operation, limits: Limits, buckets: nu
       if (operation.waitMs > MARK_WAIT_MS_MAX) {
         throw invalid('WAIT_TOO_LONG', `waitMs is ${operation.waitMs}; at most ${MARK_WAIT_MS_MAX} are allowed`);
       }
+  }
+}
+
+function checkReserve({ owner, claim, forMs }: ReserveRequest, bucket: BucketId, limits: Limits, buckets: number): void {
+  checkBuckets([bucket], buckets);
+  checkTimestamp(owner.first, 'first');
+  const { writes, reads, ranges } = claim;
+  const keys = [...writes, ...reads];
+  if (keys.length > limits.writeMutationsMax || ranges.length > limits.writeRangesMax) {
+    const message = `${keys.length} keys and ${ranges.length} ranges are more than a write may have`;
+    throw invalid('WRITE_TOO_LARGE', message, { limit: String(limits.writeMutationsMax) });
+  }
+  for (const key of keys) {
+    checkKey(key, limits);
+    checkBucket(key, bucket, buckets);
+  }
+  for (const range of ranges) checkRange(range, limits);
+  if (forMs > limits.reservationMsMax) {
+    throw invalid('WAIT_TOO_LONG', `forMs is ${forMs}; at most ${limits.reservationMsMax} are allowed`, { field: 'forMs' });
   }
 }
 

@@ -282,7 +282,7 @@ function withoutHorizon({ code, reason, message, outcome }: TidemarkError): Tide
 /** Only the leader answers these. */
 function provesLeader(operation: KeyOperation): boolean {
   if (operation.kind === 'get') return operation.consistency.kind === 'linearizable' && !operation.anyReplica;
-  return operation.kind === 'write' || isInternal(operation);
+  return operation.kind === 'write' || operation.kind === 'reserve' || isInternal(operation);
 }
 
 /** What NOT_LEADER and NOT_HOSTED say about who leads. */

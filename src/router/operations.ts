@@ -7,6 +7,7 @@ import type {
   PrepareRequest,
   PrepareResult,
   Record as KeyRecord,
+  ReserveRequest,
   ResolveRequest,
   Served,
   Timestamp,
@@ -64,6 +65,7 @@ export type Operation =
       readonly kind: 'readTimestamp';
       readonly buckets: readonly BucketId[];
     }
+  | { readonly kind: 'reserve'; readonly bucket: BucketId; readonly request: ReserveRequest }
   // Transactions over several buckets, between nodes only (node/transactions.ts).
   | { readonly kind: 'prepare'; readonly bucket: BucketId; readonly request: PrepareRequest }
   | { readonly kind: 'resolve'; readonly bucket: BucketId; readonly request: ResolveRequest }
@@ -140,6 +142,8 @@ export interface Result {
   readonly history: { readonly versions: readonly Version[]; readonly more: boolean };
   readonly scan: { readonly records: readonly KeyRecord[]; readonly more: boolean };
   readonly readTimestamp: { readonly timestamp: Timestamp };
+  /** The timestamp of the answer is that of Replica.reserve. */
+  readonly reserve: Readonly<Record<string, never>>;
   readonly prepare: PrepareResult;
   readonly resolve: Readonly<Record<string, never>>;
   readonly outcomes: { readonly outcomes: readonly Outcome[] };

@@ -3,6 +3,7 @@ import type { Limits } from '../env/limits.js';
 import type { CancelSignal } from '../lib/cancel.js';
 import type { Consistency, Record, RequestId, Served, Timestamp, Version, WriteResult } from '../bucket/requests.js';
 import type { NodeId } from '../placement/map.js';
+import type { Owner } from '../txn/reservations.js';
 import type { HedgingOptions } from './hedging.js';
 import type { NodeHandle } from './operations.js';
 import type { PipelineEnv } from './pipeline.js';
@@ -50,6 +51,8 @@ export interface WriteOptions extends CallOptions {
   readonly id?: RequestId | undefined;
   /** The token of a session: the commit timestamp is above it. */
   readonly atLeast?: Timestamp | undefined;
+  /** The transaction of which this is the commit. */
+  readonly owner?: Owner | undefined;
 }
 
 export interface ReadOptions extends CallOptions {

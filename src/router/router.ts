@@ -1,11 +1,13 @@
 import type { Counter } from '../env/env.js';
 import type { Bytes } from '../lib/bytes.js';
-import { isTidemarkError, TidemarkError } from '../lib/errors.js';
+import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { EPOCH_MS, checkNotAhead, checkTimestamp, later } from '../mvcc/timestamp.js';
 import type { Condition, Consistency, KeyRange, Mutation, RequestId, Timestamp } from '../bucket/requests.js';
 import { checkConsistency, checkKey, checkRequestId, checkValue, checkWrite } from '../bucket/validate.js';
 import { bucketOf, type BucketId, type NodeId, type Placement } from '../placement/map.js';
+import type { Claim } from '../txn/locks.js';
+import type { Owner } from '../txn/reservations.js';
 import { Alarms } from './alarms.js';
 import { AnswerBudget } from './answer-budget.js';
 import { bytesOfRecord, bytesOfWrite, homeOfWrite, checkPinAction } from './checks.js';
@@ -13,7 +15,7 @@ import type { StreamEvent } from './change-stream.js';
 import { ChangeStreams, type ChangesOptions } from './change-streams.js';
 import { Connections } from './connections.js';
 import type { Call } from './call.js';
-import { Dispatcher, isBornAhead } from './dispatch.js';
+import { Dispatcher } from './dispatch.js';
 import type { DiffPage } from './diff.js';
 import { Hedging } from './hedging.js';
 import { forward, isPage } from './forward.js';
@@ -31,6 +33,7 @@ import type { DiffOptions, PinsReply, WriteReply, GetReply, GetManyEntry, Histor
 import { PagedReads } from './paged-reads.js';
 import { pinsOverBuckets } from './pins.js';
 import { PlacementCache } from './placement-cache.js';
+import { claimsByBucket, reserve } from './reserve.js';
 import { readTimestamp, type ScanPage } from './scan.js';
 import { Sessions } from './session.js';
 import { Trail } from './trail.js';
@@ -77,8 +80,6 @@ const MARGIN_PART = 0.1;
 /** Keys of one getMany that are asked for at a time. */
 const GET_MANY_WINDOW_MIN = 16;
 const GET_MANY_WINDOW_MAX = 256;
-/** New sessions for one command; each is younger than all that its bucket had forgotten a moment ago. */
-const SESSION_RENEWALS_MAX = 3;
 
 /** Limited each by itself. */
 type Sort = 'commands' | 'queries';
@@ -254,40 +255,28 @@ export class Router implements NodeHandle {
       if (atLeast > 0) this.#checkNotAhead(atLeast, 'at_least');
       const execute = (id: RequestId): Promise<Answer<'write'>> =>
         this.#dispatcher.execute(
-          { kind: 'write', bucket, request: { id, conditions, mutations } },
+          { kind: 'write', bucket, request: { id, conditions, mutations, owner: options.owner } },
           options.id === undefined ? { ...call, renewable: true } : call,
         );
-      const { result, served } = options.id === undefined ? await this.#inSession(execute) : await execute(options.id);
+      const { result, served } = options.id === undefined ? await this.#sessions.run(execute) : await execute(options.id);
       for (const { key } of mutations) this.#saw(bucketOf(key, placement.buckets), served.timestamp);
       this.#saw(bucket, served.timestamp);
       return { ...result, served };
     });
   }
 
-  /** Gives the command an id of this router's session; of a new one, if the bucket or its node takes none of the present one. */
-  async #inSession<T>(execute: (id: RequestId) => Promise<T>): Promise<T> {
-    for (let renewals = 0; ; renewals += 1) {
-      const ticket = this.#sessions.begin();
-      try {
-        return await execute(ticket.id);
-      } catch (error) {
-        if (renewals === SESSION_RENEWALS_MAX || !this.#renew(ticket.id.session, error)) throw error;
-      } finally {
-        ticket.end();
-      }
-    }
-  }
-
-  /** Whether the command was not done, and may be in a new session. */
-  #renew(session: number, error: unknown): boolean {
-    if (isBornAhead(error)) {
-      this.#sessions.renewBefore(session, checkTimestamp(Number(error.details['now']), 'now'));
-      return true;
-    }
-    const horizon = isTidemarkError(error) && error.reason === 'REQUEST_FORGOTTEN' ? error.details['horizon'] : undefined;
-    if (horizon === undefined) return false;
-    this.#sessions.renewAfter(session, checkTimestamp(Number(horizon), 'horizon'));
-    return true;
+  /**
+   * Keeps who began later off keys and ranges for so long (txn/reservations.ts); 0: lets go of them. When it answers, whatever
+   * was under way there is over, and what this router's callers read next shows it.
+   */
+  async reserve(claim: Claim, owner: Owner, forMs: number, options: CallOptions = {}): Promise<void> {
+    await this.#admitted('commands', 0, async () => {
+      const call = this.#callOf(options);
+      const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
+      const claims = claimsByBucket(claim, placement.buckets);
+      const timestamp = await reserve(this.#dispatcher, claims, owner, forMs, call);
+      for (const bucket of claims.keys()) this.#saw(bucket, timestamp);
+    });
   }
 
   /** An id for a caller that retries by itself: see WriteOptions. */

@@ -1,7 +1,9 @@
 import type { Clock, Random } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
+import { isTidemarkError } from '../lib/errors.js';
 import type { RequestId, Timestamp } from '../bucket/requests.js';
-import { earlier, TIMESTAMP_MAX } from '../mvcc/timestamp.js';
+import { checkTimestamp, earlier, TIMESTAMP_MAX } from '../mvcc/timestamp.js';
+import { isBornAhead } from './dispatch.js';
 
 /**
  * Request ids. A bucket remembers the results of a session's commands from the lowest one whose answer is still awaited, so
@@ -17,6 +19,8 @@ import { earlier, TIMESTAMP_MAX } from '../mvcc/timestamp.js';
  */
 const BORN_EARLY_MS_MAX = 60_000;
 const BORN_EARLY_PART = 1 / 8;
+/** New sessions for one command; each is younger than all that its bucket had forgotten a moment ago. */
+const RENEWALS_MAX = 3;
 
 export class Sessions {
   readonly #clock: Clock;
@@ -45,6 +49,32 @@ export class Sessions {
     return this.#session.begin();
   }
 
+  /** Gives the command an id of the present session; of a new one, if its bucket or node takes none of that. */
+  async run<T>(execute: (id: RequestId) => Promise<T>): Promise<T> {
+    for (let renewals = 0; ; renewals += 1) {
+      const ticket = this.begin();
+      try {
+        return await execute(ticket.id);
+      } catch (error) {
+        if (renewals === RENEWALS_MAX || !this.#renew(ticket.id.session, error)) throw error;
+      } finally {
+        ticket.end();
+      }
+    }
+  }
+
+  /** Whether the command was not done, and may be in a new session. */
+  #renew(session: number, error: unknown): boolean {
+    if (isBornAhead(error)) {
+      this.#renewBefore(session, checkTimestamp(Number(error.details['now']), 'now'));
+      return true;
+    }
+    const horizon = isTidemarkError(error) && error.reason === 'REQUEST_FORGOTTEN' ? error.details['horizon'] : undefined;
+    if (horizon === undefined) return false;
+    this.#renewAfter(session, checkTimestamp(Number(horizon), 'horizon'));
+    return true;
+  }
+
   /** The first id of a session that somebody else keeps, and ends as it likes. */
   alone(): RequestId {
     return new Session(this.#random, this.#birth(), 0).begin().id;
@@ -58,13 +88,13 @@ export class Sessions {
   }
 
   /** A bucket has forgotten sessions born up to `horizon`, and takes this one for one of them: the next is younger. */
-  renewAfter(session: number, horizon: Timestamp): void {
+  #renewAfter(session: number, horizon: Timestamp): void {
     this.#bornAfter = Math.max(this.#bornAfter, horizon);
     if (this.#session?.id === session) this.#session = undefined;
   }
 
   /** A node whose clock shows `now` refuses this one for coming from its future: the next is older. */
-  renewBefore(session: number, now: Timestamp): void {
+  #renewBefore(session: number, now: Timestamp): void {
     this.#bornBefore = now;
     if (this.#session?.id === session) this.#session = undefined;
   }

@@ -2,6 +2,8 @@ import { BinaryReader, type BinaryWriter } from '../lib/binary.js';
 import type { Bytes } from '../lib/bytes.js';
 import type { Condition, Consistency, Mutation, Timestamp } from '../bucket/requests.js';
 import type { BucketId } from '../placement/map.js';
+import type { Claim } from '../txn/locks.js';
+import type { Owner } from '../txn/reservations.js';
 import type { TransactionId } from '../txn/transaction.js';
 import type { Operation, OperationKind, PinAction, StreamNeeds } from './operations.js';
 import { CONSISTENCIES, decodePosition, encodePosition, ITEM, OPERATIONS, pick } from './wire.js';
@@ -35,7 +37,7 @@ export function encodeRequest(out: BinaryWriter, request: Request): void {
   out.uint(request.seen);
   switch (operation.kind) {
     case 'write': {
-      const { id, conditions, mutations } = operation.request;
+      const { id, conditions, mutations, owner } = operation.request;
       out.uint(operation.bucket);
       out.uint(id.session);
       out.uint(id.born);
@@ -45,6 +47,7 @@ export function encodeRequest(out: BinaryWriter, request: Request): void {
       for (const condition of conditions) encodeCondition(out, condition);
       out.uint(mutations.length);
       for (const mutation of mutations) encodeMutation(out, mutation);
+      encodeOwner(out, owner);
       return;
     }
     case 'get':
@@ -85,12 +88,13 @@ export function encodeRequest(out: BinaryWriter, request: Request): void {
       encodeBuckets(out, operation.buckets);
       return;
     case 'prepare': {
-      const { id, home, start, first, conditions, mutations } = operation.request;
+      const { id, home, start, first, reservation, conditions, mutations } = operation.request;
       out.uint(operation.bucket);
       encodeTransactionId(out, id);
       out.uint(home);
       out.uint(start);
       out.uint(first);
+      out.uint(reservation);
       out.uint(conditions.length);
       for (const { position, condition } of conditions) {
         out.uint(position);
@@ -128,7 +132,43 @@ export function encodeRequest(out: BinaryWriter, request: Request): void {
       out.uint(operation.above);
       out.uint(Math.ceil(operation.waitMs));
       encodeNeeds(out, operation.needs);
+      return;
+    case 'reserve': {
+      const { owner, claim, forMs } = operation.request;
+      out.uint(operation.bucket);
+      encodeOwner(out, owner);
+      out.uint(Math.ceil(forMs));
+      encodeClaim(out, claim);
+    }
   }
+}
+
+/** First 0: there is none. */
+function encodeOwner(out: BinaryWriter, owner: Owner | undefined): void {
+  out.uint(owner?.first ?? 0);
+  if (owner !== undefined) out.uint(owner.reservation);
+}
+
+function decodeOwner(input: BinaryReader): Owner | undefined {
+  const first = input.uint();
+  return first === 0 ? undefined : { first, reservation: input.uint() };
+}
+
+function encodeClaim(out: BinaryWriter, { writes, reads, ranges }: Claim): void {
+  for (const keys of [writes, reads]) {
+    out.uint(keys.length);
+    for (const key of keys) out.bytes(key);
+  }
+  out.uint(ranges.length);
+  for (const { start, end } of ranges) {
+    out.bytes(start);
+    out.bytes(end);
+  }
+}
+
+function decodeClaim(input: BinaryReader): Claim {
+  const keys = (): Bytes[] => input.list(() => input.bytes());
+  return { writes: keys(), reads: keys(), ranges: input.list(() => ({ start: input.bytes(), end: input.bytes() })) };
 }
 
 function encodeNeeds(out: BinaryWriter, { stream, above }: StreamNeeds): void {
@@ -185,7 +225,7 @@ function decodeOperation(input: BinaryReader, kind: OperationKind): Operation {
       const id = { session: input.uint(), born: input.uint(), sequence: input.uint(), lowest: input.uint() };
       const conditions = input.list(() => decodeCondition(input));
       const mutations = input.list(() => decodeMutation(input));
-      return { kind, bucket, request: { id, conditions, mutations } };
+      return { kind, bucket, request: { id, conditions, mutations, owner: decodeOwner(input) } };
     }
     case 'get': {
       const of = { kind, bucket: input.uint(), key: input.bytes() };
@@ -222,10 +262,10 @@ function decodeOperation(input: BinaryReader, kind: OperationKind): Operation {
     case 'prepare': {
       const bucket = input.uint();
       const id = decodeTransactionId(input);
-      const [home, start, first] = [input.uint(), input.uint(), input.uint()];
+      const [home, start, first, reservation] = [input.uint(), input.uint(), input.uint(), input.uint()];
       const conditions = input.list(() => ({ position: input.uint(), condition: decodeCondition(input) }));
       const mutations = input.list(() => decodeMutation(input));
-      return { kind, bucket, request: { id, home, start, first, conditions, mutations } };
+      return { kind, bucket, request: { id, home, start, first, reservation, conditions, mutations } };
     }
     case 'resolve': {
       const bucket = input.uint();
@@ -246,6 +286,12 @@ function decodeOperation(input: BinaryReader, kind: OperationKind): Operation {
     }
     case 'awaitMark':
       return { kind, buckets: decodeBuckets(input), above: input.uint(), waitMs: input.uint(), needs: decodeNeeds(input) };
+    case 'reserve': {
+      const bucket = input.uint();
+      const owner = decodeOwner(input);
+      if (owner === undefined) throw input.malformed('nobody reserves');
+      return { kind, bucket, request: { owner, forMs: input.uint(), claim: decodeClaim(input) } };
+    }
   }
 }
 

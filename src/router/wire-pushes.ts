@@ -85,6 +85,7 @@ export function encodeAnswer(out: BinaryWriter, number: number, kind: OperationK
       return;
     }
     case 'resolve':
+    case 'reserve':
       return;
     case 'outcomes': {
       const { outcomes } = answer.result as Result['outcomes'];
@@ -262,6 +263,7 @@ function decodeResult(input: BinaryReader, kind: OperationKind): Result[Operatio
     case 'prepare':
       return decodePrepareResult(input);
     case 'resolve':
+    case 'reserve':
       return {};
     case 'outcomes':
       return { outcomes: input.list(() => decodeOutcome(input)) };

@@ -51,6 +51,7 @@ export const OPERATIONS = [
   'pins',
   'changes',
   'awaitMark',
+  'reserve',
 ] as const satisfies readonly OperationKind[];
 export const CONSISTENCIES: readonly Consistency['kind'][] = ['linearizable', 'bounded', 'local', 'asOf'];
 

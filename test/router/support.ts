@@ -178,6 +178,7 @@ export class FakeNode implements NodeHandle {
       case 'prepare':
         return { result: { kind: 'prepared', timestamp }, served };
       case 'resolve':
+      case 'reserve':
         return { result: {}, served };
       case 'outcomes':
         return { result: { outcomes: operation.ids.map(() => ({ kind: 'pending' })) }, served };

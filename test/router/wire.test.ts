@@ -58,6 +58,8 @@ const change: fc.Arbitrary<Change> = fc
   })
   .map((fields) => (fields.deleted ? { ...fields, value: Buffer.alloc(0) } : fields));
 
+const owner = fc.record({ first: uint.filter((first) => first > 0), reservation: uint });
+
 const operation: fc.Arbitrary<Operation> = fc.oneof(
   fc.record({
     kind: fc.constant('write' as const),
@@ -66,6 +68,7 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
       id: fc.record({ session: uint, born: uint, sequence: uint, lowest: uint }),
       conditions: fc.array(condition, { maxLength: 4 }),
       mutations: fc.array(mutation, { maxLength: 4 }),
+      owner: fc.option(owner, { nil: undefined }),
     }),
   }),
   fc.record({ kind: fc.constant('get' as const), bucket, key: data, anyReplica: fc.boolean(), consistency }),
@@ -116,6 +119,7 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
       home: bucket,
       start: uint,
       first: uint,
+      reservation: uint,
       conditions: fc.array(fc.record({ position: uint, condition }), { maxLength: 4 }),
       mutations: fc.array(mutation, { maxLength: 4 }),
     }),
@@ -141,6 +145,15 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
     above: uint,
     waitMs: fc.nat(10_000),
     needs,
+  }),
+  fc.record({
+    kind: fc.constant('reserve' as const),
+    bucket,
+    request: fc.record({
+      owner,
+      claim: fc.record({ writes: fc.array(data), reads: fc.array(data), ranges: fc.array(fc.record({ start: data, end: data })) }),
+      forMs: fc.nat(10_000),
+    }),
   }),
 );
 
@@ -178,6 +191,7 @@ const results: { readonly [K in OperationKind]: fc.Arbitrary<Answer<K>['result']
     fc.constantFrom({ kind: 'locked' } as const, { kind: 'ended' } as const),
   ),
   resolve: fc.constant({}),
+  reserve: fc.constant({}),
   outcomes: fc.record({
     outcomes: fc.array(
       fc.oneof(
@@ -332,7 +346,7 @@ describe('wire: frames of a pipeline stream', () => {
     });
     encodeCancel(out, 3);
     const request = '000102ac02008080808080808008c80109080706';
-    expect(out.take().toString('hex')).to.equal(`${request}0202016b050401610162040201016b01760001` + '6c1003');
+    expect(out.take().toString('hex')).to.equal(`${request}0202016b050401610162040201016b01760001` + '6c001003');
     encodeAnswer(out, 1, 'get', {
       result: { record: { key: Buffer.from('k'), value: Buffer.from('v'), version: 5 } },
       served: { node: 2, timestamp: 128, consistency: 'asOf', hops: 1 },

@@ -29,6 +29,7 @@ import './replica-reads.test.js';
 import './retention.test.js';
 import './seams.test.js';
 import './stalls.test.js';
+import './starvation.test.js';
 import './time-travel.test.js';
 import './transaction-seams.test.js';
 import './transactions.test.js';

@@ -1,5 +1,6 @@
 import type { Mutant } from '../../src/lib/mutants.js';
 import { PLANTED_IN_READS } from './mutants-of-reads.js';
+import { TRANSACTIONS } from './mutants-transactions.js';
 import type { Planted } from './planted.js';
 
 export const PLANTED: Readonly<Record<Mutant, Planted>> = {
@@ -134,21 +135,7 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'a router forgets that an attempt may have taken effect',
     by: { swarm: 'any' },
   },
-  'transaction-forgets-reads': {
-    like: 'Transactions: lost update, bank sum changed without any fault (tidb#21900)',
-    what: 'a transaction commits whatever became of the keys that it has read',
-    by: { test: 'sim/client-transactions', name: 'loses no update' },
-  },
-  'transaction-forgets-ranges': {
-    like: 'Transactions: write skew through a phantom',
-    what: 'a transaction commits whatever became of the ranges that it has scanned',
-    by: { test: 'sim/client-transactions', name: 'lets no phantom in' },
-  },
-  'transaction-reads-on': {
-    like: 'Transactions: read skew',
-    what: 'the reads of a transaction are of several moments',
-    by: { test: 'sim/client-transactions', name: 'reads one moment' },
-  },
+  ...TRANSACTIONS,
   'torn-state-batch': {
     like: 'LevelDB after power loss: half of a Write (leveldb#189)',
     what: 'a state batch is cut in the midst of an apply',
@@ -193,91 +180,6 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     like: 'LevelDB after power loss: bit rot (leveldb#333)',
     what: 'whoever asks a node with a damaged disk gets that for an answer',
     by: { test: 'sim/damage', name: 'sends those who ask it to the others' },
-  },
-  'writes-ignore-locks': {
-    like: 'Transactions: bank sum changed without any fault (tidb#21900)',
-    what: 'plain commands pass over the locks of transactions',
-    by: { swarm: 'transactions' },
-  },
-  'decide-unprepared': {
-    like: 'Transactions: success reported though rolled back (tidb#33641)',
-    what: 'a transaction is committed though a participant did not prepare it',
-    by: { swarm: 'transactions' },
-  },
-  'commit-below-prepares': {
-    like: 'Transactions: success reported though rolled back (tidb#33641)',
-    what: 'home gives a commit timestamp below what its participants have promised',
-    by: { swarm: 'transactions' },
-  },
-  'resolve-leaves-clock': {
-    like: 'Transactions: locks go before the bucket clock has come to the commit timestamp',
-    what: 'a participant resolves at a clock below the commit timestamp',
-    by: { swarm: 'transactions' },
-  },
-  'reads-ignore-intents': {
-    like: 'Replica reads: a redirected read loses its lock check (tikv#12109)',
-    what: 'reads do not look for intents',
-    by: { swarm: 'transactions' },
-  },
-  'resolved-above-intents': {
-    like: 'Streams: premature resolved timestamp (cockroach#117612)',
-    what: 'a replica takes for resolved what a prepared transaction may still write',
-    by: { swarm: 'transactions' },
-  },
-  'decide-in-later-term': {
-    like: 'Transactions: recovery that aborts a live one (cockroach#47337)',
-    what: 'home decides in a later term, when others may have been told that the transaction is over',
-    by: { test: 'sim/transaction-seams', name: 'is decided in the term in which it began' },
-  },
-  'locks-lost-with-leader': {
-    like: 'Transactions: bank sum changed without any fault (tidb#21900)',
-    what: 'the next leader knows nothing of the locks of what is prepared',
-    by: { test: 'sim/transaction-seams', name: 'stays so under the next leader' },
-  },
-  'younger-waits-too': {
-    like: 'Liveness: a deadlock',
-    what: 'transactions wait for locks, whoever holds them',
-    by: { test: 'sim/transactions', name: 'in opposite orders' },
-  },
-  'resolved-unconfirmed': {
-    like: 'Transactions: success reported though rolled back (tidb#33641)',
-    what: 'a leader that lost its office unawares says that it has resolved what it does not know',
-    by: { test: 'sim/transaction-seams', name: 'has lost its office unawares' },
-  },
-  'ended-attempts-forgotten': {
-    like: 'Transactions: applied twice',
-    what: 'a participant forgets that an attempt has ended, and prepares it again',
-    by: { test: 'sim/transaction-seams', name: 'is not prepared again' },
-  },
-  'outcome-unconfirmed': {
-    like: 'Replica reads: a redirected read loses its lock check (tikv#12109)',
-    what: 'a read trusts the answer of a home that has forgotten the transaction meanwhile',
-    by: { test: 'sim/transaction-seams', name: 'learns too late what became of it' },
-  },
-  'scan-misses-commits': {
-    like: 'Replica reads: a leader read older than a follower read (tikv#16069)',
-    what: 'a scan takes a timestamp below commits that a participant has not heard of',
-    by: { test: 'sim/transaction-seams', name: 'is in every scan that begins then' },
-  },
-  'live-attempts-aborted': {
-    like: 'Transactions: recovery that aborts a live one (cockroach#47337)',
-    what: 'home says of an attempt under way that it is over',
-    by: { test: 'sim/transaction-seams', name: 'is not aborted while it is alive' },
-  },
-  'record-forgotten-early': {
-    like: 'Transactions: success reported though rolled back (tidb#33641)',
-    what: 'home drops the record of a transaction that not every participant has resolved',
-    by: { test: 'sim/transaction-seams', name: 'is not forgotten before' },
-  },
-  'orphans-left': {
-    like: 'Transactions: an intent that nobody comes back to',
-    what: 'a participant never asks what became of a transaction',
-    by: { test: 'sim/transaction-seams', name: 'that nobody will ever come back to' },
-  },
-  'snapshot-without-intents': {
-    like: 'Snapshots: applied twice after a snapshot',
-    what: 'an installed snapshot brings nothing of what is prepared',
-    by: { test: 'sim/transaction-seams', name: 'that is prepared comes with a snapshot' },
   },
   'stream-mark-of-fastest': {
     like: 'Streams: progress mark ahead of events (etcd#15220)',

@@ -58,7 +58,7 @@ function write(world: World, conditions: readonly Condition[], mutations: readon
 function attempt({ client }: World, first: Timestamp, part: Partial<PrepareRequest>): PrepareRequest {
   sequence += 1;
   const id = { session: 78, sequence, attempt: sequence };
-  return { id, home: 0, start: client.now(), first, conditions: [], mutations: [], ...part };
+  return { id, home: 0, start: client.now(), first, reservation: 0, conditions: [], mutations: [], ...part };
 }
 
 const placed = (condition: Condition): PlacedCondition => ({ position: 0, condition });

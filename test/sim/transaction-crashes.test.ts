@@ -8,7 +8,7 @@ import { Router, type WriteReply } from '../../src/router/router.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
 import type { SimProcess } from '../../src/sim/process.js';
 import { bytes, startCluster, untilEqual, untilLed } from './support.js';
-import { endingOf, keyLedBy, leadingReplica, leftovers, puts, untilSettled, versionsOf, type Ending } from './transaction-support.js';
+import { endingOf, keyLedBy, leadingReplica, leftovers, puts, stepsOf, untilSettled, versionsOf, type Ending } from './transaction-support.js';
 
 /**
  * Whoever takes part in a transaction dies between two steps, or is cut off, or sleeps: every two steps, not some of them. A step is
@@ -62,17 +62,6 @@ async function start({ leaders }: Case): Promise<World> {
   await cluster.settle(Promise.all([...keys, read].map((key) => client.put(bytes(key), bytes('before')))));
   const condition: Condition = { kind: 'exists', key: bytes(read) };
   return { cluster, client, clientProcess, keys, condition, id: { session: 4711, born: client.now(), sequence: 1, lowest: 1 } };
-}
-
-/** Counts the steps of a process from now on. */
-function stepsOf(process: SimProcess): () => number {
-  let steps = 0;
-  const enter = process.enter.bind(process);
-  process.enter = (callback) => {
-    steps += 1;
-    enter(callback);
-  };
-  return () => steps;
 }
 
 /** How far the transaction has come, as those see it who lead. */

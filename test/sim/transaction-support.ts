@@ -4,6 +4,7 @@ import type { Condition, Mutation } from '../../src/bucket/requests.js';
 import { bucketOf, type BucketId, type NodeId } from '../../src/placement/map.js';
 import type { Router } from '../../src/router/router.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
+import type { SimProcess } from '../../src/sim/process.js';
 import type { Outcome } from '../../src/lib/errors.js';
 import { isTidemarkError } from '../../src/lib/errors.js';
 import { bytes, isData, replicasOf } from './support.js';
@@ -77,6 +78,17 @@ export async function handOver(cluster: SimCluster, bucket: BucketId, to: NodeId
   leader.transferLeadership(heir.id);
   expect(await cluster.loop.runUntil(() => heir.raft.canServe(), 5000), 'leadership is handed over').to.equal(true);
   return heir;
+}
+
+/** Counts the steps of a process from now on. */
+export function stepsOf(process: SimProcess): () => number {
+  let steps = 0;
+  const enter = process.enter.bind(process);
+  process.enter = (callback) => {
+    steps += 1;
+    enter(callback);
+  };
+  return () => steps;
 }
 
 /** How a call has ended, once it has. */
