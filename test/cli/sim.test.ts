@@ -8,7 +8,7 @@ import { parsePlan } from '../../src/cli/sim/plan-schema.js';
 import { tidemark } from './support.js';
 
 const SHORT = JSON.stringify({ durationMs: 1000, nodes: 1, replicas: 1, buckets: 1, faults: [], workers: 1, clients: 1 });
-const SMALL = { nodes: 3, replicas: 3, buckets: 1, clients: 2, workers: 2, thinkMs: 5, keys: ['a', 'b'], limits: {} };
+const SMALL = { nodes: 3, replicas: 3, buckets: 1, clients: 2, workers: 2, thinkMs: 5, keys: ['a', 'b'], limits: {}, pinners: 0 };
 
 describe('tidemark sim', () => {
   it('runs seeds, each twice, and says how fast', async () => {

@@ -155,7 +155,7 @@ export const PLANTED_IN_READS = {
   'pins-ignored': {
     like: 'Garbage collection: what a pin holds is removed',
     what: 'a horizon passes the pins',
-    by: { test: 'sim/retention', name: 'holds what is pinned' },
+    by: { swarm: 'pins' },
   },
   'holds-ignored': {
     like: 'Garbage collection: threshold checked before the snapshot is pinned (cockroach#78980)',

@@ -25,6 +25,7 @@ const THREE = {
   transactions: 0,
   streams: 0,
   moveEveryMs: 0,
+  pinners: 0,
 };
 const TINY_LOG = { logEntriesKept: 5, snapshotChunkBytes: 300 };
 
@@ -92,6 +93,26 @@ export const WEATHERS = {
     ],
     faults: [],
     durationMs: 1200,
+  },
+  pins: {
+    ...THREE,
+    ...WORK,
+    keys: ['k0', 'k1', '{g0}a', '{g0}b'],
+    work: [
+      ['put', 10],
+      ['delete', 3],
+      ['group', 3],
+    ],
+    pinners: 2,
+    thinkMs: 20,
+    faults: [
+      ['crash', 1],
+      ['isolate', 1],
+      ['transfer', 1],
+    ],
+    limits: { ...TINY_LOG, retentionMs: 1000, pageEntriesMax: 1 },
+    durationMs: 8000,
+    faultMs: 1000,
   },
   streams: {
     ...THREE,

@@ -87,6 +87,7 @@ const plan = {
   monotonicRateMax: number(0, 0.5),
   durationMs: timeMs,
   transactions: whole(0, COUNT_MAX),
+  pinners: whole(0, COUNT_MAX),
   moveEveryMs: timeMs,
   replicaReads: z.boolean({ error: 'true or false' }),
   streams: whole(0, COUNT_MAX),

@@ -299,14 +299,15 @@ class Checker {
   }
 
   #checkHistory(read: HistoryDone): void {
-    const { key, proof, versions } = read;
+    const { key, asked, proof, versions } = read;
     const name = nameOfRead(read);
     const expected = (this.#versions.get(key) ?? []).filter(({ version }) => version <= proof.timestamp).reverse();
     if (!this.#isHistory(versions, expected, read.retMs)) {
       const [got, wanted] = [versions, expected].map((list) => list.map(brief).join(' '));
       this.#fail(`${name} as of ${proof.timestamp} shows ${got}, not ${wanted}`);
     }
-    this.#checkFresh(name, key, expected[0]?.version ?? 0, read.invoke);
+    if (asked.kind === 'linearizable') this.#checkFresh(name, key, expected[0]?.version ?? 0, read.invoke);
+    else if (proof.timestamp !== asked.timestamp) this.#fail(`${name} is as of ${proof.timestamp}`);
   }
 
   /** The newest ones, all that are not so old that they may be gone: the one that is the latest then is still there. */
@@ -373,7 +374,7 @@ class Checker {
     const keys = read.kind === 'scan' ? [...this.#versions.keys()] : [read.key];
     const inRange = (key: string): boolean =>
       read.kind !== 'scan' || (key >= read.start && (read.end === '' || key < read.end));
-    const asked = read.kind === 'history' ? 'linearizable' : read.asked.kind;
+    const asked = read.asked.kind;
     if (asked !== 'asOf') this.#marksOf(this.#clientMarks, client).add({ ...base, timestamp });
     for (const key of keys.filter(inRange)) {
       this.#marksOf(this.#bucketMarks, this.#bucketOf(key)).add({ ...base, timestamp });

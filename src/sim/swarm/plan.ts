@@ -109,6 +109,8 @@ export interface SwarmPlan {
   readonly streams: number;
   /** Their keys lie in several buckets. */
   readonly spreadTransactions: boolean;
+  /** Clients that pin moments and read as of them, where history is short. */
+  readonly pinners: number;
   /** Mean time from one change of the placement to the next; 0: there is none. */
   readonly moveEveryMs: number;
   /** Linearizable reads of clients go to any replica. */
@@ -123,7 +125,7 @@ export function hasWildClocks({ clockSkewMs, limits }: SwarmPlan): boolean {
 }
 
 /** History is so short that it ends while the run goes on. */
-export function collectsHistory({ limits }: SwarmPlan): boolean {
+export function collectsHistory({ limits }: Pick<SwarmPlan, 'limits'>): boolean {
   return limits.retentionMs !== undefined;
 }
 
@@ -133,7 +135,7 @@ export function drawPlan(random: SimRandom): SwarmPlan {
   const isLarge = nodes > 5;
   const latencyMs = random.pick([0.3, 1, 5, 20]);
   const quiet = random.chance(0.1);
-  return {
+  const plan = {
     nodes,
     replicas,
     buckets: random.pick(isLarge ? [1, 2] : [1, 2, 4, 8]),
@@ -175,6 +177,7 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     moveEveryMs: nodes > replicas ? random.pick([0, 500, 2000]) : 0,
     replicaReads: random.chance(0.5),
   };
+  return { ...plan, pinners: collectsHistory(plan) && random.chance(0.7) ? 2 : 0 };
 }
 
 /** Above all keys that are drawn; those of other clients begin with it. */

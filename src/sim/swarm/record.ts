@@ -1,4 +1,4 @@
-import type { Condition, Consistency, RequestId, Timestamp, WriteResult } from '../../bucket/requests.js';
+import type { Condition, Consistency, Record, RequestId, Timestamp, WriteResult } from '../../bucket/requests.js';
 
 /**
  * What the clients of a simulated run asked and were answered, for the checker.
@@ -51,6 +51,10 @@ export interface Found {
   readonly version: Timestamp;
 }
 
+export function foundOf({ key, value, version }: Record): Found {
+  return { key: key.toString(), value: value.toString(), version };
+}
+
 export interface GetDone extends Span {
   readonly kind: 'get';
   readonly key: string;
@@ -80,6 +84,7 @@ export interface VersionSeen {
 export interface HistoryDone extends Span {
   readonly kind: 'history';
   readonly key: string;
+  readonly asked: Extract<Consistency, { kind: 'linearizable' | 'asOf' }>;
   readonly proof: Proof;
   /** Newest first. */
   readonly versions: readonly VersionSeen[];

@@ -19,6 +19,7 @@ import { Mover } from './mover.js';
 import { Nemesis } from './nemesis.js';
 import { collectsHistory, describePlan, drawPlan, hasWildClocks, type SwarmPlan } from './plan.js';
 import { Recorder, type VersionSeen } from './record.js';
+import { Pinners } from './pins.js';
 import { transactionsOf, type TransactionLoad } from './transactions.js';
 import { Witness } from './witness.js';
 import { Workload } from './workload.js';
@@ -87,6 +88,7 @@ class SwarmRun {
   readonly #mover: Mover | undefined;
   readonly #workload: Workload;
   readonly #consumers: Consumers;
+  readonly #pinners: Pinners;
   readonly #archive = new Archive();
   readonly #witness: Witness;
   readonly #inspector: Inspector;
@@ -152,6 +154,16 @@ class SwarmRun {
       excuses: (error) => isExcused(plan, error),
       horizon: () => (collectsHistory(plan) ? this.#inspector.horizon : 0),
     });
+    this.#pinners = new Pinners({
+      loop,
+      random: random.fork('pins'),
+      count: plan.pinners,
+      keys: plan.keys,
+      routers,
+      recorder: this.recorder,
+      gateways: () => cluster.ids.flatMap((id) => (this.#isAwake(id) ? [cluster.node(id).router] : [])),
+      excuses: (error) => isExcused(plan, error),
+    });
     cluster.network.setLatency(plan.latency);
     for (const id of cluster.ids) cluster.clock(id).jumpWall(skew(plan.clockSkewMs));
   }
@@ -174,11 +186,13 @@ class SwarmRun {
     this.#workload.start();
     this.#transactions?.start();
     this.#consumers.start();
+    this.#pinners.start();
     const nemesis = Promise.all([this.#nemesis.run(), this.#mover?.run()]);
     await loop.runFor(this.#plan.durationMs);
     this.#mover?.stop();
     this.#nemesis.healQuorum();
-    await loop.runUntilSettled(Promise.all([nemesis, this.#workload.stop(), this.#transactions?.stop()]), LIVENESS_MS);
+    const clients = [this.#workload.stop(), this.#transactions?.stop(), this.#pinners.stop()];
+    await loop.runUntilSettled(Promise.all([nemesis, ...clients]), LIVENESS_MS);
     // Until no clock is behind what the wildest one had said.
     if (hasWildClocks(this.#plan)) await loop.runFor(2 * this.#plan.clockSkewMs);
     await this.#becomeUsable();
@@ -264,7 +278,7 @@ class SwarmRun {
     const { log, loop } = this.cluster;
     const hash = createHash('sha256');
     for (const line of log.lines) hash.update(line);
-    const told = [...(this.#transactions?.counts ?? [])];
+    const told = [...(this.#transactions?.counts ?? []), ...this.#pinners.counts];
     const { commands, reads } = this.recorder;
     // One by one: all of them may be longer than a string can be.
     for (const entry of [...commands, ...reads]) hash.update(JSON.stringify(entry));

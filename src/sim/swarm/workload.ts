@@ -1,6 +1,6 @@
 import type { Condition, Consistency, KeyRange, Mutation, RequestId, Served, Timestamp } from '../../bucket/requests.js';
 import { EMPTY } from '../../lib/bytes.js';
-import { isTidemarkError, messageOf, TidemarkError } from '../../lib/errors.js';
+import { isTidemarkError, messageOf, type TidemarkError } from '../../lib/errors.js';
 import { prefixEnd } from '../../lib/ordered.js';
 import { compose, earlier, unixMsOf } from '../../mvcc/timestamp.js';
 import type { Router } from '../../router/router.js';
@@ -8,13 +8,13 @@ import { WALL_START_MS } from '../clock.js';
 import type { SimLoop } from '../loop.js';
 import type { SimRandom } from '../random.js';
 import { isExcused } from './excuses.js';
+import { answered } from './patience.js';
 import { BEYOND_KEYS, pickFrom, type SwarmPlan, type Work } from './plan.js';
-import type { Attempt, Change, Command, Found, Proof, Recorder, VersionSeen } from './record.js';
+import { foundOf, type Attempt, type Change, type Command, type Found, type Proof, type Recorder, type VersionSeen } from './record.js';
 
 const ATTEMPTS_MAX = 3;
 const RETRYING_MAX = 4;
 const FUTURE_MS = 150;
-const GONE_MS = 1000;
 /** A clock that was right at the start of a run goes wrong with time. */
 const SLACK_MS = 100;
 
@@ -240,7 +240,7 @@ export class Workload {
   }
 
   async #attempt(command: Command, { router, name }: Door): Promise<Attempt> {
-    const { recorder } = this.#options;
+    const { recorder, loop } = this.#options;
     const timeoutMs = this.#timeoutMs();
     const attempt: Attempt = { ...recorder.begin(name), outcome: 'unknown', result: undefined, reason: '' };
     command.attempts.push(attempt);
@@ -252,7 +252,7 @@ export class Workload {
     });
     try {
       const id = command.id === undefined ? {} : { id: command.id };
-      const reply = await this.#answered(timeoutMs, router.write(command.conditions, mutations, { timeoutMs, ...id }));
+      const reply = await answered(loop, timeoutMs, router.write(command.conditions, mutations, { timeoutMs, ...id }));
       recorder.end(attempt);
       const { applied, timestamp, failedCondition, failedVersion } = reply;
       attempt.outcome = 'ok';
@@ -273,13 +273,13 @@ export class Workload {
   }
 
   async #get(client: number, key: string, asked: Consistency): Promise<void> {
-    const { recorder } = this.#options;
+    const { recorder, loop } = this.#options;
     const { router, name } = this.#door(client);
     const span = recorder.begin(name);
     const timeoutMs = this.#timeoutMs();
     await this.#reading(asked, async () => {
       const reply = router.get(Buffer.from(key), { consistency: asked, timeoutMs });
-      const { record, served } = await this.#answered(timeoutMs, reply);
+      const { record, served } = await answered(loop, timeoutMs, reply);
       recorder.end(span);
       const found = record && foundOf(record);
       recorder.reads.push({ ...span, kind: 'get', key, asked, found, proof: this.#proof(served) });
@@ -288,7 +288,7 @@ export class Workload {
   }
 
   async #scan(client: number, asked: Consistency): Promise<void> {
-    const { recorder, plan } = this.#options;
+    const { recorder, plan, loop } = this.#options;
     const random = this.#random;
     const [one = '', two = ''] = [random.pick(plan.keys), random.pick(plan.keys)].sort();
     // What transactions write lies behind, and is checked by itself.
@@ -305,7 +305,7 @@ export class Workload {
       const found: Found[] = [];
       const pages = router.scan(range, { consistency: asked, reverse, limit, timeoutMs });
       for (;;) {
-        const page = await this.#answered(timeoutMs, pages.next());
+        const page = await answered(loop, timeoutMs, pages.next());
         if (page.done === true) break;
         for (const record of page.value.records) found.push(foundOf(record));
         proofs.push(this.#proof(page.value.served));
@@ -317,16 +317,17 @@ export class Workload {
   }
 
   async #history(client: number, key: string): Promise<void> {
-    const { recorder } = this.#options;
+    const { recorder, loop } = this.#options;
     const { router, name } = this.#door(client);
     const span = recorder.begin(name);
     const timeoutMs = this.#timeoutMs();
-    await this.#reading({ kind: 'linearizable' }, async () => {
+    const asked = { kind: 'linearizable' } as const;
+    await this.#reading(asked, async () => {
       let proof: Proof | undefined;
       const versions: VersionSeen[] = [];
       const pages = router.history(Buffer.from(key), { timeoutMs });
       for (;;) {
-        const page = await this.#answered(timeoutMs, pages.next());
+        const page = await answered(loop, timeoutMs, pages.next());
         if (page.done === true) break;
         proof ??= this.#proof(page.value.served);
         for (const { version, deleted, value } of page.value.versions) {
@@ -334,7 +335,7 @@ export class Workload {
         }
       }
       recorder.end(span);
-      if (proof !== undefined) recorder.reads.push({ ...span, kind: 'history', key, proof, versions });
+      if (proof !== undefined) recorder.reads.push({ ...span, kind: 'history', key, asked, proof, versions });
     });
   }
 
@@ -377,16 +378,6 @@ export class Workload {
     return { router: this.#random.pick(gateways), name: `visitor${this.#visitors}` };
   }
 
-  /** A node that is killed never answers; its client gives up some time after the deadline. */
-  #answered<T>(timeoutMs: number, reply: Promise<T>): Promise<T> {
-    return new Promise((resolve, reject) => {
-      const patience = this.#options.loop.timers.after(timeoutMs + GONE_MS, () => {
-        reject(new TidemarkError('UNAVAILABLE', 'GONE', 'no answer long after the deadline', { outcome: 'unknown' }));
-      });
-      reply.then(resolve, reject).finally(() => patience.cancel());
-    });
-  }
-
   #router(client: number): Router {
     const router = this.#options.routers[client];
     if (router === undefined) throw new RangeError(`there is no client ${client}`);
@@ -396,8 +387,4 @@ export class Workload {
   #timeoutMs(): number {
     return this.#random.pick([300, 2000, 10_000]);
   }
-}
-
-function foundOf(record: { readonly key: Buffer; readonly value: Buffer; readonly version: Timestamp }): Found {
-  return { key: record.key.toString(), value: record.value.toString(), version: record.version };
 }
