@@ -74,7 +74,8 @@ export class Pinners {
   async #work(): Promise<void> {
     while (!this.#stopped) {
       await this.#sleep(2 * THINK_MS * this.#random.float());
-      await this.#guarded(this.#held.length === 0 ? 'pin' : this.#random.pick(['pin', 'get', 'scan', 'history', 'list', 'unpin']));
+      const drawn = this.#random.pick(['pin', 'get', 'scan', 'history', 'list', 'unpin'] as const);
+      await this.#guarded(this.#held.length === 0 ? 'pin' : drawn);
     }
   }
 
