@@ -2,7 +2,7 @@ import type { Bytes } from '../lib/bytes.js';
 import type { CancelSignal } from '../lib/cancel.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
-import { versionAsOf, walk, readRecord } from '../mvcc/reader.js';
+import { walk, readRecord } from '../mvcc/reader.js';
 import { earlier, formatTimestamp, TIMESTAMP_MAX, type HybridClock } from '../mvcc/timestamp.js';
 import { nodeOfReplica, type BucketId } from '../placement/map.js';
 import type { Raft } from '../raft/raft.js';
@@ -13,6 +13,7 @@ import { ReadRounds, type ReadRound } from './read-rounds.js';
 import type { Consistency, KeyRange, Record, ResolveRequest, Served, Timestamp, Version } from './requests.js';
 import { beforeHorizon } from './retention.js';
 import type { BucketState } from './state.js';
+import type { Strides } from './strides.js';
 import { Waiters } from './waiters.js';
 
 /**
@@ -207,37 +208,54 @@ export class Reads {
     return Math.max(this.#replica.clock, this.#replica.raft.electedFloor);
   }
 
-  get(key: Bytes, view: View): Record | undefined {
+  /** What is the latest is read in the turn of the call, what is older may take several turns. */
+  async get(key: Bytes, view: View, strides: Strides): Promise<Record | undefined> {
     const { state } = this.#replica;
-    // In the turn that answers: since the gate was passed the horizon may have risen, or come with a snapshot.
-    if (view.timestamp < state.horizon && !mutant('horizon-not-rechecked')) throw beforeHorizon(view.timestamp, state.horizon);
+    this.#recheckHorizon(view);
     const pointer = state.pointer(key);
     if (pointer === undefined) return undefined;
-    if (pointer.timestamp <= view.timestamp) {
-      if (pointer.deleted) return undefined;
-      return { key, value: readRecord(state.store, state.slot, pointer).value, version: pointer.timestamp };
-    }
-    const found = versionAsOf(state.store, state.slot, pointer, view.timestamp, state.horizon);
+    if (pointer.timestamp <= view.timestamp) return this.latest(key);
+    const found = await strides.versionAsOf(state, pointer, view.timestamp);
+    this.#checkInstalled();
+    this.#recheckHorizon(view);
     if (found === undefined || found.record.deleted) return undefined;
     return { key, value: found.record.value, version: found.id.timestamp };
   }
 
+  /** What this replica has applied, whatever that proves. */
+  latest(key: Bytes): Record | undefined {
+    const { state } = this.#replica;
+    const pointer = state.pointer(key);
+    if (pointer === undefined || pointer.deleted) return undefined;
+    return { key, value: readRecord(state.store, state.slot, pointer).value, version: pointer.timestamp };
+  }
+
+  /** In the turn that answers: since the gate was passed the horizon may have risen, or come with a snapshot. */
+  #recheckHorizon({ timestamp }: View): void {
+    const { horizon } = this.#replica.state;
+    if (timestamp < horizon && !mutant('horizon-not-rechecked')) throw beforeHorizon(timestamp, horizon);
+  }
+
   /** Versions in [to, from], newest first: at most `limit`, and no more once their values have reached `bytesMax`. */
-  history(
+  async history(
     key: Bytes,
     view: View,
     { from, to, limit, bytesMax }: { from: Timestamp; to: Timestamp; limit: number; bytesMax: number },
-  ): { versions: Version[]; more: boolean } {
+    strides: Strides,
+  ): Promise<{ versions: Version[]; more: boolean }> {
     const { state } = this.#replica;
-    if (view.timestamp < state.horizon) throw beforeHorizon(view.timestamp, state.horizon);
+    this.#recheckHorizon(view);
     const pointer = state.pointer(key);
     const versions: Version[] = [];
     let bytes = 0;
     if (pointer === undefined) return { versions, more: false };
     const begin = this.#walks.begin(key, from, pointer, state.horizon);
-    for (const { id, record } of walk(state.store, state.slot, begin, state.horizon)) {
+    const newest = await strides.versionAsOf(state, begin, Math.min(from, view.timestamp));
+    this.#checkInstalled();
+    this.#recheckHorizon(view);
+    if (newest === undefined) return { versions, more: false };
+    for (const { id, record } of walk(state.store, state.slot, newest.id, state.horizon)) {
       if (id.timestamp < to) break;
-      if (id.timestamp > Math.min(from, view.timestamp)) continue;
       if (versions.length === limit || bytes >= bytesMax) {
         const last = versions.at(-1);
         if (last !== undefined) this.#walks.stop(key, last.version, id);

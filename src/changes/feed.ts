@@ -48,6 +48,8 @@ export interface FeedReplica {
   readonly installing: boolean;
   /** Everything at or below is applied here, and nothing more will appear at or below. */
   resolved(): Timestamp;
+  /** Where it leads, it resolves as much as it may now. */
+  closeNow(): void;
   notLeader(): TidemarkError;
 }
 

@@ -1,6 +1,7 @@
 import type { Timer, Timers } from '../env/time.js';
 import type { Clock } from '../env/env.js';
 import { TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import type { Timestamp } from '../mvcc/timestamp.js';
 import type { BucketId } from '../placement/map.js';
 import { markOf, resolvedOf, type FeedReplica } from './feed.js';
@@ -11,6 +12,10 @@ import { markOf, resolvedOf, type FeedReplica } from './feed.js';
  *
  * Marks are looked at on one timer for all, LOOK_MS apart, and once for all who wait for the same buckets. Who waits too long is
  * told which buckets hold the mark back: another replica may know more of them.
+ *
+ * While somebody waits, buckets that are led here are closed every CLOSE_MS, not only with their heartbeats: else a change would
+ * wait for the next heartbeats of all buckets at rest. That is a few comparisons each, since a quorum knows their floors already;
+ * followers hear of it with the next heartbeat, so streams do well to ask leaders (router/feed-replicas.ts).
  */
 export interface MarkAnswer {
   readonly mark: Timestamp;
@@ -19,6 +24,7 @@ export interface MarkAnswer {
 }
 
 const LOOK_MS = 20;
+const CLOSE_MS = 40;
 
 interface Waiter {
   readonly replicas: readonly FeedReplica[];
@@ -36,6 +42,7 @@ export class MarkWatch {
   readonly #max: number;
   #waiters: Waiter[] = [];
   #timer: Timer | undefined;
+  #closedMs = -Infinity;
 
   constructor(clock: Clock, timers: Timers, max: number) {
     this.#clock = clock;
@@ -69,6 +76,10 @@ export class MarkWatch {
 
   #look(): void {
     const nowMs = this.#clock.monotonicMs();
+    if (nowMs - this.#closedMs >= CLOSE_MS && !mutant('watched-buckets-rest')) {
+      this.#closedMs = nowMs;
+      for (const replica of new Set(this.#waiters.flatMap(({ replicas }) => replicas))) replica.closeNow();
+    }
     const marks = new Map<string, Timestamp>();
     this.#waiters = this.#waiters.filter((waiter) => {
       const { replicas, of, above, untilMs, resolve, reject } = waiter;

@@ -142,6 +142,7 @@ export const MUTANTS = [
   'feed-recent-not-reset',
   'stream-holds-nothing',
   'stream-now-unpassed',
+  'watched-buckets-rest',
   // Membership
   'promoted-unready',
   'removed-replica-revived',

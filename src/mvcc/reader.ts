@@ -54,16 +54,29 @@ export function* walk(state: PointReader, slot: Slot, from: VersionId, horizon: 
   }
 }
 
-/** The version of a key that was the latest at `timestamp`, tombstones included; undefined if it had none. */
+export interface LookedUp {
+  /** Undefined: there was none, or it is further back. */
+  readonly found: Found | undefined;
+  /** Where to look further, if `links` were not enough. */
+  readonly further: VersionId | undefined;
+  /** How many were followed. */
+  readonly links: number;
+}
+
+/** The version of a key that was the latest at `timestamp`, tombstones included, if it lies within so many links. */
 export function versionAsOf(
   state: PointReader,
   slot: Slot,
   latest: VersionId,
   timestamp: number,
   horizon: number,
-): Found | undefined {
+  linksMax: number,
+): LookedUp {
+  let links = 0;
   for (const found of walk(state, slot, latest, horizon)) {
-    if (found.id.timestamp <= timestamp) return found;
+    if (found.id.timestamp <= timestamp) return { found, further: undefined, links };
+    links += 1;
+    if (links >= linksMax) return { found: undefined, further: found.record.previous, links };
   }
-  return undefined;
+  return { found: undefined, further: undefined, links };
 }

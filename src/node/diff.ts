@@ -2,11 +2,12 @@ import type { Limits } from '../env/limits.js';
 import type { Bytes } from '../lib/bytes.js';
 import { keyAfter } from '../lib/ordered.js';
 import type { Replica } from '../bucket/replica.js';
-import type { Change, Served } from '../bucket/requests.js';
+import type { Change, Served, Timestamp } from '../bucket/requests.js';
 import { beforeHorizon } from '../bucket/retention.js';
 import type { StateStore } from '../bucket/state-store.js';
+import type { Strides } from '../bucket/strides.js';
 import { decodePointer, pointerOfKey, pointerRange, type Pointer, type Slot } from '../mvcc/records.js';
-import { walk, type Found } from '../mvcc/reader.js';
+import type { Found } from '../mvcc/reader.js';
 import type { Operation, Result } from '../router/operations.js';
 
 /**
@@ -23,6 +24,7 @@ export async function diffPage(
   { range, from, to, limit }: DiffOperation,
   replicas: readonly Replica[],
   { limits, state, nodeId }: { readonly limits: Limits; readonly state: StateStore; readonly nodeId: number },
+  strides: Strides,
   deadlineMs: number,
 ): Promise<{ result: Result['diff']; served: Served }> {
   await Promise.all(replicas.map(({ reads }) => reads.openRange(range, { kind: 'asOf', timestamp: to }, deadlineMs)));
@@ -39,7 +41,9 @@ export async function diffPage(
     for (const [pointerBytes, data] of page.entries) {
       const { key, slot } = pointerOfKey(pointerBytes);
       const replica = slots.get(slot);
-      const change = replica && changeOf(replica, key, decodePointer(data), from, to);
+      const pointer = decodePointer(data);
+      if (replica === undefined || pointer.timestamp <= from) continue;
+      const change = await changeOf(replica, key, pointer, { from, to, strides });
       if (change === undefined) continue;
       if (changes.length === wanted || bytes >= limits.pageBytesMax) {
         resume = key;
@@ -67,18 +71,15 @@ export async function diffPage(
   return { result, served: { node: nodeId, timestamp: to, consistency: 'asOf', hops: 0 } };
 }
 
-function changeOf({ state }: Replica, key: Bytes, pointer: Pointer, from: number, to: number): Change | undefined {
-  if (pointer.timestamp <= from) return undefined;
-  let after: Found | undefined;
-  let before: Found | undefined;
-  for (const found of walk(state.store, state.slot, pointer, state.horizon)) {
-    if (found.id.timestamp > to) continue;
-    after ??= found;
-    if (found.id.timestamp > from) continue;
-    before = found;
-    break;
-  }
-  if (after === undefined || after === before) return undefined;
+async function changeOf(
+  { state }: Replica,
+  key: Bytes,
+  pointer: Pointer,
+  { from, to, strides }: { readonly from: Timestamp; readonly to: Timestamp; readonly strides: Strides },
+): Promise<Change | undefined> {
+  const after = await strides.versionAsOf(state, pointer, to);
+  if (after === undefined || after.id.timestamp <= from) return undefined;
+  const before = await strides.versionAsOf(state, after.record.previous, from);
   const change = { key, before: shown(before), after: shown(after) };
   return change.before === undefined && change.after === undefined ? undefined : change;
 }

@@ -5,6 +5,7 @@ import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import type { ReserveRequest, Served, Timestamp, WriteRequest } from '../bucket/requests.js';
 import type { StateStore } from '../bucket/state-store.js';
+import { Strides } from '../bucket/strides.js';
 import { rangesOf } from '../bucket/range-conditions.js';
 import { checkWrite } from '../bucket/validate.js';
 import { Catalogue } from '../changes/catalogue.js';
@@ -197,7 +198,7 @@ export class Executor implements NodeHandle {
         const view = await (isHere
           ? reads.openKeyHere(key, deadlineMs, seen, context.signal)
           : reads.openKey(key, consistency, deadlineMs, seen));
-        const record = reads.get(key, view);
+        const record = await reads.get(key, view, this.#strides());
         this.#options.heat.read(operation.bucket, key, record?.value.length ?? 0);
         return answer<'get'>({ record }, view.served, context);
       }
@@ -206,7 +207,8 @@ export class Executor implements NodeHandle {
         const view = await reads.openKey(operation.key, operation.consistency, deadlineMs);
         const { limits } = this.#options;
         const limit = Math.min(operation.limit, limits.pageEntriesMax);
-        const result = reads.history(operation.key, view, { ...operation, limit, bytesMax: limits.pageBytesMax });
+        const wanted = { ...operation, limit, bytesMax: limits.pageBytesMax };
+        const result = await reads.history(operation.key, view, wanted, this.#strides());
         this.#options.heat.read(operation.bucket, operation.key, 0);
         return answer<'history'>(result, view.served, context);
       }
@@ -221,14 +223,14 @@ export class Executor implements NodeHandle {
       case 'scan': {
         const { consistency } = operation;
         const replicas = this.#replicas(operation.buckets, ({ reads }) => reads.canOpen(consistency));
-        const { result, served } = await scanPage(operation, replicas, this.#options, { deadlineMs, seen });
+        const { result, served } = await scanPage(operation, replicas, this.#options, this.#strides(), { deadlineMs, seen });
         if (served.consistency !== 'local') this.#hold(served.timestamp, result.more);
         return answer<'scan'>(result, served, context);
       }
       case 'diff': {
         const asOfTo = { kind: 'asOf', timestamp: operation.to } as const;
         const replicas = this.#replicas(operation.buckets, ({ reads }) => reads.canOpen(asOfTo));
-        const { result, served } = await diffPage(operation, replicas, this.#options, deadlineMs);
+        const { result, served } = await diffPage(operation, replicas, this.#options, this.#strides(), deadlineMs);
         this.#hold(operation.from, result.resume !== undefined);
         return answer<'diff'>(result, served, context);
       }
@@ -241,6 +243,11 @@ export class Executor implements NodeHandle {
         return answer<'changes'>(result, this.#servedAt(result.mark), context);
       }
     }
+  }
+
+  #strides(): Strides {
+    const { timers } = this.#options;
+    return new Strides(() => new Promise((resolve) => void timers.turnEnd(resolve)));
   }
 
   async #pins({ buckets, action }: Extract<Operation, { kind: 'pins' }>, context: OperationContext): Promise<Answer> {

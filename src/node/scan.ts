@@ -7,6 +7,7 @@ import type { Replica } from '../bucket/replica.js';
 import type { Consistency, KeyRange, Record, Served, Timestamp } from '../bucket/requests.js';
 import { beforeHorizon } from '../bucket/retention.js';
 import type { StateStore } from '../bucket/state-store.js';
+import type { Strides } from '../bucket/strides.js';
 import {
   compareVersions,
   decodePointer,
@@ -17,7 +18,7 @@ import {
   type Pointer,
   type Slot,
 } from '../mvcc/records.js';
-import { readRecord, versionAsOf } from '../mvcc/reader.js';
+import { readRecord } from '../mvcc/reader.js';
 import { earlier, formatTimestamp, TIMESTAMP_MAX } from '../mvcc/timestamp.js';
 import type { Operation, OperationContext, Result } from '../router/operations.js';
 
@@ -39,11 +40,12 @@ export async function scanPage(
   operation: ScanOperation,
   replicas: readonly Replica[],
   options: ScanOptions,
+  strides: Strides,
   { deadlineMs, seen = 0 }: Pick<OperationContext, 'deadlineMs' | 'seen'>,
 ): Promise<{ result: Result['scan']; served: Served }> {
   const { timestamp, consistency, asOf } = await openAll(operation, replicas, deadlineMs, seen);
   const slots = new Map(replicas.map((replica): [Slot, Replica] => [replica.state.slot, replica]));
-  const result = await collect(operation, slots, timestamp, options);
+  const result = await collect(operation, slots, timestamp, options, strides);
   // What was read is void if meanwhile a snapshot took the place of a replica's state or its horizon passed the timestamp.
   for (const [slot, replica] of slots) {
     if (replica.state.slot !== slot || replica.installing) throw replica.notLeader();
@@ -108,6 +110,7 @@ async function collect(
   slots: ReadonlyMap<Slot, Replica>,
   timestamp: Timestamp,
   { limits, state }: ScanOptions,
+  strides: Strides,
 ): Promise<Result['scan']> {
   const wanted = Math.min(limit, limits.pageEntriesMax);
   const records: Record[] = [];
@@ -119,7 +122,8 @@ async function collect(
     for (const [pointerBytes, data] of page.entries) {
       const { key, slot } = pointerOfKey(pointerBytes);
       const replica = slots.get(slot);
-      const record = replica && recordAt(replica, key, decodePointer(data), timestamp, keysOnly);
+      const found = replica && recordAt(replica, key, decodePointer(data), { timestamp, keysOnly, strides });
+      const record = found instanceof Promise ? await found : found;
       if (record !== undefined) {
         if (records.length === wanted || bytes >= limits.pageBytesMax) return { records, more: true };
         records.push(record);
@@ -133,14 +137,21 @@ async function collect(
   }
 }
 
+interface Wanted {
+  readonly timestamp: Timestamp;
+  readonly keysOnly: boolean;
+  readonly strides: Strides;
+}
+
+/** At once where the pointer tells, which it mostly does. */
 function recordAt(
   replica: Replica,
   key: Bytes,
   pointer: Pointer,
-  timestamp: Timestamp,
-  keysOnly: boolean,
-): Record | undefined {
+  wanted: Wanted,
+): Record | undefined | Promise<Record | undefined> {
   const { state } = replica;
+  const { timestamp, keysOnly } = wanted;
   if (pointer.timestamp <= timestamp) {
     if (pointer.deleted) return undefined;
     if (keysOnly) return { key, value: EMPTY, version: pointer.timestamp };
@@ -150,9 +161,14 @@ function recordAt(
     const latest = state.pointer(key);
     const isNewer = latest === undefined || compareVersions(latest, pointer) > 0;
     if (!isNewer || pointer.timestamp > state.horizon) readRecord(state.store, state.slot, pointer);
-    return latest && recordAt(replica, key, latest, timestamp, keysOnly);
+    return latest && recordAt(replica, key, latest, wanted);
   }
-  const found = versionAsOf(state.store, state.slot, pointer, timestamp, state.horizon);
+  return earlierAt(replica, key, pointer, wanted);
+}
+
+async function earlierAt({ state }: Replica, key: Bytes, pointer: Pointer, wanted: Wanted): Promise<Record | undefined> {
+  const { timestamp, keysOnly, strides } = wanted;
+  const found = await strides.versionAsOf(state, pointer, timestamp);
   if (found === undefined || found.record.deleted) return undefined;
   return { key, value: keysOnly ? EMPTY : found.record.value, version: found.id.timestamp };
 }

@@ -1,7 +1,6 @@
 import type { Logger } from '../env/env.js';
 import { messageOf, TidemarkError } from '../lib/errors.js';
 import type { Replica } from '../bucket/replica.js';
-import { TIMESTAMP_MAX } from '../mvcc/timestamp.js';
 import { SYSTEM_BUCKET } from '../placement/map.js';
 import type { PlacementRecord } from '../placement/record.js';
 import { decodeRecordOf, encodeRecordOf } from '../placement/record-format.js';
@@ -115,8 +114,7 @@ type Condition =
   | { readonly kind: 'version'; readonly key: Buffer; readonly version: number };
 
 function readRecord(replica: Replica): { readonly record: PlacementRecord; readonly version: number } | undefined {
-  const view = { timestamp: TIMESTAMP_MAX, served: { node: 0, timestamp: 0, consistency: 'local', hops: 0 } } as const;
-  const found = replica.reads.get(PLACEMENT_KEY, view);
+  const found = replica.reads.latest(PLACEMENT_KEY);
   return found && { record: decodeRecordOf(found.value), version: found.version };
 }
 

@@ -274,6 +274,11 @@ export class Leadership {
     for (const { from, context } of reads) this.answerRead(from, context, 0, 0);
   }
 
+  /** Closes between two rounds, for whoever asks this leader; its followers hear of it with the next one. */
+  closeNow(): void {
+    if (this.canServe) this.hearClosed(this.core.options.promises.closed());
+  }
+
   private readonly openRound = (): number => {
     const { core, replication } = this;
     const { promises } = core.options;

@@ -377,6 +377,11 @@ export class Raft {
     return { timestamp: this.follower.closed.usable };
   }
 
+  /** A leader closes at once what it may; others do nothing. */
+  closeNow(): void {
+    this.leadership?.closeNow();
+  }
+
   private setTime(now: number): void {
     if (now > this.core.now) this.core.now = now;
   }

@@ -4,7 +4,8 @@ import type { BucketId, NodeId } from '../placement/map.js';
 import type { Dispatcher } from './dispatch.js';
 
 /**
- * Which replicas the change streams of a router read: any that is complete is as good as any other, so the nearest, and few
+ * Which replicas the change streams of a router read: the leader's of each bucket where it is known and well, for it resolves
+ * sooner than its followers (changes/mark-watch.ts). Else any that is complete is as good as any other: the nearest, and few
  * nodes rather than many. One that fails is left alone for a while, longer each time; one that is asked for a bucket of which it
  * knows nothing new, though it should, only has to wait behind the others.
  *
@@ -18,6 +19,8 @@ export interface FeedGroup {
 const FAILED_MS_MIN = 100;
 const FAILED_MS_MAX = 3000;
 const STUCK_MS = 2000;
+/** In another zone, but well. */
+const FAR = 2;
 
 interface Trouble {
   readonly untilMs: number;
@@ -43,7 +46,13 @@ export class FeedReplicas {
   groups(buckets: readonly BucketId[]): FeedGroup[] {
     const nowMs = this.#clock.monotonicMs();
     const hosted = new Map<NodeId, { good: BucketId[]; stuck: BucketId[] }>();
+    const taken = new Map<BucketId, NodeId>();
     for (const bucket of buckets) {
+      const leader = this.#leader(bucket, nowMs);
+      if (leader !== undefined) {
+        taken.set(bucket, leader);
+        continue;
+      }
       for (const { node } of this.#dispatcher.cache.replicasOf(bucket)) {
         const trouble = this.#trouble(bucket, node, nowMs);
         if (trouble?.failed === true) continue;
@@ -60,7 +69,6 @@ export class FeedReplicas {
       (a, b) =>
         a.distance - b.distance || b.good.length - a.good.length || turn(a.node) - turn(b.node) || a.node - b.node,
     );
-    const taken = new Map<BucketId, NodeId>();
     const take = (node: NodeId, list: readonly BucketId[]): void => {
       for (const bucket of list) if (!taken.has(bucket)) taken.set(bucket, node);
     };
@@ -75,6 +83,13 @@ export class FeedReplicas {
       else group.push(bucket);
     }
     return [...groups].map(([node, members]) => ({ node, buckets: members }));
+  }
+
+  #leader(bucket: BucketId, nowMs: number): NodeId | undefined {
+    const { cache } = this.#dispatcher;
+    const leader = cache.leaderOf(bucket);
+    const isThere = cache.replicasOf(bucket).some(({ node }) => node === leader) && this.#dispatcher.distance(leader) <= FAR;
+    return isThere && this.#trouble(bucket, leader, nowMs) === undefined ? leader : undefined;
   }
 
   /** Learns from a failed attempt, for which of the buckets it counts. Throws what no other replica could do better. */

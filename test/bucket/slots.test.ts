@@ -133,7 +133,7 @@ describe('the slots of a store', () => {
     const values = periods.slice(0, 5).map((period) => `mine in ${period}`);
     expect(receiver.read(7, 'mine')).to.deep.equal(values.reverse());
     const pointer = readPointer(receiver.state, 7, b('mine')) ?? NO_VERSION;
-    expect(versionAsOf(receiver.state, 7, pointer, 899 * PERIOD, 0)?.record.value.toString()).to.equal('mine in 5');
+    expect(versionAsOf(receiver.state, 7, pointer, 899 * PERIOD, 0, Infinity).found?.record.value.toString()).to.equal('mine in 5');
     expect(decodeMeta(receiver.state.get(metaKey(0)) ?? EMPTY).slot).to.equal(7);
     expect(await receiver.settle(unnamedSlots(receiver.state))).to.deep.equal([2]);
   });

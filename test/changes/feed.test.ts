@@ -46,6 +46,10 @@ class FakeReplica implements FeedReplica {
     return this.mark;
   }
 
+  closeNow(): void {
+    // It leads nothing.
+  }
+
   notLeader(): TidemarkError {
     return new TidemarkError('UNAVAILABLE', 'NOT_LEADER', 'ask elsewhere', { retriable: true });
   }

@@ -1,4 +1,6 @@
 import { expect } from 'chai';
+import type { BucketState } from '../../src/bucket/state.js';
+import { Strides } from '../../src/bucket/strides.js';
 import { TidemarkError } from '../../src/lib/errors.js';
 import { walk, versionAsOf } from '../../src/mvcc/reader.js';
 import {
@@ -151,11 +153,29 @@ describe('version records', () => {
 });
 
 describe('reading versions', () => {
+  it('takes a pause behind every few hundred links of a long chain, over all that one request looks for', async () => {
+    const { get, latest } = timeline(Array.from({ length: 1000 }, (_, at) => 10 + at));
+    let pauses = 0;
+    const strides = new Strides(() => Promise.resolve().then(() => void (pauses += 1)));
+    const state = { store: { get }, slot: 1, horizon: 0 } as unknown as BucketState;
+    const at = async (timestamp: number): Promise<number | undefined> =>
+      (await strides.versionAsOf(state, latest, timestamp))?.id.timestamp;
+    expect(await at(909)).to.equal(909);
+    expect(pauses).to.equal(0);
+    expect(await at(10)).to.equal(10);
+    expect(pauses).to.equal(2);
+    expect(await at(9)).to.equal(undefined);
+    expect(pauses).to.equal(5);
+  });
+
   it('finds the version of every moment', () => {
     const { get, latest } = timeline([10, 20, 30]);
     const at = (timestamp: number): string | undefined =>
-      versionAsOf({ get }, 1, latest, timestamp, 0)?.record.value.toString();
+      versionAsOf({ get }, 1, latest, timestamp, 0, Infinity).found?.record.value.toString();
     expect([9, 10, 19, 20, 30, 99].map(at)).to.deep.equal([undefined, 'at 10', 'at 10', 'at 20', 'at 30', 'at 30']);
+    const { found, further, links } = versionAsOf({ get }, 1, latest, 10, 0, 2);
+    expect([found, further?.timestamp, links], 'no further than it may').to.deep.equal([undefined, 10, 2]);
+    expect(versionAsOf({ get }, 1, further ?? latest, 10, 0, 2).found?.id.timestamp).to.equal(10);
   });
 
   it('ends where garbage collection removed the predecessor of a version at or below the horizon', () => {

@@ -61,6 +61,25 @@ async function startShort(
 }
 
 describe('change streams of a simulated cluster', () => {
+  it('tell a change soon, without waiting for buckets at rest, through a client and through a node', async () => {
+    const cluster = await startCluster({ seed: 'changes-soon', nodes: 3, buckets: 12 });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    for (const router of [client, cluster.node(2).router]) {
+      const stream = router.changes(ALL, { from: { kind: 'now' } });
+      await nextOf(cluster, stream);
+      for (let n = 0; n < 10; n += 1) {
+        const { timestamp } = await cluster.settle(client.put(bytes(`k${n}`), bytes('x')));
+        const writtenMs = cluster.loop.nowMs;
+        for (let event = await nextOf(cluster, stream); event.kind === 'mark'; event = await nextOf(cluster, stream)) {
+          expect(event.timestamp).to.be.lessThan(timestamp);
+        }
+        expect(cluster.loop.nowMs - writtenMs, 'heartbeats are 100 ms apart here').to.be.lessThan(80);
+      }
+      await cluster.settle(stream.return(undefined));
+    }
+  });
+
   it('tell every change once, in order, with what was there before', async () => {
     const cluster = await startCluster({ seed: 'changes', nodes: 3, buckets: 4 });
     await untilLed(cluster);

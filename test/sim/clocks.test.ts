@@ -5,7 +5,7 @@ import { bucketOf } from '../../src/placement/map.js';
 import type { Router } from '../../src/router/router.js';
 import { WALL_START_MS } from '../../src/sim/clock.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
-import { bytes, failure, leaderOf, replicasOf, startCluster, untilLed } from './support.js';
+import { bytes, failure, leaderOf, replicasOf, startCluster, strides, untilLed } from './support.js';
 
 describe('clocks that are not what they should be', () => {
   it('never let a machine that slept answer from the lease it had before', async () => {
@@ -26,7 +26,7 @@ describe('clocks that are not what they should be', () => {
     cluster.process(old).resume();
     const { reads } = replica;
     const answer = reads.open({ kind: 'linearizable' }, cluster.clock(old).monotonicMs() + 400).then(
-      (view) => reads.get(bytes('k'), view)?.value.toString(),
+      async (view) => (await reads.get(bytes('k'), view, strides))?.value.toString(),
       (error: unknown) => error,
     );
     expect(await cluster.settle(answer)).to.include({ code: 'UNAVAILABLE' });

@@ -241,6 +241,11 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'a stream from now begins at the clock of the fastest leader, though others are behind it',
     by: { test: 'sim/changes', name: 'whichever clock it is by' },
   },
+  'watched-buckets-rest': {
+    like: 'Streams: lost under starvation (etcd#17529)',
+    what: 'a stream waits for the heartbeats of buckets at rest',
+    by: { test: 'sim/changes', name: 'without waiting for buckets at rest' },
+  },
   'promoted-unready': {
     like: 'Membership: a learner promoted before it is up to date',
     what: 'a new replica votes before it has the log',

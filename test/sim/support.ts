@@ -1,10 +1,14 @@
 import { expect } from 'chai';
 import type { Replica } from '../../src/bucket/replica.js';
+import { Strides } from '../../src/bucket/strides.js';
 import { isTidemarkError, type TidemarkError } from '../../src/lib/errors.js';
 import { bucketOf, SYSTEM_BUCKET, type NodeId } from '../../src/placement/map.js';
 import type { PlacementRecord } from '../../src/placement/record.js';
 import type { Router } from '../../src/router/router.js';
 import { SimCluster, type SimClusterOptions } from '../../src/sim/cluster.js';
+
+/** Of reads that do not reach far back. */
+export const strides = new Strides(() => Promise.resolve());
 
 export const bytes = (text: string): Buffer => Buffer.from(text);
 

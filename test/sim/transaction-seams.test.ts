@@ -6,7 +6,7 @@ import { bucketOf, type NodeId } from '../../src/placement/map.js';
 import type { Router, WriteReply } from '../../src/router/router.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
 import type { Prepared } from '../../src/txn/transaction.js';
-import { bytes, replicasOf, startCluster, untilEqual, untilLed } from './support.js';
+import { bytes, replicasOf, startCluster, strides, untilEqual, untilLed } from './support.js';
 import {
   endingOf,
   handOver,
@@ -333,7 +333,7 @@ describe('a transaction over several buckets', () => {
     // It is acknowledged. Now a read comes to the participant, in its lease, and what it asks of home takes very long.
     for (const node of ['n4', 'n5']) cluster.network.stall('n1', node, 4000);
     const view = participant.reads.openKey(bytes(other), { kind: 'linearizable' }, cluster.clock(1).monotonicMs() + 30_000);
-    const value = view.then((opened) => participant.reads.get(bytes(other), opened)?.value.toString());
+    const value = view.then(async (opened) => (await participant.reads.get(bytes(other), opened, strides))?.value.toString());
     const ending = endingOf(value);
     cluster.network.partition('n1', ['n2', 'n3']);
     resolving.letGo();

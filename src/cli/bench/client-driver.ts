@@ -9,6 +9,10 @@ export async function clientDriver(target: Target): Promise<Driver> {
   return {
     name: 'client',
     get: (key) => db.get(key),
+    past: {
+      put: async (key, value) => (await db.put(key, value)).version,
+      get: (key, timestamp) => db.get(key, { asOf: timestamp }),
+    },
     put: (key, value) => db.put(key, value),
     async transact(keys, value) {
       let attempts = 1;

@@ -14,7 +14,7 @@ import { forEachInFlight } from '../in-flight.js';
 import { showProgress } from '../progress.js';
 import { jsonLine, table, write, type Terminal } from '../terminal.js';
 import { clientDriver } from './client-driver.js';
-import { benchKey, BENCH_PREFIX, benchValue, seededRandom, type Distribution } from './keys.js';
+import { benchKey, BENCH_PREFIX, benchValue, HOT_KEYS, hotKey, seededRandom, type Distribution } from './keys.js';
 import { runLoad, type Driver, type Load, type RunOptions, type RunResult } from './run.js';
 import { unaryDriver } from './unary-driver.js';
 
@@ -27,6 +27,7 @@ interface BenchArguments extends ConnectionArguments {
   readonly keys: number;
   readonly valueBytes: number;
   readonly readShare: number;
+  readonly versionsBack: number[];
   readonly rate?: number;
   readonly duration: number;
   readonly warmup: number;
@@ -36,8 +37,13 @@ interface BenchArguments extends ConnectionArguments {
 }
 
 type DriverName = 'client' | 'unary';
+type Aged = NonNullable<RunOptions['back']>;
 
-const LOADS = ['put', 'get', 'mixed', 'txn', 'stream'] as const;
+const LOADS = ['put', 'get', 'mixed', 'txn', 'txn-spread', 'stream', 'as-of'] as const;
+/** Those that only the client library can do. */
+const LIBRARY_LOADS: readonly Load[] = ['txn', 'txn-spread', 'stream', 'as-of'];
+const BACK = [1, 10, 100, 1000];
+const LOADS_SHOWN = 'put, get, mixed, txn (two keys of a bucket), txn-spread (of two), stream, as-of';
 const USUAL_LOADS = ['put', 'get', 'mixed'] as const;
 const DISTRIBUTIONS = ['uniform', 'zipf'] as const;
 const DRIVERS = ['client', 'unary'] as const;
@@ -49,10 +55,11 @@ export function addBench(program: Command, terminal: Terminal): void {
     new Option(flags, text).argParser(parse).default(value, shown);
   withConnection(program.command('bench'))
     .description(`measure throughput and latency; writes keys that begin with ${BENCH_PREFIX}`)
-    .addOption(option('--load <list>', 'put, get, mixed, txn (two keys), stream', words(LOADS), USUAL_LOADS, 'put,get,mixed'))
+    .addOption(option('--load <list>', LOADS_SHOWN, words(LOADS), USUAL_LOADS, 'put,get,mixed'))
     .addOption(option('--in-flight <list>', 'operations at a time', integers(1, 100_000), [1, 64, 512], '1,64,512'))
     .addOption(option('--distribution <list>', 'of keys: uniform, zipf', words(DISTRIBUTIONS), DISTRIBUTIONS, 'uniform,zipf'))
     .addOption(option('--driver <list>', 'client library, unary gRPC', words(DRIVERS), DRIVERS, 'client,unary'))
+    .addOption(option('--versions-back <list>', 'how old as-of reads are', integers(1, 1_000_000), BACK, BACK.join()))
     .addOption(option('--keys <n>', 'how many keys', integer(1, 100_000_000), 100_000))
     .addOption(option('--value-bytes <n>', 'size of each value', integer(0, 1 << 20), 256))
     .addOption(option('--read-share <share>', 'gets among the mixed load', share, 0.5))
@@ -67,8 +74,8 @@ export function addBench(program: Command, terminal: Terminal): void {
 
 async function bench(options: BenchArguments, terminal: Terminal): Promise<void> {
   if (options.duration < 1) throw new UsageError('--duration must be above 0');
-  if (options.driver.includes('unary') && options.load.some((load) => load === 'txn' || load === 'stream')) {
-    throw new UsageError('--load txn and stream need --driver client: they use the client library');
+  if (options.driver.includes('unary') && options.load.some((load) => LIBRARY_LOADS.includes(load))) {
+    throw new UsageError(`--load ${LIBRARY_LOADS.join(', ')} need --driver client: they use the client library`);
   }
   const lifetime = beginLifetime();
   const drivers: Driver[] = [];
@@ -104,15 +111,41 @@ async function fill(driver: Driver, options: BenchArguments, terminal: Terminal,
   progress.end();
 }
 
+/** Gives the hot keys as many versions as are asked for; answers, for each number of versions back, the moment of each key. */
+async function age(driver: Driver, options: BenchArguments, terminal: Terminal, signal: AbortSignal): Promise<Aged[]> {
+  const depth = Math.max(...options.versionsBack) + 1;
+  const value = benchValue(options.valueBytes, seededRandom(options.seed));
+  const progress = showProgress(terminal, { title: 'Writing versions', total: depth * HOT_KEYS, unit: 'puts' });
+  const keys = Array.from({ length: HOT_KEYS }, (_, number) => number);
+  let done = 0;
+  const written = await Promise.all(
+    keys.map(async (number) => {
+      const versions: number[] = [];
+      while (versions.length < depth && !signal.aborted) {
+        versions.push((await driver.past?.put(hotKey(number), value)) ?? 0);
+        progress.update((done += 1));
+      }
+      return versions;
+    }),
+  );
+  progress.end();
+  return options.versionsBack.map((versions) => ({ versions, moments: written.map((all) => all.at(-1 - versions) ?? 0) }));
+}
+
 async function runAll(
   drivers: readonly Driver[],
   options: BenchArguments,
   terminal: Terminal,
   signal: AbortSignal,
 ): Promise<RunResult[]> {
+  const [first] = drivers;
+  const aged = first !== undefined && options.load.includes('as-of') ? await age(first, options, terminal, signal) : [];
   const runs = drivers.flatMap((driver) =>
     options.distribution.flatMap((distribution) =>
-      options.load.flatMap((load) => options.inFlight.map((inFlight) => ({ driver, distribution, load, inFlight }))),
+      options.load.flatMap((load) => {
+        const backs = load === 'as-of' ? aged : [undefined];
+        return options.inFlight.flatMap((inFlight) => backs.map((back) => ({ driver, distribution, load, inFlight, back })));
+      }),
     ),
   );
   const eachMs = options.warmup + options.duration;
@@ -146,7 +179,7 @@ export function report(results: readonly RunResult[]): string {
   const rows = results.map((result) => [
     result.driver,
     result.distribution,
-    result.load,
+    result.versionsBack === undefined ? result.load : `${result.load} ${result.versionsBack}`,
     String(result.inFlight),
     String(Math.round(result.throughput)),
     ms(result.all.p50Ms),
@@ -155,10 +188,10 @@ export function report(results: readonly RunResult[]): string {
     ms(result.all.maxMs),
     String(result.errors),
   ]);
-  const aborts = results.flatMap(({ driver, distribution, inFlight, abortRate }) =>
+  const aborts = results.flatMap(({ driver, distribution, load, inFlight, abortRate }) =>
     abortRate === undefined
       ? []
-      : [`${driver} txn at ${inFlight}, ${distribution}: ${(abortRate * 100).toFixed(1)} % of the attempts met a conflict\n`],
+      : [`${driver} ${load} at ${inFlight}, ${distribution}: ${(abortRate * 100).toFixed(1)} % of the attempts met a conflict\n`],
   );
   const lags = results.flatMap(({ driver, distribution, inFlight, lag }) =>
     lag === undefined

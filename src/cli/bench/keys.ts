@@ -44,6 +44,20 @@ export function benchKey(number: number): Bytes {
   return Buffer.from(`${BENCH_PREFIX}${String(number).padStart(9, '0')}`);
 }
 
+/** Keys of one transaction: of one bucket, or, nearly always, of two. */
+export function txnKeys(numbers: readonly [number, number], spread: boolean): Bytes[] {
+  const [one, two] = numbers;
+  const names = spread ? [`{${one}}a`, `{${two}}b`] : [`{${one}}a`, `{${one}}b`];
+  return names.map((name) => Buffer.from(BENCH_PREFIX + name));
+}
+
+/** One of the few keys of as-of reads. */
+export function hotKey(number: number): Bytes {
+  return Buffer.from(`${BENCH_PREFIX}hot/${number % HOT_KEYS}`);
+}
+
+export const HOT_KEYS = 8;
+
 /** Incompressible, so that no layer below gets a present. */
 export function benchValue(bytes: number, random: () => number): Bytes {
   const value = Buffer.allocUnsafe(bytes);

@@ -3,13 +3,19 @@ import { build, type Histogram } from 'hdr-histogram-js';
 import { isTidemarkError, messageOf } from '../../lib/errors.js';
 import type { Bytes } from '../../lib/bytes.js';
 import { LagMeter, type Following } from './lag.js';
-import { BENCH_PREFIX, benchKey, benchValue, keyPicker, seededRandom, type Distribution } from './keys.js';
+import type { Timestamp } from '../../mvcc/timestamp.js';
+import { benchKey, benchValue, HOT_KEYS, hotKey, keyPicker, seededRandom, txnKeys, type Distribution } from './keys.js';
 
 /** One way to reach the cluster. Rejects when an operation fails. */
 export interface Driver {
   readonly name: string;
   get(key: Bytes): Promise<unknown>;
   put(key: Bytes, value: Bytes): Promise<unknown>;
+  /** Versions of a key, and what it held at a moment. Not every driver can. */
+  readonly past?: {
+    put(key: Bytes, value: Bytes): Promise<Timestamp>;
+    get(key: Bytes, timestamp: Timestamp): Promise<unknown>;
+  };
   /** Reads and writes all these keys in one transaction; answers how many attempts it took. Not every driver can. */
   transact?(keys: readonly Bytes[], value: Bytes): Promise<number>;
   /** Hands over the values of all puts from now on, as a change stream tells them. Not every driver can. */
@@ -18,16 +24,18 @@ export interface Driver {
 }
 
 /**
- * `txn`: transactions that read and write two keys of one partition each; the fewer keys, the more contention.
- * `stream`: puts, whose changes are followed.
+ * `txn`: transactions that read and write two keys of one bucket each; the fewer keys, the more contention. `txn-spread`: of two.
+ * `stream`: puts, whose changes are followed. `as-of`: gets of a few keys as they were so many versions ago.
  */
-export type Load = 'put' | 'get' | 'mixed' | 'txn' | 'stream';
+export type Load = 'put' | 'get' | 'mixed' | 'txn' | 'txn-spread' | 'stream' | 'as-of';
 
 export interface RunOptions {
   readonly load: Load;
   /** Operations under way at any time: so many workers, each of which waits for its answer before it asks again. */
   readonly inFlight: number;
   readonly distribution: Distribution;
+  /** Of `as-of`: how many versions ago, and of each hot key the moment then. */
+  readonly back?: { readonly versions: number; readonly moments: readonly Timestamp[] } | undefined;
   readonly keys: number;
   readonly valueBytes: number;
   /** Share of gets in a mixed load, 0 to 1. */
@@ -58,6 +66,7 @@ export interface RunResult {
   readonly load: Load;
   readonly inFlight: number;
   readonly distribution: Distribution;
+  readonly versionsBack?: number;
   /** How long was measured. */
   readonly seconds: number;
   /** Successful operations per second. */
@@ -77,6 +86,8 @@ export interface RunResult {
   readonly firstError?: string;
 }
 
+/** Under which name it is reported. */
+const SORT = { put: 'put', stream: 'put', get: 'get', 'as-of': 'get', txn: 'txn', 'txn-spread': 'txn' } as const;
 /** A worker whose operation failed waits so long, so that refusals at once do not become a load of their own. */
 const PAUSE_AFTER_ERROR_MS = 10;
 const TICK_MS = 100;
@@ -116,14 +127,16 @@ export async function runLoad(driver: Driver, options: RunOptions): Promise<RunR
       const kind = options.load === 'mixed' ? (random() < options.readShare ? 'get' : 'put') : options.load;
       const number = pick();
       try {
-        const tries = kind === 'txn' ? await transact(driver, number, value) : 0;
-        if (kind === 'get') await driver.get(benchKey(number));
+        const isTxn = kind === 'txn' || kind === 'txn-spread';
+        const tries = isTxn ? await transact(driver, txnKeys([number, pick()], kind === 'txn-spread'), value) : 0;
+        if (kind === 'as-of') await driver.past?.get(hotKey(number), options.back?.moments[number % HOT_KEYS] ?? 0);
+        else if (kind === 'get') await driver.get(benchKey(number));
         else if (kind === 'put') await driver.put(benchKey(number), value);
         else if (kind === 'stream') await putFollowed(driver, meter, benchKey(number), value);
         const endedMs = performance.now();
         if (beganMs >= measureFromMs && endedMs <= untilMs) {
           attempts += tries;
-          histograms[kind === 'stream' ? 'put' : kind].recordValue(Math.max(1, Math.round((endedMs - beganMs) * 1000)));
+          histograms[SORT[kind]].recordValue(Math.max(1, Math.round((endedMs - beganMs) * 1000)));
           lastEndMs = endedMs;
         }
       } catch (error) {
@@ -156,6 +169,7 @@ export async function runLoad(driver: Driver, options: RunOptions): Promise<RunR
     load: options.load,
     inFlight: options.inFlight,
     distribution: options.distribution,
+    ...(options.back === undefined ? {} : { versionsBack: options.back.versions }),
     seconds,
     throughput: seconds > 0 ? both.totalCount / seconds : 0,
     all: latencyOf(both),
@@ -190,9 +204,9 @@ async function sleepUntil(dueMs: number, untilMs: number): Promise<void> {
   if (waitMs > 0) await sleep(waitMs);
 }
 
-function transact(driver: Driver, number: number, value: Bytes): Promise<number> {
+function transact(driver: Driver, keys: readonly Bytes[], value: Bytes): Promise<number> {
   if (driver.transact === undefined) throw new Error(`the driver ${driver.name} has no transactions`);
-  return driver.transact(['a', 'b'].map((name) => Buffer.from(`${BENCH_PREFIX}{${number}}${name}`)), value);
+  return driver.transact(keys, value);
 }
 
 function latencyOf(histogram: Histogram): Latency {

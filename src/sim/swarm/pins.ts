@@ -36,6 +36,7 @@ interface Held {
   released: boolean;
 }
 
+const WORK = ['pin', 'get', 'scan', 'history', 'list', 'unpin'] as const;
 const HELD_MAX = 3;
 const THINK_MS = 150;
 /** Between two pages, now and then. */
@@ -74,8 +75,7 @@ export class Pinners {
   async #work(): Promise<void> {
     while (!this.#stopped) {
       await this.#sleep(2 * THINK_MS * this.#random.float());
-      const drawn = this.#random.pick(['pin', 'get', 'scan', 'history', 'list', 'unpin'] as const);
-      await this.#guarded(this.#held.length === 0 ? 'pin' : drawn);
+      await this.#guarded(this.#held.length === 0 ? 'pin' : this.#random.pick(WORK));
     }
   }
 

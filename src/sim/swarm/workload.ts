@@ -10,8 +10,8 @@ import type { SimRandom } from '../random.js';
 import { isExcused } from './excuses.js';
 import { answered } from './patience.js';
 import { BEYOND_KEYS, pickFrom, type SwarmPlan, type Work } from './plan.js';
-import { foundOf } from './record.js';
-import type { Attempt, Change, Command, Found, Proof, Recorder, VersionSeen } from './record.js';
+import { foundOf, type Attempt, type Change, type Command, type Found, type Proof } from './record.js';
+import type { Recorder, VersionSeen } from './record.js';
 
 const ATTEMPTS_MAX = 3;
 const RETRYING_MAX = 4;
