@@ -417,6 +417,7 @@ describe('a transaction', () => {
         databases: [db, other],
         workers: 2,
         thinkMs: 25,
+        waves: { atWork: () => Promise.resolve() },
         spread,
         excuses: ({ code }) => fault !== 'no fault' && code === 'UNAVAILABLE',
       });

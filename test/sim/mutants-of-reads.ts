@@ -125,7 +125,7 @@ export const PLANTED_IN_READS = {
   'bounded-ignores-session': {
     like: 'Replica reads: a read older than another (tikv#16069)',
     what: 'a bounded read goes back behind what its session saw',
-    by: { swarm: 'any' },
+    by: { swarm: 'sessions' },
   },
   'write-ignores-session': {
     like: 'Sessions: a write older than what its client saw',

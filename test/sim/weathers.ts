@@ -79,6 +79,18 @@ export const WEATHERS = {
     limits: TINY_LOG,
     faultMs: 1000,
   },
+  sessions: {
+    ...THREE,
+    clients: 2,
+    workers: 3,
+    gatewayChance: 0,
+    work: [
+      ['put', 1],
+      ['getBounded', 3],
+    ],
+    faults: [],
+    durationMs: 6000,
+  },
   pages: {
     ...THREE,
     nodes: 1,
@@ -87,6 +99,7 @@ export const WEATHERS = {
     clients: 3,
     workers: 4,
     thinkMs: 1,
+    restMs: 0,
     work: [
       ['put', 1],
       ['scan', 1],
@@ -120,6 +133,7 @@ export const WEATHERS = {
     clients: 2,
     workers: 2,
     thinkMs: 20,
+    restMs: 0,
     work: [
       ['put', 3],
       ['delete', 1],

@@ -74,6 +74,8 @@ const plan = {
   clients: whole(1, COUNT_MAX),
   workers: whole(1, COUNT_MAX),
   thinkMs: timeMs,
+  waveMs: timeMs,
+  restMs: timeMs,
   gatewayChance: chance,
   keys: z.array(z.string({ error: 'a text' }).min(1, { error: 'a text that is not empty' }), { error: 'a list of keys' })
     .min(1, { error: 'at least one key' }),

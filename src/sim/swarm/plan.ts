@@ -88,6 +88,9 @@ export interface SwarmPlan {
   readonly clients: number;
   readonly workers: number;
   readonly thinkMs: number;
+  /** Clients are at work for so long at a time, and then rest for a mean of `restMs`; 0: they never rest. */
+  readonly waveMs: number;
+  readonly restMs: number;
   /** How often a request goes to some node, as a plain client's does, instead of through the client's own router. */
   readonly gatewayChance: number;
   readonly keys: readonly string[];
@@ -139,7 +142,7 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     nodes,
     replicas,
     buckets: random.pick(isLarge ? [1, 2] : [1, 2, 4, 8]),
-    timing: { leaseReads: random.chance(0.7) },
+    timing: { leaseReads: random.chance(0.7), heartbeatMs: random.pick([100, 200, 200]) },
     limits: { ...drawLimits(random), ...(nodes > replicas ? drawHeat(random.fork('heat')) : {}) },
     latency: {
       minMs: latencyMs / 4,
@@ -160,6 +163,8 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     clients: 1 + random.below(3),
     workers: 1 + random.below(4),
     thinkMs: random.pick([5, 20, 60]),
+    waveMs: random.pick([100, 300, 1000]),
+    restMs: random.chance(0.1) ? 0 : random.pick([500, 1500, 4000]),
     gatewayChance: random.pick([0, 0.1, 0.5]),
     keys: drawKeys(random),
     valueBytesMax: random.pick([0, 0, 100, 2000]),

@@ -22,6 +22,7 @@ import { Recorder, type VersionSeen } from './record.js';
 import { Pinners } from './pins.js';
 import { transactionsOf, type TransactionLoad } from './transactions.js';
 import { Witness } from './witness.js';
+import { Waves } from './waves.js';
 import { Workload } from './workload.js';
 
 /**
@@ -86,6 +87,7 @@ class SwarmRun {
   readonly recorder: Recorder;
   readonly #nemesis: Nemesis;
   readonly #mover: Mover | undefined;
+  readonly #waves: Waves;
   readonly #workload: Workload;
   readonly #consumers: Consumers;
   readonly #pinners: Pinners;
@@ -135,12 +137,16 @@ class SwarmRun {
       return cluster.client(`c${at}`, clock, { linearizableAnywhere: plan.replicaReads ? 'always' : 'hot' });
     });
     this.#prober = cluster.client('prober');
-    this.#transactions = plan.transactions > 0 ? transactionsOf(cluster, plan, random.fork('transactions')) : undefined;
+    const { waveMs, restMs, transactions } = plan;
+    const waves = new Waves({ loop, random: random.fork('waves'), waveMs, restMs });
+    this.#waves = waves;
+    this.#transactions = transactions > 0 ? transactionsOf(cluster, plan, random.fork('transactions'), waves) : undefined;
     this.#workload = new Workload({
       loop,
       plan,
       random: random.fork('work'),
       recorder: this.recorder,
+      waves,
       routers,
       gateways: () => cluster.ids.flatMap((id) => (this.#isAwake(id) ? [cluster.node(id).router] : [])),
     });
@@ -191,6 +197,7 @@ class SwarmRun {
     await loop.runFor(this.#plan.durationMs);
     this.#mover?.stop();
     this.#nemesis.healQuorum();
+    this.#waves.stop();
     const clients = [this.#workload.stop(), this.#transactions?.stop(), this.#pinners.stop()];
     await loop.runUntilSettled(Promise.all([nemesis, ...clients]), LIVENESS_MS);
     // Until no clock is behind what the wildest one had said.

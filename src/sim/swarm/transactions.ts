@@ -10,6 +10,7 @@ import type { SimLoop } from '../loop.js';
 import type { SimRandom } from '../random.js';
 import { isExcused } from './excuses.js';
 import { BEYOND_KEYS, type SwarmPlan } from './plan.js';
+import type { Waves } from './waves.js';
 
 /**
  * Clients that run transactions through the client library, and what must be true of them:
@@ -27,6 +28,7 @@ export interface TransactionLoadOptions {
   /** Of each client: so many do one thing after the other. */
   readonly workers: number;
   readonly thinkMs: number;
+  readonly waves: Pick<Waves, 'atWork'>;
   /** Keys share no partition key: transactions span buckets. */
   readonly spread: boolean;
   /** What clients may be told when nothing is wrong but what the faults broke. */
@@ -34,7 +36,7 @@ export interface TransactionLoadOptions {
 }
 
 /** Clients of a swarm run, each with its own clock. */
-export function transactionsOf(cluster: SimCluster, plan: SwarmPlan, random: SimRandom): TransactionLoad {
+export function transactionsOf(cluster: SimCluster, plan: SwarmPlan, random: SimRandom, waves: Waves): TransactionLoad {
   const { loop, endpoints, limits } = cluster;
   const skew = (most: number): number => most * (2 * random.float() - 1);
   const databases = Array.from({ length: plan.transactions }, (_, at) => {
@@ -44,7 +46,7 @@ export function transactionsOf(cluster: SimCluster, plan: SwarmPlan, random: Sim
   });
   const excuses = (error: TidemarkError): boolean => isExcused(plan, error);
   const { thinkMs, spreadTransactions: spread } = plan;
-  return new TransactionLoad({ loop, random, databases, workers: 2, thinkMs, spread, excuses });
+  return new TransactionLoad({ loop, random, databases, workers: 2, thinkMs, waves, spread, excuses });
 }
 
 const ACCOUNTS = 6;
@@ -108,6 +110,7 @@ export class TransactionLoad {
 
   async #work(db: Database): Promise<void> {
     while (!this.#stopped) {
+      await this.#options.waves.atWork();
       await this.#sleep(this.#options.thinkMs * 2 * this.#random.float());
       if (this.#stopped) return;
       try {

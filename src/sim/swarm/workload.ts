@@ -10,8 +10,9 @@ import type { SimRandom } from '../random.js';
 import { isExcused } from './excuses.js';
 import { answered } from './patience.js';
 import { BEYOND_KEYS, pickFrom, type SwarmPlan, type Work } from './plan.js';
-import { foundOf, type Attempt, type Change, type Command, type Found, type Proof } from './record.js';
-import type { Recorder, VersionSeen } from './record.js';
+import { foundOf } from './record.js';
+import type { Attempt, Change, Command, Found, Proof, Recorder, VersionSeen } from './record.js';
+import type { Waves } from './waves.js';
 
 const ATTEMPTS_MAX = 3;
 const RETRYING_MAX = 4;
@@ -24,6 +25,7 @@ export interface WorkloadOptions {
   readonly plan: SwarmPlan;
   readonly random: SimRandom;
   readonly recorder: Recorder;
+  readonly waves: Waves;
   readonly routers: readonly Router[];
   /** The routers of the nodes that run at present. */
   gateways(): readonly Router[];
@@ -81,8 +83,9 @@ export class Workload {
   }
 
   async #work(client: number): Promise<void> {
-    const { plan, recorder } = this.#options;
+    const { plan, recorder, waves } = this.#options;
     while (!this.#stopped) {
+      await waves.atWork();
       await this.#sleep(plan.thinkMs * 2 * this.#random.float());
       const work = pickFrom(this.#random, plan.work);
       if (work === undefined || this.#stopped) return;
