@@ -57,7 +57,13 @@ const node = fields({
   http: listener.optional(),
 });
 
-const sidecar = fields({ listen: listener, http: listener.optional() });
+const nearCache = fields({
+  keysMax: whole(1, 256),
+  bytesMax: whole(1024, 2 ** 40).optional(),
+  readsPerSecondMin: whole(1, 1_000_000).optional(),
+});
+
+const sidecar = fields({ listen: listener, http: listener.optional(), nearCache: nearCache.optional() });
 
 const tls = fields({ ca: text, cert: text, key: text });
 

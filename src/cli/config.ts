@@ -8,6 +8,7 @@ import type { TlsFiles } from '../env/real/network.js';
 import { messageOf, TidemarkError } from '../lib/errors.js';
 import type { Timing } from '../bucket/replica.js';
 import type { NodeId, NodeInfo } from '../placement/map.js';
+import type { NearCacheOptions } from '../router/near-cache.js';
 import { contradictions, limitsOf, schema, type ConfigFile } from './config-schema.js';
 
 /**
@@ -44,6 +45,7 @@ export interface NodeSettings {
 export interface SidecarSettings {
   readonly listen: string;
   readonly http: string | undefined;
+  readonly nearCache: NearCacheOptions | undefined;
 }
 
 /** An election begins within 1 to 4/3 election timeouts of silence; clocks drift by less than a tenth of each other. */
@@ -94,7 +96,8 @@ export function nodeSettings(config: Config, id?: NodeId): NodeSettings {
 
 export function sidecarSettings({ file, raw }: Config): SidecarSettings {
   if (raw.sidecar === undefined) throw invalid(file, ['sidecar: is missing; a sidecar needs at least sidecar.listen']);
-  return { listen: raw.sidecar.listen, http: raw.sidecar.http };
+  const { listen, http, nearCache } = raw.sidecar;
+  return { listen, http, nearCache };
 }
 
 /** The certificates, if the file names some. */

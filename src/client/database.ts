@@ -6,6 +6,8 @@ import { checkTimestamp, parseTimestamp } from '../mvcc/timestamp.js';
 import { ANY_STALENESS_MS } from '../bucket/requests.js';
 import type { Condition, Consistency, Mutation, RequestId, Served, Timestamp } from '../bucket/requests.js';
 import type { Placement } from '../placement/map.js';
+import type { HedgingOptions } from '../router/hedging.js';
+import type { NearCacheOptions } from '../router/near-cache.js';
 import { Router, type Pin, type PinsReply } from '../router/router.js';
 import { ChangeFeed, streamFrom } from './changes.js';
 import { bytesOf, contradiction, Entry, Missing, rangeOf, VersionEntry, type Data, type RangeOf } from './entries.js';
@@ -45,6 +47,13 @@ export interface DatabaseOptions {
   /** For each request that sets none; default 10 s. */
   readonly timeoutMs?: number | undefined;
   readonly limits?: Partial<Limits> | undefined;
+  /**
+   * Keep so many of the keys that bounded reads ask for most in this process: where a read's bound can be proved from there, it
+   * takes no hop (`served.hops` 0, `served.node` 0). Off by default; each key that is kept costs a change stream.
+   */
+  readonly nearCache?: NearCacheOptions | undefined;
+  /** When a second replica is asked for reads that several can serve; default: after what 95 of 100 take, for 5 % at most. */
+  readonly hedging?: HedgingOptions | undefined;
 }
 
 export interface RequestOptions {
@@ -173,13 +182,14 @@ export class Database implements AsyncDisposable {
   readonly #router: Router;
 
   constructor(env: ClientEnv, options: DatabaseOptions) {
-    const { endpoints, clusterId, zone, timeoutMs, limits } = options;
+    const { endpoints, clusterId, zone, timeoutMs, limits, nearCache, hedging } = options;
     if (endpoints.length === 0) {
       throw new TidemarkError('INVALID_ARGUMENT', 'NO_ENDPOINTS', 'endpoints is empty; expected host:port of a node or sidecar');
     }
     this.#env = env;
     this.#limits = { ...DEFAULT_LIMITS, ...limits };
-    this.#router = new Router({ env, limits: this.#limits, role: 'client', seeds: endpoints, clusterId, zone, timeoutMs });
+    const from = { seeds: endpoints, clusterId, zone, timeoutMs, nearCache, hedging };
+    this.#router = new Router({ env, limits: this.#limits, role: 'client', ...from });
   }
 
   /** Resolves when a node has answered. Requests may be made before. */

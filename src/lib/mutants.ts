@@ -66,6 +66,7 @@ export const MUTANTS = [
   'bounded-ignores-session',
   'write-ignores-session',
   'token-ignored',
+  'near-cache-unproved',
   'scan-unconfirmed',
   'scan-merge-unbounded',
   'scan-moves-on',

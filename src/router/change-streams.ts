@@ -23,6 +23,8 @@ export interface ChangesOptions {
   /** Monotonic milliseconds at which the stream ends. */
   readonly deadlineMs?: number | undefined;
   readonly signal?: CancelSignal | undefined;
+  /** Of the router itself: what it tells no caller has seen. */
+  readonly isOwn?: boolean | undefined;
   /** The consumer left an event untaken for too long: RESOURCE_EXHAUSTED / SLOW_CONSUMER, with the cursor behind that event. */
   readonly stalled?: ((error: TidemarkError) => void) | undefined;
   /** It has done so for as long again. */
@@ -97,7 +99,8 @@ export class ChangeStreams {
         checkNotAhead,
       });
       for await (const event of stream.events(from)) {
-        if (event.kind === 'changes') for (const { at } of event.changes) this.#ports.saw(at.bucket, at.timestamp);
+        const seen = event.kind === 'changes' && options.isOwn !== true ? event.changes : [];
+        for (const { at } of seen) this.#ports.saw(at.bucket, at.timestamp);
         cursor = event.cursor;
         const stop = this.#guard(options, cursor);
         try {

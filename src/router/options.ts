@@ -5,6 +5,7 @@ import type { Consistency, Record, RequestId, Served, Timestamp, Version, WriteR
 import type { NodeId } from '../placement/map.js';
 import type { Owner } from '../txn/reservations.js';
 import type { HedgingOptions } from './hedging.js';
+import type { NearCacheOptions } from './near-cache.js';
 import type { NodeHandle } from './operations.js';
 import type { PipelineEnv } from './pipeline.js';
 import type { Role } from './wire.js';
@@ -30,6 +31,8 @@ export interface RouterOptions {
    * read replicas, or whose leader has far more to do than others (`hot`, the default), or all.
    */
   readonly linearizableAnywhere?: 'hot' | 'always' | undefined;
+  /** Keys that are kept in this process for bounded reads; none if it is left out. */
+  readonly nearCache?: NearCacheOptions | undefined;
   /** When a second replica is asked for what several can serve. */
   readonly hedging?: HedgingOptions | undefined;
   /** For requests without a deadline of their own. */

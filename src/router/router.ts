@@ -30,6 +30,7 @@ import {
 } from './operations.js';
 import type { RouterOptions, CallOptions, WriteOptions, ReadOptions, ScanOptions, HistoryOptions } from './options.js';
 import type { DiffOptions, PinsReply, WriteReply, GetReply, GetManyEntry, HistoryPage } from './options.js';
+import { NearCache } from './near-cache.js';
 import { PagedReads } from './paged-reads.js';
 import { pinsOverBuckets } from './pins.js';
 import { PlacementCache } from './placement-cache.js';
@@ -102,6 +103,8 @@ export class Router implements NodeHandle {
   readonly #seenOf = new Map<BucketId, Timestamp>();
   readonly #changeStreams: ChangeStreams;
   readonly #pages: PagedReads;
+  readonly #near: NearCache | undefined;
+  readonly #nearAnswers: Counter;
   #closed = false;
 
   constructor(options: RouterOptions) {
@@ -117,6 +120,7 @@ export class Router implements NodeHandle {
     const answers = (hops: string): Counter =>
       env.metrics.counter('tidemark_router_answers_total', 'Requests that were answered, by hops to the node that did', { hops });
     const [direct, detours] = [answers('1'), answers('more')];
+    this.#nearAnswers = answers('0');
     this.#dispatcher = new Dispatcher({
       env,
       alarms: this.#alarms,
@@ -144,6 +148,15 @@ export class Router implements NodeHandle {
       saw: (bucket, timestamp) => this.#saw(bucket, timestamp),
       checkNotAhead: (timestamp, field) => this.#checkNotAhead(timestamp, field),
     });
+    if (options.nearCache !== undefined) {
+      this.#near = new NearCache(options.nearCache, {
+        clock: env.clock,
+        alarms: this.#alarms,
+        now: () => Math.max(this.wallNow(), this.#ownNow()),
+        changes: (range, asked) => this.#changeStreams.events(range, asked),
+        isClosed: () => this.#closed,
+      });
+    }
     this.#pages = new PagedReads({
       limits,
       role,
@@ -188,8 +201,12 @@ export class Router implements NodeHandle {
 
   /** The same by clocks alone: it goes on by itself. What was seen may be ahead of all clocks, and stands still until then. */
   wallNow(): Timestamp {
-    const wall = later(0, Math.max(0, this.#options.env.clock.wallMs() - EPOCH_MS));
-    return this.#connections.clusterNow() ?? wall;
+    return this.#connections.clusterNow() ?? this.#ownNow();
+  }
+
+  /** By the clock of this machine. */
+  #ownNow(): Timestamp {
+    return later(0, Math.max(0, this.#options.env.clock.wallMs() - EPOCH_MS));
   }
 
   /** Told by the node in this process: the placement, unless it is older than what is known ... */
@@ -300,10 +317,22 @@ export class Router implements NodeHandle {
       const seen = consistency.kind === 'bounded' ? Math.max(atLeast, this.#sessionSeen(bucket)) : latest;
       const operation = { kind: 'get', bucket, key, consistency, anyReplica: false } as const;
       const asked = { ...call, seen, atLeader: options.namesNow === true };
-      const { result, served } = await this.#dispatcher.execute(operation, asked);
+      const near = this.#nearby(operation, asked);
+      const { result, served } = near ?? (await this.#dispatcher.execute(operation, asked));
       if (consistency.kind !== 'asOf') this.#saw(bucket, served.timestamp);
       return { record: result.record, served };
     });
+  }
+
+  /** From the near cache, if there is one and it can prove what is asked for. */
+  #nearby(operation: Operation, { seen, hops }: Pick<Call, 'seen' | 'hops'>): Answer<'get'> | undefined {
+    if (this.#near === undefined || operation.kind !== 'get' || operation.consistency.kind !== 'bounded') return undefined;
+    const shown = this.#near.read(operation.key, operation.consistency.maxStalenessMs, seen);
+    if (shown === undefined) return undefined;
+    this.#nearAnswers.add();
+    // What the caller does with it must not reach what is kept.
+    const record = shown.record && { ...shown.record, value: Buffer.from(shown.record.value) };
+    return { result: { record }, served: { node: 0, timestamp: shown.mark, consistency: 'bounded', hops } };
   }
 
   /** Many keys, each read by itself, in batches as they come; with `asOf` all at one moment. */
@@ -406,12 +435,14 @@ export class Router implements NodeHandle {
     const { deadlineMs, signal, hops, seen = 0 } = context;
     const call = { ...this.#callOf({ deadlineMs, signal }), hops, seen, renewable: true };
     if (this.#cache.placement === undefined) await this.#knownPlacement(call);
-    return forward(operation, call, this.#dispatcher, () => this.#changeStreams.reader());
+    const near = this.#nearby(operation, { seen, hops: hops + 1 });
+    return near ?? forward(operation, call, this.#dispatcher, () => this.#changeStreams.reader());
   }
 
   /** What is in flight fails; commands that were sent, with outcome unknown. */
   async close(): Promise<void> {
     this.#closed = true;
+    this.#near?.close();
     this.#connections.close();
     this.#alarms.close();
   }

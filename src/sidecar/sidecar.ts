@@ -4,6 +4,7 @@ import { assert } from '../lib/assert.js';
 import { TidemarkError } from '../lib/errors.js';
 import { publicServices } from '../node/services/services.js';
 import type { NodeId, Placement } from '../placement/map.js';
+import type { NearCacheOptions } from '../router/near-cache.js';
 import { PipelineServer } from '../router/pipeline-server.js';
 import { Router } from '../router/router.js';
 import { SidecarView } from './view.js';
@@ -21,7 +22,8 @@ import { SidecarView } from './view.js';
  *
  * Example: a stock gRPC client -> Commands.Put on 127.0.0.1:7100 -> router -> pipeline to node 2 -> reply with `hops: 2`.
  *
- * What it is not: it caches no data and holds no truth; it may be killed and started at any time.
+ * What it is not: it holds no truth, and caches no data unless it is told to (near-cache.ts); it may be killed and started at any
+ * time.
  */
 export interface SidecarConfig {
   /** `host:port` for gRPC. */
@@ -33,6 +35,8 @@ export interface SidecarConfig {
   readonly clusterId?: string | undefined;
   readonly zone?: string | undefined;
   readonly limits: Limits;
+  /** Hot keys that are kept here for bounded reads; none if it is left out. */
+  readonly nearCache?: NearCacheOptions | undefined;
   /** For requests that set no deadline; default 10 s. */
   readonly timeoutMs?: number | undefined;
 }
@@ -62,9 +66,9 @@ export class Sidecar {
 
   constructor(options: SidecarOptions) {
     const { env, config, onFatal } = options;
-    const { limits, endpoints, clusterId, zone, timeoutMs } = config;
+    const { limits, endpoints, clusterId, zone, timeoutMs, nearCache } = config;
     this.#options = options;
-    this.router = new Router({ env, limits, role: 'sidecar', seeds: endpoints, clusterId, zone, timeoutMs });
+    this.router = new Router({ env, limits, role: 'sidecar', seeds: endpoints, clusterId, zone, timeoutMs, nearCache });
     this.#view = new SidecarView(this.router, env.clock);
     this.#pipelines = new PipelineServer({
       env,

@@ -137,6 +137,11 @@ export const PLANTED_IN_READS = {
     what: 'a read in a session that came from elsewhere ignores its token',
     by: { test: 'sim/time-travel', name: 'through any node, with the token' },
   },
+  'near-cache-unproved': {
+    like: 'Stale reads: between memory and disk',
+    what: 'a router shows what it keeps of a key, though the mark of its stream does not prove that it is fresh enough',
+    by: { swarm: 'nearCaches' },
+  },
   'scan-unconfirmed': {
     like: 'Leases and ReadIndex: stale reads after a pause (etcd#20418)',
     what: 'a scan takes its timestamp from a leader that nobody confirmed',

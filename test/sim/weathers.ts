@@ -58,6 +58,22 @@ export const WEATHERS = {
     ],
     faultMs: 600,
   },
+  nearCaches: {
+    ...THREE,
+    ...WORK,
+    nearCache: true,
+    keys: ['k0', 'k1', '{g0}a'],
+    work: [['getBounded', 20], ['put', 5], ['delete', 1], ['get', 3], ['group', 2]],
+    faults: [
+      ['isolate', 1],
+      ['clientPath', 2],
+      ['stallPath', 1],
+      ['crash', 1],
+    ],
+    clockSkewMs: 150,
+    durationMs: 12_000,
+    faultMs: 1000,
+  },
   disks: {
     ...THREE,
     ...WORK,

@@ -92,6 +92,7 @@ const plan = {
   pinners: whole(0, COUNT_MAX),
   moveEveryMs: timeMs,
   replicaReads: z.boolean({ error: 'true or false' }),
+  nearCache: z.boolean({ error: 'true or false' }),
   streams: whole(0, COUNT_MAX),
   spreadTransactions: z.boolean({ error: 'true or false' }),
 } satisfies { readonly [Field in keyof SwarmPlan]: z.ZodType };

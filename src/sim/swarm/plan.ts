@@ -118,6 +118,8 @@ export interface SwarmPlan {
   readonly moveEveryMs: number;
   /** Linearizable reads of clients go to any replica. */
   readonly replicaReads: boolean;
+  /** Clients keep hot keys. */
+  readonly nearCache: boolean;
 }
 
 /** Beyond what the cluster allows: requests may be refused for it, but no promise is broken. */
@@ -181,6 +183,7 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     spreadTransactions: random.chance(0.6),
     moveEveryMs: nodes > replicas ? random.pick([0, 500, 2000]) : 0,
     replicaReads: random.chance(0.5),
+    nearCache: random.chance(0.3),
   };
   return { ...plan, pinners: collectsHistory(plan) && random.chance(0.7) ? 2 : 0 };
 }

@@ -20,6 +20,7 @@ export function smallerPlans(plan: SwarmPlan): SwarmPlan[] {
   if (plan.moveEveryMs > 0) add({ moveEveryMs: 0 });
   if (plan.replicaReads) add({ replicaReads: false });
   if (plan.pinners > 0) add({ pinners: 0 });
+  if (plan.nearCache) add({ nearCache: false });
   if (plan.transactions > 0) add({ transactions: half(plan.transactions) });
   if (plan.transactions > 0 && plan.spreadTransactions) add({ spreadTransactions: false });
   if (plan.clients > 1) add({ clients: half(plan.clients) });

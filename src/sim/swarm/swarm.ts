@@ -134,7 +134,10 @@ class SwarmRun {
     const routers = Array.from({ length: plan.clients }, (_, at) => {
       const clock = loop.clock({ rate: 1 + skew(plan.wallRateMax) });
       clock.jumpWall(skew(plan.clockSkewMs));
-      return cluster.client(`c${at}`, clock, { linearizableAnywhere: plan.replicaReads ? 'always' : 'hot' });
+      return cluster.client(`c${at}`, clock, {
+        linearizableAnywhere: plan.replicaReads ? 'always' : 'hot',
+        nearCache: plan.nearCache ? { keysMax: 4, readsPerSecondMin: 1 } : undefined,
+      });
     });
     this.#prober = cluster.client('prober');
     const { waveMs, restMs, transactions } = plan;
