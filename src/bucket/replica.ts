@@ -27,6 +27,7 @@ import type {
   WriteResult,
 } from './requests.js';
 import { encodeRetention, type RetentionEntry } from './retention.js';
+import { scatter } from './scatter.js';
 import type { BucketState } from './state.js';
 
 /**
@@ -595,9 +596,4 @@ export class Replica {
     this.#retaining.abandon('its node is stopping');
     this.reads.close();
   }
-}
-
-/** Buckets whose numbers follow a pattern, as those of one leader do, get numbers that follow none. */
-function scatter(bucket: BucketId): number {
-  return Math.imul(bucket + 1, 0x9e37_79b1) >>> 16;
 }
