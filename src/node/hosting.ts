@@ -8,6 +8,7 @@ import { TidemarkError } from '../lib/errors.js';
 import type { BucketLog, LogStorage } from '../bucket/log-storage.js';
 import { Replica, type ReplicaHost } from '../bucket/replica.js';
 import { eachEntry } from '../bucket/pages.js';
+import { seal, unseal } from '../bucket/sealed.js';
 import { markUnnamed, sweepSlot, unnamedSlots } from '../bucket/slots.js';
 import {
   BucketState,
@@ -74,7 +75,7 @@ export class Hosting {
     this.tableLimits = tableLimitsOf(options.limits);
     this.#checkpoints = new Checkpoints(options.env.timers, options.onBug);
     const data = options.state.get(NEXT_SLOT_KEY);
-    if (data !== undefined) this.#nextSlot = data.readUInt32BE(0);
+    if (data !== undefined) this.#nextSlot = unseal(data, 'the number of the next slot').readUInt32BE(0);
   }
 
   get store(): StateStore {
@@ -92,7 +93,7 @@ export class Hosting {
     this.#nextSlot += 1;
     const data = Buffer.alloc(4);
     data.writeUInt32BE(this.#nextSlot, 0);
-    this.#options.state.put(NEXT_SLOT_KEY, data);
+    this.#options.state.put(NEXT_SLOT_KEY, seal(data));
     return slot;
   }
 
@@ -150,7 +151,7 @@ export class Hosting {
     this.replicas.delete(bucket);
     replica.close();
     replica.state.retire();
-    state.put(goneKey(bucket), Buffer.from(JSON.stringify(epochOfReplica(id))));
+    state.put(goneKey(bucket), seal(Buffer.from(JSON.stringify(epochOfReplica(id)))));
     markUnnamed(state, slot);
     state.del(metaKey(bucket));
     await state.flush();
@@ -160,7 +161,8 @@ export class Hosting {
 
   #goneUpTo(bucket: BucketId): number {
     const data = this.#options.state.get(goneKey(bucket));
-    return data === undefined ? -1 : (JSON.parse(data.toString()) as number);
+    if (data === undefined) return -1;
+    return JSON.parse(unseal(data, 'the record of a replica that is gone').toString()) as number;
   }
 
   #logCacheBytes(replicas: number): number {

@@ -13,7 +13,7 @@ import type { PeerPins } from './peers.js';
  * come back with the old id and no memory of its votes, so peers refuse an id that arrives with another uuid. It must not come
  * back with the old uuid either: each store holds the uuid too, and a directory of which only a part is left is refused.
  */
-const FORMAT = 5;
+const FORMAT = 6;
 const IDENTITY_FILE = 'identity.json';
 const PEERS_FILE = 'peers.json';
 /** In each store. */

@@ -4,6 +4,7 @@ import { messageOf, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica, ReplicaHost, Timing } from '../bucket/replica.js';
 import { LogStorage } from '../bucket/log-storage.js';
+import { unseal } from '../bucket/sealed.js';
 import { StateStore } from '../bucket/state-store.js';
 import { HybridClock } from '../mvcc/timestamp.js';
 import { preferredLeader } from '../placement/initial.js';
@@ -99,7 +100,7 @@ export async function startNode(env: Env, config: NodeConfig, hooks: NodeHooks):
   const identity = await claimStores(env, { log: logStore, state: stateStore }, known, expected);
   const logs = await LogStorage.open(logStore);
   const stored = stateStore.get(PLACEMENT_KEY);
-  const told = stored === undefined ? config.joined?.record : decodeRecordOf(stored);
+  const told = stored === undefined ? config.joined?.record : decodeRecordOf(unseal(stored, 'the placement'));
   const record = told ?? initialRecord(clusterId, nodes, buckets, replicas);
   const node = new Node({ env, config, hooks, identity, pins, record, logStore, logs, stateStore });
   await node.open();

@@ -3,6 +3,7 @@ import type { Limits } from '../env/limits.js';
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
 import type { Replica } from '../bucket/replica.js';
+import { seal } from '../bucket/sealed.js';
 import type { StateStore } from '../bucket/state-store.js';
 import type { Founding } from '../placement/founding.js';
 import type { HeatRules } from '../placement/hot.js';
@@ -125,7 +126,7 @@ export class PlacementKeeper {
   /** Makes the record durable that this node was let in with, so that it needs to ask nobody again. */
   async keep(): Promise<void> {
     const { state } = this.#options;
-    state.put(PLACEMENT_KEY, encodeRecordOf(this.#record));
+    state.put(PLACEMENT_KEY, seal(encodeRecordOf(this.#record)));
     await state.flush();
   }
 
@@ -195,7 +196,7 @@ export class PlacementKeeper {
     // One tells all: that all tell all would be a flood in a large cluster. Whoever misses it reports that it knows an older one.
     if (this.system.isLeading) this.#membership.tell(record, [...record.nodes, ...left]);
     this.#record = record;
-    this.#options.state.put(PLACEMENT_KEY, encodeRecordOf(record));
+    this.#options.state.put(PLACEMENT_KEY, seal(encodeRecordOf(record)));
     this.#options.adopted(record);
     this.#membership.tick();
     this.checkMember();

@@ -45,6 +45,18 @@ describe('a node whose disk lost what was on it', () => {
     expect(cluster.fatal[0]?.error).to.include({ code: 'DATA_LOSS' });
   });
 
+  it('does not believe what it kept about itself', async () => {
+    for (const name of ['n/placement', 'n/slot']) {
+      const cluster = await startCluster({ seed: 'rot of its own', nodes: 3, buckets: 1 });
+      await cluster.settle(cluster.join(4));
+      await cluster.loop.runFor(5000);
+      cluster.crash(2);
+      expect(cluster.disk(2).rot('state', bytes(name)), name).to.equal(true);
+      await cluster.restart(2).catch(() => undefined);
+      expect(cluster.fatal[0]?.error, name).to.include({ code: 'DATA_LOSS', reason: 'STATE_CORRUPT' });
+    }
+  });
+
   it('sends those who ask it to the others, which have a good copy', async () => {
     const cluster = await startCluster({ seed: 'rot and ask', nodes: 3, buckets: 1 });
     const client = cluster.client('c1');
