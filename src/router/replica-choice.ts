@@ -61,11 +61,14 @@ export class ReplicaChoice {
     this.#options = options;
   }
 
-  /** Lower is nearer: this process, the same zone, elsewhere; then those that are likely not to answer. */
+  /**
+   * Lower is nearer: this process, the same zone, elsewhere; then those that are likely not to answer. A stream that is still being
+   * made counts as that: the process at its other end may have been stopped, and is dialed in vain for seconds.
+   */
   distance(node: NodeId): number {
     const { cache, connections, zone } = this.#options;
     if (node === connections.selfNode) return 0;
-    if (!connections.isHealthy(node)) return UNHEALTHY;
+    if (!connections.isConnected(node) || !connections.isHealthy(node)) return UNHEALTHY;
     return zone !== '' && cache.node(node)?.zone === zone ? 1 : 2;
   }
 

@@ -7,6 +7,7 @@ import type { StreamEvent, StreamFrom } from '../../src/router/change-stream.js'
 import type { Router } from '../../src/router/router.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
 import { bytes, failure, leaderOf, startCluster, untilLed } from './support.js';
+import { handOver } from './transaction-support.js';
 
 const ALL = { start: EMPTY, end: EMPTY };
 
@@ -243,8 +244,12 @@ describe('change streams of a simulated cluster', () => {
     cluster.network.heal();
     await cluster.loop.runFor(6000);
     expect(cluster.log.lines.some((line) => line.includes('installed a snapshot')), 'by snapshot').to.equal(true);
+    // Streams ask the leader.
+    await handOver(cluster, 0, away);
+    const { router } = cluster.node(away);
+    await cluster.loop.runUntil(() => router.leaderOf(0) === away, 1000);
     const from = { kind: 'timestamp', timestamp: first.timestamp } as const;
-    expect(told(await readUntil(cluster, cluster.node(away).router, from, last))).to.deep.equal(expected);
+    expect(told(await readUntil(cluster, router, from, last))).to.deep.equal(expected);
   });
 
   it('go on over leaders that change and nodes that die', async () => {

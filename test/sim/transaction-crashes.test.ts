@@ -61,6 +61,8 @@ async function start({ leaders }: Case): Promise<World> {
   const read = keyLedBy(cluster, 3, keys);
   await cluster.settle(Promise.all([...keys, read].map((key) => client.put(bytes(key), bytes('before')))));
   const condition: Condition = { kind: 'exists', key: bytes(read) };
+  // One participant is farther away, so that home has steps between their prepares.
+  for (const [from, to] of [['n1', 'n3'], ['n3', 'n1']] as const) cluster.network.setLatency({ minMs: 2, maxMs: 3 }, from, to);
   return { cluster, client, clientProcess, keys, condition, id: { session: 4711, born: client.now(), sequence: 1, lowest: 1 } };
 }
 
