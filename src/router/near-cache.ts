@@ -127,8 +127,9 @@ export class NearCache {
     }
   }
 
+  /** By what is certain of their counts: where many cold keys share the counters, each inherits a count that is not its own. */
   #hottest(readsMin: number): string[] {
-    const often = this.#sketch.top(this.#keysMax).filter(({ count }) => count >= readsMin);
+    const often = this.#sketch.top(this.#keysMax).filter(({ count, error }) => count - error >= readsMin);
     return often.map(({ item }) => item);
   }
 }
