@@ -62,8 +62,8 @@ export class ReplicaChoice {
   }
 
   /**
-   * Lower is nearer: this process, the same zone, elsewhere; then those that are likely not to answer. A stream that is still being
-   * made counts as that: the process at its other end may have been stopped, and is dialed in vain for seconds.
+   * Lower is nearer: this process, the same zone, elsewhere; then those that are likely not to answer. So is one whose stream is
+   * still being made: a process that was stopped is dialed in vain for seconds.
    */
   distance(node: NodeId): number {
     const { cache, connections, zone } = this.#options;
