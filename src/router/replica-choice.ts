@@ -61,15 +61,17 @@ export class ReplicaChoice {
     this.#options = options;
   }
 
-  /**
-   * Lower is nearer: this process, the same zone, elsewhere; then those that are likely not to answer. So is one whose stream is
-   * still being made: a process that was stopped is dialed in vain for seconds.
-   */
+  /** Lower is nearer: this process, the same zone, elsewhere; then those that are likely not to answer. */
   distance(node: NodeId): number {
     const { cache, connections, zone } = this.#options;
     if (node === connections.selfNode) return 0;
-    if (!connections.isConnected(node) || !connections.isHealthy(node)) return UNHEALTHY;
+    if (!connections.isHealthy(node)) return UNHEALTHY;
     return zone !== '' && cache.node(node)?.zone === zone ? 1 : 2;
+  }
+
+  /** The same; but one whose stream is still being made comes last: a process that was stopped is dialed in vain for seconds. */
+  #distanceNow(node: NodeId): number {
+    return this.#options.connections.isConnected(node) ? this.distance(node) : UNHEALTHY;
   }
 
   /** One that was not asked yet; undefined if there is none. */
@@ -85,7 +87,7 @@ export class ReplicaChoice {
   /** One that may well serve it beside the one that was asked; undefined if there is none. */
   pickBeside(need: ReadNeed, first: NodeId, asked: ReadonlySet<NodeId> | undefined): NodeId | undefined {
     const open = this.#open(need.bucket, asked).filter((node) => {
-      return node !== first && this.distance(node) < UNHEALTHY && !this.#hasRefused(need, node);
+      return node !== first && this.#distanceNow(node) < UNHEALTHY && !this.#hasRefused(need, node);
     });
     return this.#best(need, open);
   }
@@ -145,7 +147,7 @@ export class ReplicaChoice {
   }
 
   #best(need: ReadNeed, nodes: readonly NodeId[]): NodeId | undefined {
-    const distances = nodes.map((node) => this.distance(node));
+    const distances = nodes.map((node) => this.#distanceNow(node));
     const nearest = Math.min(...distances);
     const near = this.#lessBusy(need, nodes.filter((_, at) => distances[at] === nearest));
     const isFarther = (distance: number): boolean => distance > nearest && distance < UNHEALTHY;
