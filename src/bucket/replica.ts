@@ -452,6 +452,11 @@ export class Replica {
     return this.#dueMs;
   }
 
+  /** What was heard since `dueMs` was kept may have moved it: a follower at rest then has nothing to do for a long time. */
+  postpone(): void {
+    this.#dueMs = this.raft.nextTickMs;
+  }
+
   tick(now: number): void {
     // What a follower does by the clock is to stand, when it may. Reads that its leader leaves unanswered have deadlines as well.
     if (!this.isLeader && !this.#host.mayLead()) return;

@@ -13,8 +13,11 @@ import type { LogWriter } from './log-writer.js';
  * clock has passed that, it votes for nobody and promises nothing, and from then on the ceiling is its floor.
  */
 const KEY = Buffer.from('n/ceiling');
-const AHEAD_MS = 1000;
-/** Renewed at every look of a node at rest, so that the floors of its buckets always reach beyond the next heartbeat. */
+const AHEAD_MS = 1400;
+/**
+ * The floors of a node's buckets always reach beyond the next heartbeat, also where it looks only once in a heartbeat: which then
+ * renews at every second look.
+ */
 const RENEW_BELOW_MS = 650;
 
 export class ClockCeiling {

@@ -25,6 +25,8 @@ export interface DiskWatchOptions {
 const LOG_PATIENCE = 1;
 /** State batches are larger and nobody waits for them until much has gathered in memory. */
 const STATE_PATIENCE = 3;
+/** Of an election timeout. */
+const SLOW_PART = 0.2;
 
 export class DiskWatch {
   readonly #options: DiskWatchOptions;
@@ -42,10 +44,11 @@ export class DiskWatch {
     return this.#hangs;
   }
 
-  /** A batch is on its way: it is to be looked for again soon. */
-  get busy(): boolean {
-    const { log, state } = this.#options;
-    return log.busySinceMs !== undefined || state.busySinceMs !== undefined;
+  /** A batch has been on its way for so long that it is to be looked for again soon. */
+  isSlow(now: number): boolean {
+    const { log, state, electionTimeoutMs } = this.#options;
+    const sinceMs = Math.min(log.busySinceMs ?? now, state.busySinceMs ?? now);
+    return now - sinceMs > SLOW_PART * electionTimeoutMs;
   }
 
   tick(now: number): void {

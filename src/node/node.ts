@@ -160,6 +160,8 @@ export class Node {
   readonly #placementWatchers = new Set<() => void>();
   #server: Server | undefined;
   readonly #ticker: Ticker;
+  /** Between two looks of a node at rest, at most. */
+  readonly #restMs: number;
   #transactionsDueMs = 0;
   #secondDueMs = 0;
   #stopping = false;
@@ -187,7 +189,8 @@ export class Node {
     this.#ceiling = new ClockCeiling(logStore, this.#writer, this.hybrid);
     const busyMs = Math.min(Math.max(TICK_MS_MIN, timing.heartbeatMs / 4), TICK_MS_MAX);
     const work = (): number | 'busy' => this.#guarded(() => this.#tick()) ?? 'busy';
-    this.#ticker = new Ticker({ clock, timers, busyMs, restMs: Math.min(timing.heartbeatMs, REST_MS_MAX), work });
+    this.#restMs = Math.min(timing.heartbeatMs, REST_MS_MAX);
+    this.#ticker = new Ticker({ clock, timers, busyMs, restMs: this.#restMs, work });
     this.#guard = new ClockGuard(clock, CLOCK_PARTING_MS, timing.electionTimeoutMs);
     const { electionTimeoutMs } = timing;
     this.#disk = new DiskWatch({ log: this.#writer, state: this.#state, electionTimeoutMs, logger: log, metrics });
@@ -469,12 +472,15 @@ export class Node {
     if (this.#mayLead) this.#balance.reset();
     else this.#balance.handOver();
     let dueMs = Infinity;
-    let isBusy = !this.#mayLead || !this.#gate.isOpen || this.#disk.busy;
+    let isBusy = !this.#mayLead || !this.#gate.isOpen || this.#disk.isSlow(now);
     for (const replica of this.hosting.replicas.values()) {
       if (replica.dueMs <= now && !replica.installing && this.#gate.isOpen) replica.tick(now);
-      if (replica.isBusy) replica.expire(now);
-      if (replica.blocked && !this.#state.full) this.#turns.changed(replica);
-      isBusy ||= replica.isBusy;
+      if (replica.dueMs <= now + this.#restMs) replica.postpone();
+      if (replica.isBusy) {
+        replica.expire(now);
+        if (replica.blocked && !this.#state.full) this.#turns.changed(replica);
+        isBusy = true;
+      }
       dueMs = Math.min(dueMs, replica.dueMs);
     }
     this.#beats.send();
