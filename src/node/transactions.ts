@@ -67,6 +67,8 @@ const LINGER_MS = 1000;
 const BACKOFF_MIN_MS = 2;
 const BACKOFF_MAX_MS = 100;
 const RESOLVE_TIMEOUT_MS = 5000;
+/** Records that nobody needs any more wait for others of their bucket, so that one entry forgets many. */
+const FORGET_EVERY_MS = 1000;
 const FORGET_AT_ONCE = 256;
 const ASK_AT_ONCE = 256;
 
@@ -78,6 +80,7 @@ export class Transactions {
   /** Committed ones whose participants are being told, or were told, until the record is gone. */
   readonly #told = new Set<TransactionKey>();
   readonly #toForget = new Map<Replica, TransactionId[]>();
+  #forgetDueMs = 0;
   readonly #asking = new Set<TransactionKey>();
   /** Since when this leader has known of an intent, in monotonic milliseconds. */
   readonly #knownSinceMs = new WeakMap<Prepared, number>();
@@ -302,7 +305,11 @@ export class Transactions {
 
   /** Looks for what nobody else will do: records whose participants were not told, and intents that nobody comes back to. */
   tick(): void {
-    for (const replica of [...this.#toForget.keys()]) this.#forget(replica);
+    const now = this.#options.env.clock.monotonicMs();
+    if (now >= this.#forgetDueMs) {
+      this.#forgetDueMs = now + FORGET_EVERY_MS;
+      for (const replica of [...this.#toForget.keys()]) this.#forget(replica);
+    }
     for (const replica of this.#options.replicas.values()) {
       const { raft, state, installing } = replica;
       if (installing || !raft.canServe()) continue;
