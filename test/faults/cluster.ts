@@ -207,12 +207,16 @@ export class TestCluster implements AsyncDisposable {
     return new Map(lines.map((line) => [line.slice(0, line.lastIndexOf(' ')), Number(line.slice(line.lastIndexOf(' ') + 1))]));
   }
 
-  /** Every running node knows a leader of every bucket, and all know the same one. */
+  /** Every bucket has a leader, and all running nodes that have a replica of it know the same one. */
   async settled(): Promise<void> {
-    await this.eventually('every bucket has a leader that all nodes know', async () => {
+    await this.eventually('every bucket has a leader that all its nodes know', async () => {
       const views = await Promise.all(this.runningIds.map((id) => this.bucketsOf(id)));
       const [first = []] = views;
-      return first.every(({ bucket }, index) => bucket.leader > 0 && views.every((view) => view[index]?.bucket.leader === bucket.leader));
+      return first.every((_, index) => {
+        const hosts = views.flatMap((view) => view[index] ?? []).filter(({ local }) => local !== null);
+        const [one] = hosts;
+        return one !== undefined && one.bucket.leader > 0 && hosts.every(({ bucket }) => bucket.leader === one.bucket.leader);
+      });
     });
   }
 
