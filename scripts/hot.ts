@@ -1,10 +1,10 @@
 /**
- * What a hot key gets: `npx tsx scripts/hot.ts [seconds]`. Five local nodes, reads of which half are of one key and half follow a
- * Zipf distribution over 10,000 others, beside a few writes to the bucket of that key.
+ * What a hot key gets: `npx tsx scripts/hot.ts [seconds]`. Five local nodes, reads of which half are of one key and half follow
+ * a Zipf distribution over 10,000 others, beside a few writes to the bucket of that key.
  *
- * Each kind of read is measured before its bucket has read replicas (they are forbidden then) and behind that with as many as five
- * nodes allow; likewise reads at a given rate, whose latency and that of the writes can be compared. Then how long help takes
- * from the first hot read, and how long it stays when nobody reads any more (`coolMs` is 10 s here instead of 60).
+ * Each kind of read is measured while its bucket may have no read replicas, and again with as many as five nodes allow; likewise
+ * reads at a given rate, whose latency and that of the writes can be compared. Then how long help takes from the first hot
+ * read, and how long it stays when nobody reads any more (`coolMs` is 10 s here instead of 60).
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { build, type Histogram } from 'hdr-histogram-js';
@@ -130,8 +130,8 @@ async function measure(readReplicasMax: number): Promise<void> {
     show(`${kind}, at a rate, ${readReplicasMax} read replicas`, await load(db, kind, PACED_READS));
     if (helped === undefined) continue;
     console.log(`${kind}: the first read replica ${await helped} s behind the first read; now ${await readReplicas(cluster)}`);
-    const coolMs = performance.now();
-    console.log(`${kind}: the last read replica gone ${await until(coolMs, async () => (await readReplicas(cluster)) === 0)} s behind the last read`);
+    const cool = await until(performance.now(), async () => (await readReplicas(cluster)) === 0);
+    console.log(`${kind}: the last read replica gone ${cool} s behind the last read`);
   }
 }
 

@@ -447,14 +447,10 @@ export class Replica {
     return true;
   }
 
-  /** When `tick` has something to do: kept here because a node looks at it for every replica, many times a second. */
-  get dueMs(): number {
+  /** When `tick` has something to do: kept because a node asks every replica at every look, and counted anew if it is `soon`. */
+  dueMs(soon: number): number {
+    if (this.#dueMs <= soon) this.#dueMs = this.raft.nextTickMs;
     return this.#dueMs;
-  }
-
-  /** What was heard since `dueMs` was kept may have moved it: a follower at rest then has nothing to do for a long time. */
-  postpone(): void {
-    this.#dueMs = this.raft.nextTickMs;
   }
 
   tick(now: number): void {

@@ -160,8 +160,6 @@ export class Node {
   readonly #placementWatchers = new Set<() => void>();
   #server: Server | undefined;
   readonly #ticker: Ticker;
-  /** Between two looks of a node at rest, at most. */
-  readonly #restMs: number;
   #transactionsDueMs = 0;
   #secondDueMs = 0;
   #stopping = false;
@@ -189,8 +187,7 @@ export class Node {
     this.#ceiling = new ClockCeiling(logStore, this.#writer, this.hybrid);
     const busyMs = Math.min(Math.max(TICK_MS_MIN, timing.heartbeatMs / 4), TICK_MS_MAX);
     const work = (): number | 'busy' => this.#guarded(() => this.#tick()) ?? 'busy';
-    this.#restMs = Math.min(timing.heartbeatMs, REST_MS_MAX);
-    this.#ticker = new Ticker({ clock, timers, busyMs, restMs: this.#restMs, work });
+    this.#ticker = new Ticker({ clock, timers, busyMs, restMs: Math.min(timing.heartbeatMs, REST_MS_MAX), work });
     this.#guard = new ClockGuard(clock, CLOCK_PARTING_MS, timing.electionTimeoutMs);
     const { electionTimeoutMs } = timing;
     this.#disk = new DiskWatch({ log: this.#writer, state: this.#state, electionTimeoutMs, logger: log, metrics });
@@ -474,14 +471,13 @@ export class Node {
     let dueMs = Infinity;
     let isBusy = !this.#mayLead || !this.#gate.isOpen || this.#disk.isSlow(now);
     for (const replica of this.hosting.replicas.values()) {
-      if (replica.dueMs <= now && !replica.installing && this.#gate.isOpen) replica.tick(now);
-      if (replica.dueMs <= now + this.#restMs) replica.postpone();
+      if (replica.dueMs(now) <= now && !replica.installing && this.#gate.isOpen) replica.tick(now);
       if (replica.isBusy) {
         replica.expire(now);
         if (replica.blocked && !this.#state.full) this.#turns.changed(replica);
         isBusy = true;
       }
-      dueMs = Math.min(dueMs, replica.dueMs);
+      dueMs = Math.min(dueMs, replica.dueMs(now + REST_MS_MAX));
     }
     this.#beats.send();
     this.#leaders.tell();
