@@ -68,6 +68,18 @@ export interface ProposalHost {
   monotonicMs(): number;
 }
 
+/** A plain command, which may meet locks. */
+interface Waiting {
+  readonly claim: Claim;
+  /** Of a reservation: its transaction's, or its own, whose number is below 0. */
+  owner: Owner | undefined;
+  readonly deadlineMs: number;
+  /** How often it had to wait for somebody. */
+  waits: number;
+}
+
+const WAITS_MAX = 3;
+
 interface PendingVersion extends Pointer {
   readonly value: Bytes;
 }
@@ -84,6 +96,8 @@ export class Proposals {
   readonly #overlay = new Map<string, PendingVersion>();
   readonly #locks = new Locks();
   readonly #reservations: Reservations;
+  /** How many commands of this term have reserved what they wait for. */
+  #ownReservations = 0;
   readonly #queue: LockQueue;
   readonly #ranges: RangeChecks;
   /** Commands whose ranges are being looked at. */
@@ -120,24 +134,46 @@ export class Proposals {
     const running = mutant('retry-in-flight-runs-again') ? undefined : this.#byId.get(name);
     if (running !== undefined) return running;
     const conditions = request.conditions.map((condition, position) => ({ position, condition }));
+    const waiting: Waiting = { claim: claimOf(request.conditions, mutations), owner: request.owner, deadlineMs, waits: 0 };
     const result = this.#whenFree(conditions, deadlineMs, (ranges) => {
       const known = state.sessions.lookup(id);
       if (known.kind === 'done') return Promise.resolve(known.result);
       if (known.kind === 'unknown') throw forgotten(id, state);
-      const blocked = this.#blocked(conditions, request);
+      const blocked = this.#blocked(waiting);
       if (blocked !== undefined) return blocked;
       this.#checkLoad();
       const effects = this.#evaluate(id, conditions, mutations, ranges);
       return this.#append(effects, effects.result);
     });
+    const ended = (): void => this.#letPass(waiting);
+    result.then(ended, ended);
     return track(this.#byId, name, result);
   }
 
-  #blocked(conditions: readonly PlacedCondition[], { mutations, owner }: WriteRequest): Blocked | undefined {
+  #blocked(waiting: Waiting): Blocked | undefined {
     if ((this.#locks.isEmpty && this.#reservations.count === 0) || mutant('writes-ignore-locks')) return undefined;
-    const claim = claimOf(unplaced(conditions), mutations);
+    const { claim, owner } = waiting;
     const [holder] = this.#locks.conflicts(claim);
-    return holder === undefined ? this.#reserved(claim, owner) : blockedBy(holder);
+    const blocked = holder === undefined ? this.#reserved(claim, owner) : blockedBy(holder);
+    if (blocked !== undefined) this.#waits(waiting);
+    return blocked;
+  }
+
+  /** What is read all the time is never free of shared locks: who finds new ones again and again lets no more come. */
+  #waits(waiting: Waiting): void {
+    waiting.waits += 1;
+    const { waits, owner, claim, deadlineMs } = waiting;
+    const hasReserved = owner !== undefined && owner.reservation !== 0;
+    if (waits !== WAITS_MAX || hasReserved || mutant('waiting-writes-overtaken')) return;
+    this.#ownReservations += 1;
+    waiting.owner = { reservation: -this.#ownReservations, first: owner?.first ?? this.#host.clock() };
+    this.#reservations.place(waiting.owner, claim, deadlineMs);
+  }
+
+  #letPass({ owner, waits }: Waiting): void {
+    if (owner === undefined || waits < WAITS_MAX || owner.reservation >= 0) return;
+    this.#reservations.end(owner.reservation);
+    this.#queue.wake();
   }
 
   #reserved(claim: Claim, owner: Owner | undefined): Blocked | undefined {

@@ -99,6 +99,7 @@ export const MUTANTS = [
   'transaction-reads-on',
   'transaction-never-reserves',
   'reservations-ignored',
+  'waiting-writes-overtaken',
   'reserved-too-early',
   'reservations-kept',
   'reservations-unending',

@@ -25,6 +25,11 @@ export const TRANSACTIONS = {
     what: 'nobody waits for what is reserved',
     by: { test: 'sim/starvation', name: 'commits at its fourth attempt' },
   },
+  'waiting-writes-overtaken': {
+    like: 'Liveness: a command that waits for shared locks which overlap without a gap',
+    what: 'a plain write that finds new locks again and again lets others come before it',
+    by: { test: 'sim/starvation', name: 'waits for those that were there' },
+  },
   'reserved-too-early': {
     like: 'Liveness: a transaction that loses for ever to faster ones',
     what: 'keys count as reserved though what was under way there has still to be applied',

@@ -5,6 +5,7 @@ import type { SimCluster } from '../../src/sim/cluster.js';
 import type { SimProcess } from '../../src/sim/process.js';
 import { SimRandom } from '../../src/sim/random.js';
 import { bucketOf } from '../../src/placement/map.js';
+import type { TransactionId } from '../../src/txn/transaction.js';
 import { bytes, leaderOf, startCluster, untilLed } from './support.js';
 import { handOver, keysOf, leadingReplica, puts, stepsOf, untilSettled } from './transaction-support.js';
 
@@ -240,5 +241,33 @@ describe('a transaction that takes its time while others write its keys all the 
       expect(cluster.fatal).to.deep.equal([]);
     }
     expect(died).to.be.greaterThan(10);
+  });
+});
+
+describe('a plain put of a key that transactions read, the next one always before the last one is over', () => {
+  it('waits for those that were there, and not for those that come', async () => {
+    const { cluster, keys } = await start('starving-put');
+    const [home = '', key = ''] = keys;
+    const leader = leadingReplica(cluster, key);
+    const id = (session: number): TransactionId => ({ session, sequence: 1, attempt: 1 });
+    const prepare = async (session: number): Promise<string> => {
+      const conditions = [{ position: 0, condition: { kind: 'exists', key: bytes(key) } }] as const;
+      const first = leader.clock + session;
+      const request = { id: id(session), home: bucketOf(bytes(home), BUCKETS), start: first, first, reservation: 0 };
+      const { kind } = await cluster.settle(leader.prepare({ ...request, conditions, mutations: [] }, Infinity));
+      return kind;
+    };
+    const found = [await prepare(1)];
+    let over = false;
+    const put = cluster.client('c').write([], puts([key], 'plain')).finally(() => (over = true));
+    await cluster.loop.runFor(20);
+    for (let session = 2; session <= 6 && !over; session += 1) {
+      found.push(await prepare(session));
+      await cluster.settle(leader.resolve({ id: id(session - 1), start: 0, commit: 0 }, Infinity));
+      await cluster.loop.runFor(20);
+    }
+    expect(found).to.deep.equal(['prepared', 'prepared', 'prepared', 'locked']);
+    await cluster.settle(put);
+    expect(cluster.fatal).to.deep.equal([]);
   });
 });
