@@ -63,7 +63,19 @@ const nearCache = fields({
   readsPerSecondMin: whole(1, 1_000_000).optional(),
 });
 
-const sidecar = fields({ listen: listener, http: listener.optional(), nearCache: nearCache.optional() });
+const PART = { error: 'a number from 0 to 1' };
+const share = z.number(PART).min(0, PART).max(1, PART);
+
+const hedging = fields({ share: share.optional(), afterMsMin: whole(0, 60_000).optional() });
+
+const sidecar = fields({
+  listen: listener,
+  http: listener.optional(),
+  zone: text.optional(),
+  endpoints: z.array(address, { error: 'a list of host:port' }).min(1, { error: 'at least one host:port' }).optional(),
+  nearCache: nearCache.optional(),
+  hedging: hedging.optional(),
+});
 
 const tls = fields({ ca: text, cert: text, key: text });
 

@@ -8,6 +8,7 @@ import type { TlsFiles } from '../env/real/network.js';
 import { messageOf, TidemarkError } from '../lib/errors.js';
 import type { Timing } from '../bucket/replica.js';
 import type { NodeId, NodeInfo } from '../placement/map.js';
+import type { HedgingOptions } from '../router/hedging.js';
 import type { NearCacheOptions } from '../router/near-cache.js';
 import { contradictions, limitsOf, schema, type ConfigFile } from './config-schema.js';
 
@@ -45,7 +46,11 @@ export interface NodeSettings {
 export interface SidecarSettings {
   readonly listen: string;
   readonly http: string | undefined;
+  readonly zone: string | undefined;
+  /** Nodes to ask first. */
+  readonly endpoints: readonly string[];
   readonly nearCache: NearCacheOptions | undefined;
+  readonly hedging: HedgingOptions | undefined;
 }
 
 /** An election begins within 1 to 4/3 election timeouts of silence; clocks drift by less than a tenth of each other. */
@@ -96,8 +101,8 @@ export function nodeSettings(config: Config, id?: NodeId): NodeSettings {
 
 export function sidecarSettings({ file, raw }: Config): SidecarSettings {
   if (raw.sidecar === undefined) throw invalid(file, ['sidecar: is missing; a sidecar needs at least sidecar.listen']);
-  const { listen, http, nearCache } = raw.sidecar;
-  return { listen, http, nearCache };
+  const { listen, http, zone, endpoints = raw.cluster.nodes.map((each) => each.address), nearCache, hedging } = raw.sidecar;
+  return { listen, http, zone, endpoints, nearCache, hedging };
 }
 
 /** The certificates, if the file names some. */

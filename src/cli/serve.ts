@@ -145,10 +145,9 @@ async function runSidecar({ config: file }: ServerArguments): Promise<void> {
     const fields = { process: 'sidecar' };
     const world = buildWorld({ limits, tls: readTls(config), logLevel, fields, onBug: onFatal });
     const { env } = world;
-    const endpoints = config.nodes.map(({ address }) => address);
     const sidecar = new Sidecar({
       env,
-      config: { ...settings, endpoints, clusterId, limits },
+      config: { ...settings, clusterId, limits },
       exposition: env.metrics,
       onFatal,
     });

@@ -4,6 +4,7 @@ import { assert } from '../lib/assert.js';
 import { TidemarkError } from '../lib/errors.js';
 import { publicServices } from '../node/services/services.js';
 import type { NodeId, Placement } from '../placement/map.js';
+import type { HedgingOptions } from '../router/hedging.js';
 import type { NearCacheOptions } from '../router/near-cache.js';
 import { PipelineServer } from '../router/pipeline-server.js';
 import { Router } from '../router/router.js';
@@ -37,6 +38,8 @@ export interface SidecarConfig {
   readonly limits: Limits;
   /** Hot keys that are kept here for bounded reads; none if it is left out. */
   readonly nearCache?: NearCacheOptions | undefined;
+  /** When a second replica is asked for a read. */
+  readonly hedging?: HedgingOptions | undefined;
   /** For requests that set no deadline; default 10 s. */
   readonly timeoutMs?: number | undefined;
 }
@@ -66,9 +69,10 @@ export class Sidecar {
 
   constructor(options: SidecarOptions) {
     const { env, config, onFatal } = options;
-    const { limits, endpoints, clusterId, zone, timeoutMs, nearCache } = config;
+    const { limits, endpoints, clusterId, zone, timeoutMs, nearCache, hedging } = config;
+    const from = { seeds: endpoints, clusterId, zone };
     this.#options = options;
-    this.router = new Router({ env, limits, role: 'sidecar', seeds: endpoints, clusterId, zone, timeoutMs, nearCache });
+    this.router = new Router({ env, limits, role: 'sidecar', ...from, timeoutMs, nearCache, hedging });
     this.#view = new SidecarView(this.router, env.clock);
     this.#pipelines = new PipelineServer({
       env,

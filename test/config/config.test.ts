@@ -126,6 +126,9 @@ describe('the configuration', () => {
       [(t) => `${t}  id: 9\n`, 'node.id: expected the id of one of cluster.nodes: 1, 2, got 9'],
       [(t) => `${t}sidecar: { http: '127.0.0.1:1' }\n`, 'sidecar.listen: is missing; expected host:port'],
       [(t) => `${t}sidecar: { listen: 7100 }\n`, 'sidecar.listen: expected host:port, got 7100'],
+      [(t) => `${t}sidecar: { listen: 'h:1', endpoints: [h] }\n`, `sidecar.endpoints[0]: expected host:port or [ipv6]:port with a port from 1 to 65535, got 'h'`],
+      [(t) => `${t}sidecar: { listen: 'h:1', endpoints: [] }\n`, 'sidecar.endpoints: expected at least one host:port, got []'],
+      [(t) => `${t}sidecar: { listen: 'h:1', hedging: { share: 2 } }\n`, 'sidecar.hedging.share: expected a number from 0 to 1, got 2'],
       [(t) => `${t}tls: { ca: ca.pem, cert: c.pem }\n`, 'tls.key: is missing; expected a text'],
       [(t) => `${t}limits: { valueBytesMax: -1 }\n`, 'limits.valueBytesMax: expected a whole number from 1 to 1099511627776, got -1'],
       [(t) => `${t}limits: { valueBytesMax: 9000000 }\n`, 'limits.valueBytesMax: expected at most limits.writeBytesMax, 8388608, got 9000000'],
@@ -146,6 +149,13 @@ describe('the configuration', () => {
 
   it('tells every mistake at once', () => {
     expect(wrong(GOOD.replace('replicas: 1', 'replicas: 0').replace('id: test', 'id: 7'))).to.have.lengthOf(2);
+  });
+
+  it('has a sidecar ask the nodes of the cluster first, unless it names others', () => {
+    const sidecar = (more: string): object => sidecarSettings(parseConfig(`${GOOD}sidecar: { listen: 'h:1'${more} }\n`, 'c.yaml'));
+    expect(sidecar('')).to.include({ listen: 'h:1', zone: undefined }).and.to.deep.include({ endpoints: ['127.0.0.1:7101', '[::1]:7102'] });
+    const hedging = { share: 0, afterMsMin: 20 };
+    expect(sidecar(', zone: a, endpoints: [n:1], hedging: { share: 0, afterMsMin: 20 }')).to.deep.include({ zone: 'a', endpoints: ['n:1'], hedging });
   });
 
   it('needs a section and an id to start from', () => {
