@@ -159,6 +159,11 @@ export class Peers {
     return this.#links.get(nodeId)?.connectedSince !== undefined;
   }
 
+  /** True if that node can send to this one: what it is asked can be answered. When it cannot any more, listeners are told. */
+  hears(nodeId: NodeId): boolean {
+    return this.#inbound.has(nodeId);
+  }
+
   /** Monotonic ms since when `connected`, or undefined. */
   connectedSince(nodeId: NodeId): number | undefined {
     return this.#links.get(nodeId)?.connectedSince;

@@ -74,6 +74,7 @@ export class SnapshotSender extends TransferHalf {
       const message = `the snapshot of bucket ${bucket} has a header of ${header.length} bytes, over ${headerBytesMax}`;
       throw new TidemarkError('RESOURCE_EXHAUSTED', 'SNAPSHOT_HEADER_TOO_LARGE', message);
     }
+    if (!this.host.hears(this.peer)) throw this.unreachable('has no stream to this one, and could not answer');
     this.post({ kind: 'snapshotOffer', bucket, transfer, toReplica: this.#toReplica, header });
     await this.within(progressMsMax, 'answer to the offer', () => this.#wanted);
     let crc = 0;

@@ -16,6 +16,8 @@ export interface TransferHost {
   readonly progressMsMax: number;
   readonly installMsMax: number;
   accept(from: NodeId, bucket: BucketId, header: Bytes, toReplica: number): MaybePromise<SnapshotSink | undefined>;
+  /** Whether the peer can answer. */
+  hears(from: NodeId): boolean;
   /** False: the peer is out of reach. */
   post(to: NodeId, item: SnapshotItem): boolean;
   fatal(error: unknown): void;
@@ -90,9 +92,11 @@ export abstract class TransferHalf {
   }
 
   protected post(item: SnapshotItem): void {
-    if (this.host.post(this.peer, item)) return;
-    const message = `node ${this.peer} is out of reach`;
-    throw new TidemarkError('UNAVAILABLE', 'PEER_UNREACHABLE', message, { retriable: true });
+    if (!this.host.post(this.peer, item)) throw this.unreachable('is out of reach');
+  }
+
+  protected unreachable(how: string): TidemarkError {
+    return new TidemarkError('UNAVAILABLE', 'PEER_UNREACHABLE', `node ${this.peer} ${how}`, { retriable: true });
   }
 
   /** Tells the other half of the failure, unless it is the one that told. Returns what to report for `cause`. */

@@ -19,7 +19,8 @@ import { abortedItem, type TransferHost } from './snapshot-transfer.js';
  *   sides, and a slow disk slows its sender down.
  * - Every chunk has a checksum and a number; the end has the count and the checksum of all of them together.
  * - At most `snapshotsAtOnceMax` each way. More to send wait here; more to receive are refused, RESOURCE_EXHAUSTED.
- * - A stream that ends in either direction ends the transfers between the two nodes; they begin again when Raft asks again.
+ * - A transfer begins only while there are streams in both directions, and one that ends ends the transfers between the two nodes:
+ *   else an answer could be lost unnoticed, and be waited for. They begin again when Raft asks again.
  * - A newer transfer of a bucket to the same node replaces the older one. At the receiver it starts when the older one's sink
  *   has been aborted (or has finished), so a bucket never has two sinks.
  *
@@ -31,7 +32,7 @@ export interface SnapshotTransferOptions {
     Limits,
     'snapshotChunkBytes' | 'snapshotChunksInFlightMax' | 'snapshotsAtOnceMax' | 'messageBytesMax'
   >;
-  readonly peers: Pick<Peers, 'send' | 'flush' | 'onLost'>;
+  readonly peers: Pick<Peers, 'send' | 'flush' | 'hears' | 'onLost'>;
   /** Where an offered snapshot should go; undefined if it is not wanted. */
   accept: TransferHost['accept'];
   /** A sink or a source failed as only a broken disk or a bug makes it: the node must stop. */
@@ -75,6 +76,7 @@ export class SnapshotTransfer {
       progressMsMax: options.progressMsMax ?? 30_000,
       installMsMax: options.installMsMax ?? 300_000,
       accept: (from, bucket, header, toReplica) => options.accept(from, bucket, header, toReplica),
+      hears: (from) => options.peers.hears(from),
       post: (to, item) => this.#post(to, item),
       fatal: (error) => options.onFatal(error),
     };

@@ -4,7 +4,7 @@ import type { HeatRules } from './hot.js';
 import { SYSTEM_REPLICAS_MAX } from './initial.js';
 import { replicaIdOf, SYSTEM_BUCKET } from './map.js';
 import type { BucketId, BucketInfo, NodeId, NodeInfo, ReplicaInfo } from './map.js';
-import { placeOf, type PlacementRecord } from './record.js';
+import { placeOf, votersWanted, type PlacementRecord } from './record.js';
 import { leaderOf, type Replicas } from './replicas.js';
 
 export interface PlannerInput {
@@ -93,15 +93,15 @@ export class Draft {
 
   votersWanted(bucket: BucketId): number {
     const { record } = this.input;
-    return bucket === SYSTEM_BUCKET ? Math.min(this.usable.size, SYSTEM_REPLICAS_MAX) : record.replicas;
+    return bucket === SYSTEM_BUCKET ? Math.min(this.usable.size, SYSTEM_REPLICAS_MAX) : votersWanted(record, bucket);
   }
 
   /** What a bucket weighs on the node that leads it: all writes, and its share of the reads. */
   weightOf(bucket: BucketId): number {
-    const { heat, record } = this.input;
+    const { heat } = this.input;
     if (heat.buckets.size === 0) return 0;
     const rates = heat.buckets.get(bucket);
-    return rates === undefined ? 0 : weightOf({ reads: rates.reads / record.replicas, writes: rates.writes });
+    return rates === undefined ? 0 : weightOf({ reads: rates.reads / this.votersWanted(bucket), writes: rates.writes });
   }
 
   replicasOf(bucket: BucketId): Replicas {

@@ -1,4 +1,5 @@
 import type { Draft } from './draft.js';
+import type { BucketHeat } from './heat.js';
 import { readReplicasKept, readReplicasWanted } from './hot.js';
 import type { BucketId, NodeId, ReplicaInfo } from './map.js';
 import { leaderOf, readersOf, votersOf, without, type Replicas } from './replicas.js';
@@ -28,8 +29,9 @@ export function coolDown(draft: Draft): void {
 
 /** Gives hot buckets the read replicas that they lack, the hottest first. */
 export function helpHot(draft: Draft): void {
-  const { heat, rules, record } = draft.input;
-  const hot = [...heat.buckets.values()].filter(({ reads }) => reads > rules.hotReadsPerSecond * record.replicas);
+  const { heat, rules } = draft.input;
+  const isHot = ({ bucket, reads }: BucketHeat): boolean => reads > rules.hotReadsPerSecond * draft.votersWanted(bucket);
+  const hot = [...heat.buckets.values()].filter(isHot);
   hot.sort((a, b) => b.reads - a.reads || a.bucket - b.bucket);
   for (const { bucket, reads } of hot) {
     if (!draft.isOpenForHeat(bucket)) continue;

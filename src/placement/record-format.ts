@@ -8,18 +8,22 @@ import type { PlacementRecord } from './record.js';
  * a bucket are a list of their ids, those of read replicas negative. A node's number is in the id. So thousands of buckets take
  * tens of bytes each, and are read and written within a few milliseconds.
  */
-const FORMAT = 3;
+const FORMAT = 4;
+/** The same in which no bucket has a number of voters of its own: what earlier releases wrote, and read. */
+const PLAIN_FORMAT = 3;
 
 type Ids = readonly number[];
 
-interface Stored extends Omit<PlacementRecord, 'system' | 'map'> {
+interface Stored extends Omit<PlacementRecord, 'system' | 'map' | 'ownReplicas'> {
   readonly format: number;
+  readonly ownReplicas?: PlacementRecord['ownReplicas'];
   readonly system: Ids;
   readonly map: readonly Ids[];
 }
 
-export function encodeRecordOf({ system, map, ...rest }: PlacementRecord): Bytes {
-  const stored: Stored = { format: FORMAT, ...rest, system: idsOf(system), map: map.map(idsOf) };
+export function encodeRecordOf({ system, map, ownReplicas, ...rest }: PlacementRecord): Bytes {
+  const own = Object.keys(ownReplicas).length === 0 ? { format: PLAIN_FORMAT } : { format: FORMAT, ownReplicas };
+  const stored: Stored = { ...own, ...rest, system: idsOf(system), map: map.map(idsOf) };
   return Buffer.from(JSON.stringify(stored));
 }
 
@@ -32,22 +36,29 @@ export function decodeRecordOf(data: Bytes): PlacementRecord {
     throw new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_PLACEMENT', 'a placement cannot be read', { cause });
   }
   const { format, ...stored } = (found ?? {}) as Stored;
-  if (format !== FORMAT) {
-    throw new TidemarkError('FAILED_PRECONDITION', 'NEWER_FORMAT', `the placement has format ${format}, not ${FORMAT}`);
+  if (format !== FORMAT && format !== PLAIN_FORMAT) {
+    const message = `the placement has format ${format}, not ${PLAIN_FORMAT} or ${FORMAT}`;
+    throw new TidemarkError('FAILED_PRECONDITION', 'NEWER_FORMAT', message);
   }
   if (!isStored(stored)) {
     throw new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_PLACEMENT', 'a placement lacks a field, or holds a wrong one');
   }
-  const { system, map, ...rest } = stored;
-  return { ...rest, system: placeFrom(SYSTEM_BUCKET, system), map: map.map((ids, id) => placeFrom(id, ids)) };
+  const { system, map, ownReplicas = {}, ...rest } = stored;
+  return { ...rest, ownReplicas, system: placeFrom(SYSTEM_BUCKET, system), map: map.map((ids, id) => placeFrom(id, ids)) };
 }
 
 function isStored(stored: Partial<Stored>): boolean {
-  const { epoch, buckets, replicas, lastNode, asFounded, nodes, draining, system, map } = stored;
+  const { epoch, buckets, replicas, ownReplicas = {}, lastNode, asFounded, nodes, draining, system, map } = stored;
   const areNumbers = [epoch, buckets, replicas, lastNode, asFounded].every(Number.isSafeInteger);
   const areLists = [nodes, draining, map].every(Array.isArray);
   const isPlace = (ids: unknown): boolean => Array.isArray(ids) && ids.every((id) => Number.isSafeInteger(id) && id !== 0);
-  return areNumbers && areLists && map?.length === buckets && isPlace(system) && map?.every(isPlace) === true;
+  const isOwn = ([id, count]: [string, unknown]): boolean => Number.isSafeInteger(count) && map?.[Number(id)] !== undefined;
+  const areOwn = isObject(ownReplicas) && Object.entries(ownReplicas).every(isOwn);
+  return areNumbers && areLists && areOwn && map?.length === buckets && isPlace(system) && map?.every(isPlace) === true;
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null;
 }
 
 function idsOf({ replicas }: BucketInfo): number[] {

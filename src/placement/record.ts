@@ -18,6 +18,8 @@ import { votersOf, withVoter } from './replicas.js';
 export interface PlacementRecord extends Placement {
   /** How many voters a bucket should have. */
   readonly replicas: number;
+  /** Data buckets that should have a number of their own, whatever that of the others is. */
+  readonly ownReplicas: Readonly<Record<BucketId, number>>;
   /** The system bucket itself. */
   readonly system: BucketInfo;
   /** The highest node id that was ever used: none is used twice. */
@@ -42,7 +44,7 @@ export function initialRecord(
 ): PlacementRecord {
   const placement = initialPlacement(clusterId, nodes, buckets, replicas);
   const lastNode = Math.max(...nodes.map(({ id }) => id));
-  return { ...placement, replicas, system: initialSystemBucket(nodes), draining: [], lastNode, asFounded: 1 };
+  return { ...placement, replicas, ownReplicas: {}, system: initialSystemBucket(nodes), draining: [], lastNode, asFounded: 1 };
 }
 
 /** The node was a member once, and is none now: as ids are never used twice, it never will be again. */
@@ -62,6 +64,11 @@ export function checkSuccessor(heard: PlacementRecord, known: PlacementRecord, w
 /** Where the replicas of a bucket should be, of the system bucket as well. */
 export function placeOf(record: PlacementRecord, bucket: BucketId): BucketInfo | undefined {
   return bucket === SYSTEM_BUCKET ? record.system : record.map[bucket];
+}
+
+/** How many voters a data bucket should have. */
+export function votersWanted({ replicas, ownReplicas }: PlacementRecord, bucket: BucketId): number {
+  return ownReplicas[bucket] ?? replicas;
 }
 
 /** How many replicas, the system bucket's included, should be on a node. */
@@ -86,8 +93,10 @@ export type PlacementChange =
   | { readonly kind: 'undrain'; readonly node: NodeId }
   /** The node, which is empty, is no member any more. */
   | { readonly kind: 'remove'; readonly node: NodeId }
-  /** How many voters each bucket should have. */
+  /** How many voters each bucket should have that has no number of its own. */
   | { readonly kind: 'replicas'; readonly count: number }
+  /** These buckets get a number of their own, or lose it: undefined. */
+  | { readonly kind: 'ownReplicas'; readonly buckets: readonly BucketId[]; readonly count: number | undefined }
   /** Nothing by itself; but what a cluster was founded with is left alone by the planner until somebody has changed it. */
   | { readonly kind: 'rebalance' };
 
@@ -121,15 +130,35 @@ export function changed(record: PlacementRecord, change: PlacementChange, settle
     }
     case 'rebalance':
       return isAsFounded(record) ? next : record;
-    case 'replicas': {
-      const { count } = change;
-      const most = Math.min(REPLICAS_MAX, nodes.length - draining.length);
-      if (count === record.replicas) return record;
-      if (Number.isInteger(count) && count >= 1 && count <= most) return { ...next, replicas: count };
-      const expected = `from 1 to ${most}, for there are ${nodes.length - draining.length} nodes`;
-      throw invalid('REPLICAS_OUT_OF_RANGE', 'count', `a bucket can have ${expected}, not ${count} replicas`);
-    }
+    case 'replicas':
+      if (change.count === record.replicas) return record;
+      checkCount(record, change.count);
+      return { ...next, replicas: change.count };
+    case 'ownReplicas':
+      return withOwnReplicas(record, change.buckets, change.count);
   }
+}
+
+/** All of these buckets or, if one cannot, none. */
+function withOwnReplicas(record: PlacementRecord, buckets: readonly BucketId[], count: number | undefined): PlacementRecord {
+  const { ownReplicas } = record;
+  if (buckets.length === 0) throw invalid('BUCKET_MISSING', 'buckets', 'the request names no bucket');
+  const unknown = buckets.find((bucket) => record.map[bucket] === undefined);
+  if (unknown !== undefined) throw unknownBucket(record, unknown);
+  if (buckets.every((bucket) => ownReplicas[bucket] === count)) return record;
+  const others = Object.entries(ownReplicas).filter(([bucket]) => !buckets.includes(Number(bucket)));
+  const next = { ...record, epoch: record.epoch + 1, ownReplicas: Object.fromEntries(others) };
+  if (count === undefined) return next;
+  checkCount(record, count);
+  return { ...next, ownReplicas: { ...next.ownReplicas, ...Object.fromEntries(buckets.map((bucket) => [bucket, count])) } };
+}
+
+function checkCount({ nodes, draining }: PlacementRecord, count: number): void {
+  const left = nodes.length - draining.length;
+  const most = Math.min(REPLICAS_MAX, left);
+  if (Number.isInteger(count) && count >= 1 && count <= most) return;
+  const expected = `from 1 to ${most}, for there are ${left} nodes`;
+  throw invalid('REPLICAS_OUT_OF_RANGE', 'count', `a bucket can have ${expected}, not ${count} replicas`);
 }
 
 /** A node that is to become a member. `uuid` is that of its data directory: asked twice, it gets the same id twice. */
@@ -158,9 +187,7 @@ export function joined(record: PlacementRecord, applicant: Applicant): { record:
 /** The next epoch: one voter of a bucket goes to another node, and takes the place in the list that it had. */
 export function moveReplica(record: PlacementRecord, bucket: BucketId, from: NodeId, to: NodeId): PlacementRecord {
   const place = placeOf(record, bucket);
-  if (place === undefined) {
-    throw invalid('UNKNOWN_BUCKET', 'bucket', `there is no bucket ${bucket}; there are ${record.buckets}`);
-  }
+  if (place === undefined) throw unknownBucket(record, bucket);
   checkTarget(record, to);
   const voters = votersOf(place.replicas);
   if (voters.some(({ node }) => node === to)) {
@@ -192,11 +219,19 @@ function checkMember({ nodes }: PlacementRecord, node: NodeId, field: string): v
   throw refused('UNKNOWN_NODE', field, `node ${node} is no member of the cluster; its members are ${members}`);
 }
 
-function checkEnough({ nodes, draining, replicas }: PlacementRecord, without: NodeId): void {
+function checkEnough({ nodes, draining, replicas, ownReplicas }: PlacementRecord, without: NodeId): void {
   const left = nodes.filter(({ id }) => id !== without && !draining.includes(id)).length;
-  if (left >= replicas) return;
-  const message = `without node ${without} there are ${left} nodes for the ${replicas} replicas of each bucket; add a node first`;
-  throw refused('TOO_FEW_NODES', 'node', message);
+  const check = (count: number, of: string): void => {
+    if (count <= left) return;
+    const message = `without node ${without} there are ${left} nodes for the ${count} replicas of ${of}; add a node first`;
+    throw refused('TOO_FEW_NODES', 'node', message);
+  };
+  check(replicas, 'each bucket');
+  for (const [bucket, count] of Object.entries(ownReplicas)) check(count, `bucket ${bucket}`);
+}
+
+function unknownBucket({ buckets }: PlacementRecord, bucket: BucketId): TidemarkError {
+  return invalid('UNKNOWN_BUCKET', 'bucket', `there is no bucket ${bucket}; there are ${buckets}`);
 }
 
 function refused(reason: string, field: string, message: string): TidemarkError {

@@ -2,6 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
+import type { BucketsReply } from '../../src/cli/cluster/inspect.js';
 import { freeBasePort, Running, tidemark, type Outcome } from './support.js';
 
 const NODES = 3;
@@ -337,6 +338,30 @@ describe('a local cluster', function () {
     const table = await succeed('cluster', 'buckets', '--id', '3,5', ...nodes);
     expect(table.out).to.match(/^bucket .*\n +3 .*\n +5 .*\n$/);
     expect(jsonOf(await succeed('cluster', 'buckets', '--json', ...nodes)).buckets).to.have.lengthOf(256);
+  });
+
+  it('gives a bucket a number of replicas of its own, and takes it back', async () => {
+    const nodesOf = async (id: string): Promise<number> => {
+      const { buckets } = jsonOf(await succeed('cluster', 'buckets', '--id', id, '--json', ...nodes)) as unknown as BucketsReply;
+      return buckets[0]?.bucket.replicas.length ?? 0;
+    };
+    const changed = await tidemark(['cluster', 'replicas', '1', '--bucket', '17, 18', ...sidecar]);
+    expect(changed.out).to.match(/^placement epoch \d+, 3 replicas of each bucket, 1 of bucket 17, 18: everything is in its place\n/);
+    expect([await nodesOf('17'), await nodesOf('18'), await nodesOf('19')]).to.deep.equal([1, 1, 3]);
+    for (const [args, reason, code] of [
+      [['4', '--bucket', '19'], /from 1 to 3, for there are 3 nodes, not 4 replicas.*REPLICAS_OUT_OF_RANGE/, 2],
+      [['3', '--bucket', '19,256'], /there is no bucket 256; there are 256.*UNKNOWN_BUCKET/, 2],
+      [['0', '--bucket', '19'], /'0' is invalid for argument 'count'\. Expected a whole number from 1 to 7\./, 2],
+      [['default'], /'default' is what buckets have without a number of their own: give --bucket/, 2],
+    ] as const) {
+      const refused = await tidemark(['cluster', 'replicas', ...args, ...nodes]);
+      expect(refused).to.include({ code, out: '' });
+      expect(refused.err).to.match(reason);
+    }
+    const back = await tidemark(['cluster', 'replicas', '--bucket', '17,18', 'default', '--json', ...nodes]);
+    expect(back.code).to.equal(0);
+    expect(jsonOf(back)).to.deep.include({ replicas: 3, bucketReplicas: [], moving: [] });
+    expect([await nodesOf('17'), await nodesOf('18')]).to.deep.equal([3, 3]);
   });
 
   it('shows what is hot, whoever is asked', async () => {

@@ -118,6 +118,13 @@ class SnapshotNode extends TestNode {
   }
 }
 
+/** Streams between each two of them, in both directions. */
+async function acquaint(world: World, ...nodes: readonly SnapshotNode[]): Promise<void> {
+  const pairs = nodes.flatMap((one) => nodes.filter((other) => other !== one).map((other) => [one.peers, other.id] as const));
+  for (const [peers, other] of pairs) peers.dial(other);
+  await world.until(() => pairs.every(([peers, other]) => peers.connected(other) && peers.hears(other)));
+}
+
 interface Outcome {
   settled: boolean;
   error?: TidemarkError;
@@ -137,6 +144,7 @@ for (const [name, makeWorld] of [
       const a = await new SnapshotNode(world, book, 1).start();
       const accept: SnapshotTransferOptions['accept'] = (_from, bucket, header) => installs.accept(bucket, header);
       const b = await new SnapshotNode(world, book, 2, { accept }).start();
+      await acquaint(world, a, b);
       const outcome = watch(world, a.transfers.send(2, 9, 131_074, new Source('meta', 3)));
       await world.until(() => outcome.settled);
       expect(outcome.error).to.include({ code: 'INVALID_ARGUMENT', reason: 'SNAPSHOT_MALFORMED' });
@@ -152,6 +160,7 @@ for (const [name, makeWorld] of [
       const book = new Map<number, string>();
       const a = await new SnapshotNode(world, book, 1).start();
       const b = await new SnapshotNode(world, book, 2).start();
+      await acquaint(world, a, b);
       const source = new Source('meta', 57);
       const outcome = watch(world, a.transfers.send(2, 9, 131_074, source));
       await world.until(() => outcome.settled);
@@ -191,11 +200,14 @@ describe('snapshot transfers', () => {
   let a: SnapshotNode;
   let b: SnapshotNode;
 
-  async function start(seed: number, options: ConstructorParameters<typeof SnapshotNode>[3] = {}): Promise<void> {
+  type Options = ConstructorParameters<typeof SnapshotNode>[3];
+
+  async function start(seed: number, options: Options = {}, acquainted = true): Promise<void> {
     world = new SimulatedWorld(seed);
     book = new Map();
     a = await new SnapshotNode(world, book, 1, options).start();
     b = await new SnapshotNode(world, book, 2, options).start();
+    if (acquainted) await acquaint(world, a, b);
   }
 
   function delay(ms: number): () => Promise<void> {
@@ -254,6 +266,7 @@ describe('snapshot transfers', () => {
   it('are refused by a receiver that has enough', async () => {
     await start(5);
     const c = await new SnapshotNode(world, book, 3).start();
+    await acquaint(world, a, b, c);
     b.slow = delay(500);
     const first = [1, 2].map((bucket) => watch(world, a.transfers.send(2, bucket, 2, new Source('', 2))));
     await world.until(() => b.sinks.length === 2);
@@ -283,7 +296,7 @@ describe('snapshot transfers', () => {
     // What is sent while the link waits to be dialed again is refused; then it works.
     await world.until(() => again.settled);
     if (again.error !== undefined) {
-      await world.until(() => a.peers.connected(2));
+      await acquaint(world, a, b);
       const third = watch(world, a.transfers.send(2, 1, 2, new Source('again', 3)));
       await world.until(() => third.settled);
       expect(third.error).to.equal(undefined);
@@ -306,6 +319,22 @@ describe('snapshot transfers', () => {
     world.net.cut('n2', 'n1');
     await world.until(() => silent.settled && b.sinks[0]?.end === 'abort');
     expect(silent.error?.code).to.equal('UNAVAILABLE');
+  });
+
+  it('are not begun with a receiver that cannot answer yet, whose word would be waited for in vain', async () => {
+    await start(8, {}, false);
+    a.peers.dial(2);
+    await world.until(() => a.peers.connected(2));
+    const source = new Source('', 3);
+    const outcome = watch(world, a.transfers.send(2, 1, 2, source));
+    await world.run(1);
+    expect(a.peers.hears(2)).to.equal(false);
+    expect(outcome.error).to.include({ code: 'UNAVAILABLE', reason: 'PEER_UNREACHABLE', retriable: true });
+    expect([source.closed, b.offers.length]).to.deep.equal([1, 0]);
+    await acquaint(world, a, b);
+    const again = watch(world, a.transfers.send(2, 1, 2, new Source('again', 3)));
+    await world.until(() => again.settled);
+    expect([again.error, b.sinks.at(-1)?.end]).to.deep.equal([undefined, 'finish']);
   });
 
   it('time out when the receiver accepts and then does nothing', async () => {
@@ -349,6 +378,7 @@ describe('snapshot transfers', () => {
   it('give way to a newer one from another node, even when the receiver has enough', async () => {
     await start(12);
     const c = await new SnapshotNode(world, book, 3).start();
+    await acquaint(world, a, b, c);
     b.slow = delay(50);
     const older = [1, 2].map((bucket) => watch(world, a.transfers.send(2, bucket, 2, new Source('a', 100))));
     await world.until(() => b.sinks.length === 2 && b.sinks.every((sink) => sink.written.length > 1));

@@ -262,10 +262,21 @@ describe('the public services of a node', function () {
       [{ undrain: 9 }, 'FAILED_PRECONDITION', 'UNKNOWN_NODE'],
       [{ remove: 1 }, 'FAILED_PRECONDITION', 'TOO_FEW_NODES'],
       [{ replicas: 2 }, 'INVALID_ARGUMENT', 'REPLICAS_OUT_OF_RANGE'],
+      [{ bucketReplicas: { buckets: [7], count: 2 } }, 'INVALID_ARGUMENT', 'REPLICAS_OUT_OF_RANGE'],
+      [{ bucketReplicas: { buckets: [7], count: 0 } }, 'INVALID_ARGUMENT', 'REPLICAS_OUT_OF_RANGE'],
+      [{ bucketReplicas: { buckets: [7, 8], count: 1 } }, 'INVALID_ARGUMENT', 'UNKNOWN_BUCKET'],
+      [{ bucketReplicas: { count: 1 } }, 'INVALID_ARGUMENT', 'BUCKET_MISSING'],
     ] as const) {
       expect(await failureOf(rpc.unary(CLUSTER, 'ChangePlacement', request)), JSON.stringify(request)).to.include({ code, reason });
     }
     expect(await rpc.unary(CLUSTER, 'ChangePlacement', { rebalance: true })).to.include({ epoch: 2 });
+    const own = async (bucketReplicas: object): Promise<unknown> => {
+      const reply = await rpc.unary<{ bucketReplicas: unknown }>(CLUSTER, 'ChangePlacement', { bucketReplicas });
+      return reply.bucketReplicas;
+    };
+    const one = { buckets: [3, 5], count: 1, _count: 'count' };
+    expect(await own({ buckets: [5, 3], count: 1 })).to.deep.equal([one]);
+    expect(await own({ buckets: [3] })).to.deep.equal([{ ...one, buckets: [5] }]);
   });
 });
 

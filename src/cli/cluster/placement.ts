@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Option, type Command } from 'commander';
 import { NODE_ID_MAX, REPLICAS_MAX } from '../../placement/map.js';
-import { endpoints, integer, withConnection, type ConnectionArguments } from '../arguments.js';
+import { endpoints, integer, integers, withConnection, type ConnectionArguments } from '../arguments.js';
+import { UsageError } from '../exit.js';
 import { showProgress } from '../progress.js';
 import { runJoining, type JoinArguments } from '../serve.js';
 import { jsonLine, table, write, type Terminal } from '../terminal.js';
@@ -12,6 +13,7 @@ import type { BucketsReply } from './inspect.js';
 interface ProgressReply {
   readonly epoch: number;
   readonly replicas: number;
+  readonly bucketReplicas: readonly { readonly buckets: readonly number[]; readonly count: number }[];
   readonly nodes: readonly { readonly id: number; readonly replicas: number; readonly draining: boolean }[];
   readonly moving: readonly number[];
 }
@@ -22,7 +24,12 @@ const BUCKET_MAX = 65_535;
 const LOOK_MS = 500;
 /** The planner looks once a second: when nothing has moved for this long it is content. */
 const CONTENT_MS = 3000;
+/** Instead of a number: that of the cluster. */
+const DEFAULT = 'default';
 const nodeId = integer(1, NODE_ID_MAX);
+const bucket = integer(0, BUCKET_MAX);
+
+type ReplicaCount = number | typeof DEFAULT;
 
 export function addPlacement(cluster: Command, terminal: Terminal): void {
   const waiting = (command: Command): Command =>
@@ -42,36 +49,52 @@ export function addPlacement(cluster: Command, terminal: Terminal): void {
     .option('--zone <name>', 'replicas of a bucket are put in different zones', '')
     .option('-c, --config <file>', 'the configuration of the cluster, if it has limits or timing of its own, or TLS')
     .action((options: JoinArguments) => runJoining(options));
-  waiting(cluster.command('move <bucket>'))
+  waiting(cluster.command('move'))
+    .argument('<bucket>', 'its number', bucket)
     .description('give the replica of a bucket that is on one node to another')
     .addOption(new Option('--from <node>', 'the node that has it').argParser(nodeId).makeOptionMandatory())
     .addOption(new Option('--to <node>', 'the node that should have it').argParser(nodeId).makeOptionMandatory())
-    .action((bucket: string, options: PlacementArguments & { from: number; to: number }) => {
+    .action((moved: number, options: PlacementArguments & { from: number; to: number }) => {
       const { from, to } = options;
-      return change({ move: { bucket: integer(0, BUCKET_MAX)(bucket), from, to } }, options, terminal);
+      return change({ move: { bucket: moved, from, to } }, options, terminal);
     });
-  waiting(cluster.command('drain <node>'))
+  waiting(cluster.command('drain'))
+    .argument('<node>', 'its id', nodeId)
     .description('move everything away from a node, which stays a member')
-    .action((node: string, options: PlacementArguments) => change({ drain: nodeId(node) }, options, terminal, nodeId(node)));
-  waiting(cluster.command('undrain <node>'))
+    .action((node: number, options: PlacementArguments) => change({ drain: node }, options, terminal, node));
+  waiting(cluster.command('undrain'))
+    .argument('<node>', 'its id', nodeId)
     .description('let a node that was drained take its share again')
-    .action((node: string, options: PlacementArguments) => change({ undrain: nodeId(node) }, options, terminal));
-  withConnection(cluster.command('remove <node>'))
+    .action((node: number, options: PlacementArguments) => change({ undrain: node }, options, terminal));
+  withConnection(cluster.command('remove'))
+    .argument('<node>', 'its id', nodeId)
     .description('move everything away from a node, then end its membership: it stops, and may be switched off')
-    .action((node: string, options: ConnectionArguments) => remove(nodeId(node), options, terminal));
-  waiting(cluster.command('replicas <count>'))
-    .description('give every bucket so many voting replicas')
-    .action((count: string, options: PlacementArguments) => {
-      return change({ replicas: integer(1, REPLICAS_MAX)(count) }, options, terminal);
+    .action((node: number, options: ConnectionArguments) => remove(node, options, terminal));
+  waiting(cluster.command('replicas'))
+    .argument('<count>', `how many, or with --bucket "${DEFAULT}": as many as the others again`, replicaCount)
+    .description('give every bucket so many voting replicas, or some buckets a number of their own')
+    .addOption(new Option('--bucket <list>', 'only these, whatever the others have').argParser(integers(0, BUCKET_MAX)))
+    .action((count: ReplicaCount, options: PlacementArguments & { bucket?: number[] }) => {
+      return change(replicasFor(count, options.bucket), options, terminal);
     });
   waiting(cluster.command('rebalance'))
     .description('spread replicas and leaders evenly over the nodes')
     .action((options: PlacementArguments) => change({ rebalance: true }, options, terminal));
-  withConnection(cluster.command('transfer <bucket> <node>'))
+  withConnection(cluster.command('transfer'))
+    .argument('<bucket>', 'its number', bucket)
+    .argument('<node>', 'the id of the node', nodeId)
     .description('let another node lead a bucket')
-    .action((bucket: string, node: string, options: ConnectionArguments) => {
-      return transfer(integer(0, BUCKET_MAX)(bucket), nodeId(node), options, terminal);
-    });
+    .action((led: number, node: number, options: ConnectionArguments) => transfer(led, node, options, terminal));
+}
+
+function replicaCount(text: string): ReplicaCount {
+  return text === DEFAULT ? DEFAULT : integer(1, REPLICAS_MAX)(text);
+}
+
+function replicasFor(count: ReplicaCount, buckets: readonly number[] | undefined): object {
+  if (buckets !== undefined) return { bucketReplicas: count === DEFAULT ? { buckets } : { buckets, count } };
+  if (count === DEFAULT) throw new UsageError(`'${DEFAULT}' is what buckets have without a number of their own: give --bucket`);
+  return { replicas: count };
 }
 
 async function change(what: object, options: PlacementArguments, terminal: Terminal, emptied?: number): Promise<void> {
@@ -119,10 +142,11 @@ async function show(progress: ProgressReply, { json }: ConnectionArguments, term
   await write(terminal.stdout, json ? jsonLine(progress) : describeProgress(progress));
 }
 
-function describeProgress({ epoch, replicas, nodes, moving }: ProgressReply): string {
+export function describeProgress({ epoch, replicas, bucketReplicas, nodes, moving }: ProgressReply): string {
   const rows = nodes.map(({ id, replicas: count, draining }) => [String(id), String(count), draining ? 'draining' : '']);
   const under = moving.length === 0 ? 'everything is in its place' : `${moving.length} buckets are on their way`;
-  const head = `placement epoch ${epoch}, ${replicas} replicas of each bucket: ${under}`;
+  const own = bucketReplicas.map(({ buckets: ids, count }) => `, ${count} of bucket ${ids.join(', ')}`).join('');
+  const head = `placement epoch ${epoch}, ${replicas} replicas of each bucket${own}: ${under}`;
   return [head, '', table(['node', 'replicas', ''], rows)].join('\n');
 }
 

@@ -60,6 +60,8 @@ export interface ClusterView {
 export interface PlacementProgress {
   readonly epoch: number;
   readonly replicas: number;
+  /** Of the buckets that have a number of their own. */
+  readonly bucketReplicas: readonly { readonly buckets: readonly BucketId[]; readonly count: number }[];
   readonly nodes: readonly { readonly id: NodeId; readonly replicas: number; readonly draining: boolean }[];
   /** Buckets whose replicas are not known to be where they should be. */
   readonly moving: readonly BucketId[];

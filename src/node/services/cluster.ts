@@ -79,7 +79,7 @@ export function clusterService(cluster: ClusterView, router: RequestRouter): Rpc
 }
 
 function changeOfPlacement(request: wire.ChangePlacementRequest): PlacementChange {
-  const { change, move, drain = 0, undrain = 0, remove = 0, replicas = 0 } = request;
+  const { change, move, drain = 0, undrain = 0, remove = 0, replicas = 0, bucketReplicas } = request;
   switch (change) {
     case 'move':
       return { kind: 'move', bucket: move?.bucket ?? 0, from: move?.from ?? 0, to: move?.to ?? 0 };
@@ -91,10 +91,13 @@ function changeOfPlacement(request: wire.ChangePlacementRequest): PlacementChang
       return { kind: 'remove', node: remove };
     case 'replicas':
       return { kind: 'replicas', count: replicas };
+    case 'bucketReplicas':
+      return { kind: 'ownReplicas', buckets: bucketReplicas?.buckets ?? [], count: bucketReplicas?.count };
     case 'rebalance':
       return { kind: 'rebalance' };
     default: {
-      const message = 'the request names no change: expected one of move, drain, undrain, remove, replicas, rebalance';
+      const expected = 'one of move, drain, undrain, remove, replicas, bucket_replicas, rebalance';
+      const message = `the request names no change: expected ${expected}`;
       throw new TidemarkError('INVALID_ARGUMENT', 'CHANGE_MISSING', message, { details: { field: 'change' } });
     }
   }

@@ -177,12 +177,13 @@ export interface PlacementRequest {
 }
 
 export interface ChangePlacementRequest {
-  readonly change?: 'move' | 'drain' | 'undrain' | 'remove' | 'replicas' | 'rebalance';
+  readonly change?: 'move' | 'drain' | 'undrain' | 'remove' | 'replicas' | 'bucketReplicas' | 'rebalance';
   readonly move?: { readonly bucket: number; readonly from: number; readonly to: number };
   readonly drain?: number;
   readonly undrain?: number;
   readonly remove?: number;
   readonly replicas?: number;
+  readonly bucketReplicas?: { readonly buckets: readonly number[]; readonly count?: number };
 }
 
 export interface HeatRequest {

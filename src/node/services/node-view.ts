@@ -3,7 +3,7 @@ import { TidemarkError } from '../../lib/errors.js';
 import type { Replica } from '../../bucket/replica.js';
 import type { Timestamp } from '../../bucket/requests.js';
 import { nodeOfReplica, type BucketId, type NodeId, type NodeInfo, type Placement } from '../../placement/map.js';
-import { replicasOn, type PlacementChange } from '../../placement/record.js';
+import { replicasOn, type PlacementChange, type PlacementRecord } from '../../placement/record.js';
 import type { PlacementKeeper } from '../placement-keeper.js';
 import type { ClusterHeat, ClusterStatus, ClusterView, NodeStatus, PlacementProgress, ReplicaStatus } from './api.js';
 import { heatView } from './heat-view.js';
@@ -88,9 +88,9 @@ export class NodeView implements ClusterView {
   placementProgress(): PlacementProgress {
     const { record, moving, system } = this.#parts.keeper();
     if (moving === undefined) throw system.notLeading();
-    const { epoch, replicas, nodes, draining } = record;
+    const { epoch, replicas, ownReplicas, nodes, draining } = record;
     const placed = nodes.map(({ id }) => ({ id, replicas: replicasOn(record, id), draining: draining.includes(id) }));
-    return { epoch, replicas, nodes: placed, moving };
+    return { epoch, replicas, bucketReplicas: byCount(ownReplicas), nodes: placed, moving };
   }
 
   heat(bucketsMax: number, keysMax: number): ClusterHeat {
@@ -125,6 +125,14 @@ export class NodeView implements ClusterView {
   #pause(): Promise<void> {
     return new Promise((resolve) => void this.#parts.timers.after(LOOK_MS, resolve));
   }
+}
+
+function byCount(ownReplicas: PlacementRecord['ownReplicas']): PlacementProgress['bucketReplicas'] {
+  const buckets = new Map<number, BucketId[]>();
+  for (const [bucket, count] of Object.entries(ownReplicas)) {
+    buckets.set(count, [...(buckets.get(count) ?? []), Number(bucket)]);
+  }
+  return [...buckets].map(([count, of]) => ({ count, buckets: of }));
 }
 
 function notLeader(node: NodeId, bucket: BucketId, leader: NodeId): TidemarkError {
