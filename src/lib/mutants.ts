@@ -155,6 +155,7 @@ export const MUTANTS = [
   // Liveness
   'turn-forgets-rest',
   'hung-disk-leads',
+  'dead-leader-kept',
 ] as const;
 
 export type Mutant = (typeof MUTANTS)[number];

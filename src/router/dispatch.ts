@@ -1,5 +1,6 @@
 import type { Env } from '../env/env.js';
 import { TidemarkError, isTidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import type { Timestamp } from '../bucket/requests.js';
 import { formatTimestamp } from '../mvcc/timestamp.js';
 import type { BucketId, NodeId } from '../placement/map.js';
@@ -155,7 +156,7 @@ export class Dispatcher {
   leader(bucket: BucketId, trail?: Trail): NodeId | undefined {
     const { cache } = this.#options;
     const leader = cache.leaderOf(bucket);
-    if (leader !== 0 && trail?.asked.has(leader) !== true) return leader;
+    if (leader !== 0 && (trail?.asked.has(leader) !== true || mutant('dead-leader-kept'))) return leader;
     const voters = cache.replicasOf(bucket).filter((replica) => !replica.learner);
     return this.#pick(
       voters.map(({ node }) => node),

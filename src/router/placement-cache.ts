@@ -1,4 +1,5 @@
 import { TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import { checkEpoch } from '../placement/epoch.js';
 import type { BucketId, NodeId, NodeInfo, Placement, ReplicaInfo } from '../placement/map.js';
 import type { LeaderHint } from './operations.js';
@@ -100,7 +101,7 @@ export class PlacementCache {
 
   /** The node did not answer, or says that it does not lead. */
   dropLeader(bucket: BucketId, node: NodeId): void {
-    if (this.#leaders[bucket] === node) this.#leaders[bucket] = 0;
+    if (this.#leaders[bucket] === node && !mutant('dead-leader-kept')) this.#leaders[bucket] = 0;
   }
 
   /** Calls `changed` after every placement that was taken, until the returned function is called. */

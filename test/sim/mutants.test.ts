@@ -17,6 +17,7 @@ import '../mvcc/records.test.js';
 import '../node/turn.test.js';
 import '../placement/heat-planner.test.js';
 import '../raft/log.test.js';
+import '../router/dead-leader.test.js';
 import './changes.test.js';
 import './client-transactions.test.js';
 import './damage.test.js';
@@ -89,7 +90,7 @@ async function bySwarm(mutant: Mutant, weather: Partial<SwarmPlan>): Promise<voi
     const { problems } = await runSwarm(seed, { plan, mutant });
     if (problems.length === 0) continue;
     const clean = await runSwarm(seed, { plan });
-    if (clean.problems.length > 0) expect.fail(explain(clean));
+    if (clean.problems.length > 0) expect.fail(explain(clean, `tidemark sim --seed ${seed} --plan '${JSON.stringify(weather)}'`));
     return note(mutant, seed);
   }
   expect.fail(`none of ${SEEDS_MAX} seeds notices it`);

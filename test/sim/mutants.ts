@@ -281,4 +281,9 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'a node whose disk hangs goes on leading',
     by: { test: 'sim/stalls', name: 'while its log store does not answer' },
   },
+  'dead-leader-kept': {
+    like: 'Replica reads: a cached dead leader makes an outage permanent (cockroach#80713)',
+    what: 'a router goes on asking who it thinks leads, though that node does not answer',
+    by: { test: 'router/dead-leader', name: 'no outage longer than one attempt' },
+  },
 };
