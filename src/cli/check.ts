@@ -63,7 +63,8 @@ the transactions is shown with the reason of each of its edges.
 
   tidemark history x --json > versions.jsonl && tidemark check run.jsonl --versions versions.jsonl
 
-Exit codes: 0 valid; 1 not valid; 2 unknown (time-out, memory, something not looked at) or a bad file.
+Exit codes: 0 valid; 1 not valid; 2 unknown (time-out, memory, something not looked at,
+nothing there) or a bad file.
 docs/formats.md describes the format.`;
 
 export function addCheck(program: Command, terminal: Terminal): void {
@@ -91,14 +92,19 @@ async function checkFile(file: string, options: CheckArguments, terminal: Termin
     const deadlineMs = performance.now() + options.timeout;
     const results: Result[] = [];
     for (const checker of checkers) results.push(await runWork(checker.check(), deadlineMs, terminal, lifetime));
+    if (intake.operations === 0) results.push(NOTHING);
     await report(name, results, options, terminal);
   } finally {
     lifetime.end();
   }
 }
 
+/** A run that recorded nothing has not passed. */
+const NOTHING: Result = { verdict: 'unknown', findings: [], unknown: ['the history holds no operation'], counts: {} };
+
 /** Chooses the checker by the first operation that tells; until then operations wait. */
 class Intake {
+  operations = 0;
   readonly #options: CheckArguments;
   #waiting: Operation[] = [];
   #name: ModelName | undefined;
@@ -111,6 +117,7 @@ class Intake {
   }
 
   add(operation: Operation): void {
+    this.operations += 1;
     if (this.#name === undefined) {
       const model = modelOf(operation);
       if (model === undefined) {

@@ -87,6 +87,15 @@ describe('tidemark check', () => {
     expect(long.out).to.include('99 more keys were not looked at');
   });
 
+  it('ends with 2 when nothing was done: what recorded nothing has not passed', async () => {
+    const nemesis = '{"index":0,"timeNs":0,"process":"nemesis","type":"info","f":"kill begins"}\n';
+    for (const text of ['', '\n', nemesis]) {
+      const { code, out } = await tidemark(['check', file('nothing.jsonl', text)]);
+      expect(code).to.equal(2);
+      expect(out).to.include('UNKNOWN').and.to.include('not known: the history holds no operation');
+    }
+  });
+
   it('ends with 2 and says where when the file is bad', async () => {
     const bad = await tidemark(['check', file('bad.jsonl', 'nonsense\n')]);
     expect(bad.code).to.equal(2);

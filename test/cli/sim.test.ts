@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { expect } from 'chai';
 import { smallerPlans, shrinkPlan } from '../../src/sim/swarm/shrink.js';
 import { planOfSeed } from '../../src/sim/swarm/swarm.js';
+import { planOfJob } from '../../src/cli/sim/job.js';
 import { parsePlan } from '../../src/cli/sim/plan-schema.js';
 import { tidemark } from './support.js';
 
@@ -121,6 +122,15 @@ describe('tidemark sim', () => {
     for (let seed = 1; seed <= 200; seed += 1) {
       const plan = planOfSeed(seed);
       expect(parsePlan(JSON.stringify(plan)), `seed ${seed}`).to.deep.equal(plan);
+    }
+  });
+
+  it('lets the number of nodes follow that of replicas, or the other way round, where a plan has one of them', () => {
+    for (let seed = 1; seed <= 30; seed += 1) {
+      const drawn = planOfSeed(seed);
+      expect(planOfJob({ seed, plan: undefined })).to.deep.equal(drawn);
+      expect(planOfJob({ seed, plan: { nodes: 2 } })).to.deep.equal({ ...drawn, nodes: 2, replicas: Math.min(2, drawn.replicas) });
+      expect(planOfJob({ seed, plan: { replicas: 5 } })).to.deep.equal({ ...drawn, nodes: Math.max(5, drawn.nodes), replicas: 5 });
     }
   });
 

@@ -2,6 +2,8 @@ import { fork, type ChildProcess } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { expect } from 'chai';
+import { planOfSeed } from '../../src/sim/swarm/swarm.js';
+import { judge } from './judge.js';
 import type { Verdict } from './swarm-worker.js';
 
 /** `TIDEMARK_SEEDS=1000-1999` runs other seeds than usual; a failure prints its seed and how to run it again. */
@@ -47,7 +49,8 @@ class Pool {
     });
     worker.on('exit', (code) => {
       if (seed === undefined) return;
-      this.#resolve.get(seed)?.({ seed, failure: `seed ${seed} ended its process with code ${code}` });
+      const failure = `seed ${seed} ended its process with code ${code}; what it said is above\nreplay: tidemark sim --seed ${seed}`;
+      this.#resolve.get(seed)?.({ seed, failure });
       this.#start();
     });
     next();
@@ -82,4 +85,15 @@ describe('a swarm of simulated clusters under random faults', () => {
       }
     });
   }
+
+  it('would say which seed of which commit fails, how to see it again, and what it had logged, then and at last', async () => {
+    const small = { nodes: 3, replicas: 3, buckets: 1, durationMs: 3000, faults: [['pause', 1] as const], faultEveryMs: 100 };
+    const failure = await judge(1, { plan: { ...planOfSeed(1), ...small }, mutant: 'ack-before-sync' });
+    expect(failure).to.match(/^tidemark \d+\.\d+\.\d+(, commit [0-9a-f]{12}(-dirty)?)?: seed 1 fails:\n {2}- bucket \d+ on node \d /);
+    expect(failure).to.match(/^replay: tidemark sim --seed 1$/m);
+    const logged = (failure ?? '').split(/^what it logged until the first problem was noticed:$|^the last it logged:$/m).slice(1);
+    const [then = '', last = ''] = logged.map((part) => part.trimEnd().split('\n').at(-1) ?? '');
+    expect(then).to.match(/ms {2}- {5}ERROR: problem {2}problem="bucket \d+ on node \d acknowledged entry /);
+    expect(Number.parseFloat(last)).to.be.above(Number.parseFloat(then));
+  });
 });

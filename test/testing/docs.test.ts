@@ -9,8 +9,8 @@ function read(path: string): string {
 describe('docs/testing.md', () => {
   const page = read('../../docs/testing.md');
 
-  it('shows the example that is tested', () => {
-    for (const file of ['./accounts.ts', './accounts.test.ts']) {
+  it('shows the examples that are tested', () => {
+    for (const file of ['./greeting.test.ts', './accounts.ts', './accounts.test.ts']) {
       const source = read(file)
         .replace("'../../src/client/index.js'", "'tidemark'")
         .replace("'../../src/sim/testing/index.js'", "'tidemark/testing'");

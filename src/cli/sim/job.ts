@@ -13,8 +13,16 @@ export interface Job {
   readonly keepLog: boolean;
 }
 
-export async function runJob({ seed, plan, mutant, twice, keepLog }: Job): Promise<SwarmResult> {
-  const run = (): Promise<SwarmResult> => runSwarm(seed, { plan: { ...planOfSeed(seed), ...plan }, mutant });
+/** What the seed draws, with what is given in its place. Of nodes and replicas, what is not given follows what is. */
+export function planOfJob({ seed, plan }: Pick<Job, 'seed' | 'plan'>): SwarmPlan {
+  const whole = { ...planOfSeed(seed), ...plan };
+  if (plan?.replicas === undefined) return { ...whole, replicas: Math.min(whole.replicas, whole.nodes) };
+  return { ...whole, nodes: Math.max(whole.nodes, whole.replicas) };
+}
+
+export async function runJob(job: Job): Promise<SwarmResult> {
+  const { seed, mutant, twice, keepLog } = job;
+  const run = (): Promise<SwarmResult> => runSwarm(seed, { plan: planOfJob(job), mutant });
   let result = await run();
   if (twice) {
     const { trace } = await run();

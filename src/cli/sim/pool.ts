@@ -2,8 +2,7 @@ import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import type { SwarmResult } from '../../sim/swarm/swarm.js';
-import { planOfSeed } from '../../sim/swarm/swarm.js';
-import { runJob, type Job } from './job.js';
+import { planOfJob, runJob, type Job } from './job.js';
 import type { Reply } from './worker.js';
 
 /** How far processes may run ahead of the first seed that is not done, for each of them: its results wait in memory. */
@@ -114,7 +113,16 @@ class Pool {
 }
 
 /** An error that nobody caught: of the run there is nothing but that. */
-function ended({ seed, plan }: Job, problem: string): SwarmResult {
-  const whole = { ...planOfSeed(seed), ...plan };
-  return { seed: String(seed), plan: whole, problems: [problem], trace: '', log: [], simulatedMs: 0, events: 0, counts: {} };
+function ended(job: Job, problem: string): SwarmResult {
+  const { seed } = job;
+  return {
+    seed: String(seed),
+    plan: planOfJob(job),
+    problems: [problem],
+    trace: '',
+    log: [],
+    simulatedMs: 0,
+    events: 0,
+    counts: {},
+  };
 }

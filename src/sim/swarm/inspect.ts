@@ -12,6 +12,7 @@ import {
 } from '../../mvcc/records.js';
 import { TIMESTAMP_MAX, type Timestamp } from '../../mvcc/timestamp.js';
 import type { SimCluster } from '../cluster.js';
+import { Problems } from './problems.js';
 
 /** How many records for each of its replicas are looked at when a node starts, the newest of all. */
 const NEWEST_RECORDS = 20;
@@ -19,11 +20,16 @@ const SLOT_MAX: Slot = 0xffff_ffff;
 
 /** Looks at what is on the disks of nodes that start, and at all replicas in the end. The rest is the witness's. */
 export class Inspector {
-  readonly problems: string[] = [];
+  readonly #problems: Problems;
   readonly #cluster: SimCluster;
 
   constructor(cluster: SimCluster) {
     this.#cluster = cluster;
+    this.#problems = new Problems(cluster.log);
+  }
+
+  get problems(): readonly string[] {
+    return this.#problems.found;
   }
 
   /**
@@ -99,6 +105,6 @@ export class Inspector {
   }
 
   #fail(problem: string): void {
-    if (this.problems.length < 20) this.problems.push(problem);
+    this.#problems.add(problem);
   }
 }

@@ -5,6 +5,7 @@ import { isRetention } from '../../bucket/retention.js';
 import type { Timestamp } from '../../bucket/requests.js';
 import { nodeOfReplica, type BucketId } from '../../placement/map.js';
 import type { Entry, LogIndex, Term } from '../../raft/types.js';
+import type { Problems } from './problems.js';
 
 /** An entry that some log has, or had: what must be the same in every log that has an entry of this index and term. */
 interface Logged {
@@ -69,8 +70,12 @@ class BucketLedger {
  *   above every timestamp as of which their keys were read without them
  */
 export class Ledger {
-  readonly problems: string[] = [];
+  readonly #problems: Problems;
   readonly #buckets = new Map<BucketId, BucketLedger>();
+
+  constructor(problems: Problems) {
+    this.#problems = problems;
+  }
 
   /** A replica is there again, or for the first time: what it has on disk, and all that it does from now on. */
   attach(replica: Replica): void {
@@ -275,7 +280,7 @@ export class Ledger {
   }
 
   #fail(problem: string): void {
-    if (this.problems.length < 20) this.problems.push(problem);
+    this.#problems.add(problem);
   }
 }
 

@@ -18,6 +18,7 @@ import { Inspector } from './inspect.js';
 import { Mover } from './mover.js';
 import { Nemesis } from './nemesis.js';
 import { collectsHistory, describePlan, drawPlan, hasWildClocks, type SwarmPlan } from './plan.js';
+import { firstProblem } from './problems.js';
 import { Recorder, type VersionSeen } from './record.js';
 import { Pinners } from './pins.js';
 import { transactionsOf, type TransactionLoad } from './transactions.js';
@@ -328,13 +329,18 @@ const LINES_SHOWN = 20;
 export function explain({ seed, plan, problems, log }: SwarmResult, replay = `tidemark sim --seed ${seed}`): string {
   const shown = problems.slice(0, 10).map((problem) => `  - ${problem}`);
   const more = problems.length > 10 ? [`  - and ${problems.length - 10} more`] : [];
+  const lastFrom = Math.max(0, log.length - LINES_SHOWN);
+  const noticed = firstProblem(log) + 1;
+  const before = noticed === 0 || noticed > lastFrom ? [] : log.slice(Math.max(0, noticed - LINES_SHOWN), noticed);
+  const lines = (of: readonly string[]): string[] => of.map((line) => `  ${readable(line)}`);
   return [
     `seed ${seed} fails:`,
     ...shown,
     ...more,
     `plan ${describePlan(plan)}`,
     `replay: ${replay}`,
+    ...(before.length === 0 ? [] : ['what it logged until the first problem was noticed:', ...lines(before)]),
     'the last it logged:',
-    ...log.slice(-LINES_SHOWN).map((line) => `  ${readable(line)}`),
+    ...lines(log.slice(lastFrom)),
   ].join('\n');
 }

@@ -6,6 +6,7 @@ import { quorumValue } from '../../raft/config.js';
 import type { HardState, LogIndex, Message, ReplicaId, Term } from '../../raft/types.js';
 import type { SimCluster } from '../cluster.js';
 import { Ledger } from './ledger.js';
+import { Problems } from './problems.js';
 
 /** What a replica has said, once it was on its disk, in the highest term in which it said anything. */
 interface Said {
@@ -47,8 +48,8 @@ export interface WitnessOptions {
  * and, through the ledger, what all logs hold.
  */
 export class Witness {
-  readonly ledger = new Ledger();
-  readonly #problems: string[] = [];
+  readonly ledger: Ledger;
+  readonly #problems: Problems;
   readonly #options: WitnessOptions;
   readonly #votes = new Map<string, ReplicaId>();
   readonly #leaders = new Map<string, ReplicaId>();
@@ -64,10 +65,12 @@ export class Witness {
 
   constructor(options: WitnessOptions) {
     this.#options = options;
+    this.#problems = new Problems(options.cluster.log);
+    this.ledger = new Ledger(this.#problems);
   }
 
   get problems(): readonly string[] {
-    return [...this.#problems, ...this.ledger.problems];
+    return this.#problems.found;
   }
 
   /** A node is up: looks at what it still knows, and at all that happens to it from now on. */
@@ -276,7 +279,7 @@ export class Witness {
   }
 
   #fail(problem: string): void {
-    if (this.#problems.length < 20) this.#problems.push(problem);
+    this.#problems.add(problem);
   }
 }
 
