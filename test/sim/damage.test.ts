@@ -1,10 +1,12 @@
 import { expect } from 'chai';
 import type { StreamHandlers } from '../../src/env/env.js';
 import { EMPTY } from '../../src/lib/bytes.js';
+import type { SimCluster } from '../../src/sim/cluster.js';
 import { SimLoop } from '../../src/sim/loop.js';
 import { SimWorldNetwork } from '../../src/sim/network.js';
 import { Atlas } from '../../src/sim/swarm/damage.js';
 import { bridge, majorityRing, type Pairs } from '../../src/sim/swarm/shapes.js';
+import { planOfSeed, runSwarm } from '../../src/sim/swarm/swarm.js';
 import { bytes, leaderOf, replicasOf, startCluster, untilLed } from './support.js';
 
 const KEYS = ['a', 'b', 'c', 'd', 'e', 'f'];
@@ -98,6 +100,29 @@ describe('a node whose disk lost what was on it', () => {
 });
 
 describe('what a swarm breaks', () => {
+  it('really puts old copies back, with and without leases', async () => {
+    const faults = [['staleDisk', 3] as const, ['crash', 1] as const];
+    const common = { nodes: 3, replicas: 3, buckets: 2, durationMs: 15_000, faults, faultEveryMs: 1500, faultMs: 600, moveEveryMs: 0 };
+    for (const leaseReads of [true, false]) {
+      let restored = 0;
+      const observe = (cluster: SimCluster): void => {
+        for (const id of cluster.ids) {
+          const disk = cluster.disk(id);
+          const restore = disk.restore.bind(disk);
+          disk.restore = (copy) => {
+            restored += 1;
+            restore(copy);
+          };
+        }
+      };
+      for (let seed = 1; restored === 0 && seed <= 5; seed += 1) {
+        const { problems } = await runSwarm(seed, { plan: { ...planOfSeed(seed), ...common, timing: { leaseReads } }, observe });
+        expect(problems).to.deep.equal([]);
+      }
+      expect(restored, `leases: ${leaseReads}`).to.be.above(0);
+    }
+  });
+
   it('leaves a quorum of good copies, whatever it damages', () => {
     for (const [replicas, most] of [[1, 0], [2, 0], [3, 1], [4, 1], [5, 2], [7, 3]] as const) {
       const atlas = new Atlas(replicas);

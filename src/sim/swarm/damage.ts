@@ -109,7 +109,10 @@ export class Damage {
     boot(id);
   }
 
-  /** Every bucket has a leader, confirmed without this node, whose voters all have what is committed, and its term. */
+  /**
+   * Every bucket has a leader, confirmed without this node (by its lease, if there are leases: the others follow it in any case),
+   * whose voters all have what is committed, and its term.
+   */
   #isSpare(id: NodeId): boolean {
     const { cluster, atlas } = this.#options;
     const others = cluster.ids.filter((other) => other !== id && !atlas.isDamaged(other));
@@ -117,7 +120,8 @@ export class Damage {
     const replicas = others.flatMap((other) => [...cluster.node(other).hosting.replicas.values()]);
     return new Set(replicas.map(({ bucket }) => bucket)).size > 0 && replicas.every(({ bucket, raft, installing }) => {
       const leader = replicas.find((other) => {
-        return other.bucket === bucket && other.raft.canServe() && other.raft.leaseValid(other.host.clock.monotonicMs());
+        const { raft: own, host } = other;
+        return other.bucket === bucket && own.canServe() && (own.leaseValid(host.clock.monotonicMs()) || !host.timing.leaseReads);
       })?.raft;
       if (leader === undefined || installing || nodeOfReplica(leader.id) === id) return false;
       return raft.term === leader.term && raft.durableIndex >= leader.commitIndex && raft.leader === leader.id;
