@@ -58,6 +58,7 @@ describe('simulate', function () {
     });
     expect(failure.message).to.match(/^seed my seed: AssertionError: expected \{ a: 1 \} to deeply equal \{ a: 2 \}\n/);
     expect(failure.message).to.include("replay: TIDEMARK_SIM_SEED='my seed' npx mocha test/testing/simulate.test.ts\n");
+    expect(failure.message).to.match(/^trace: [0-9a-f]{64}, of tidemark \d+\.\d+\.\d+$/m);
     expect(failure.message).to.match(/^ +\d+\.\d{3} ms {2}- +about to fail {2}because="it must"$/m);
     expect(failure).to.deep.include({ actual: { a: 1 }, expected: { a: 2 } });
     expect(failure.cause).to.have.property('name', 'AssertionError');

@@ -1,6 +1,7 @@
 import { relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { messageOf } from '../../lib/errors.js';
+import { VERSION } from '../../lib/version.js';
 import { readable } from '../readable.js';
 import { seedsOf, type ClusterOptions, type Seed } from './options.js';
 import { Run, type Body, type Simulation, type Verdict } from './run.js';
@@ -90,7 +91,7 @@ export class SimulationError extends Error {
     const lines = [
       `seed ${seed}: ${what}`,
       `replay: TIDEMARK_SIM_SEED=${quoted(seed)} ${caller}`,
-      `trace: ${trace}`,
+      `trace: ${trace}, of tidemark ${VERSION}`,
       'the last that happened:',
       ...log.slice(-LINES_SHOWN).map((line) => `  ${readable(line)}`),
     ];
