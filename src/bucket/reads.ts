@@ -66,14 +66,14 @@ export interface ReadHost {
   notLeader(): TidemarkError;
   /** Monotonic milliseconds by which a follower has heard what its leader has to say now, unless something is wrong. */
   soonMs(): number;
-  /** There is a round to ask for when the turn ends. */
+  /** There is a round to ask for when the turn ends, or somebody waits whose time may run out. */
   changed(): void;
 }
 
 export class Reads {
   readonly #replica: ReadHost;
   readonly #walks = new HistoryWalks();
-  readonly #waiters = new Waiters();
+  readonly #waiters = new Waiters(() => this.#replica.changed());
   readonly #rounds = new ReadRounds();
 
   constructor(replica: ReadHost) {

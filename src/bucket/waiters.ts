@@ -11,12 +11,20 @@ interface Waiter {
 }
 
 export class Waiters {
+  readonly #waits: () => void;
   #waiters: Waiter[] = [];
+
+  /** `waits` is told of each: somebody has to look at the clock for it. */
+  constructor(waits: () => void) {
+    this.#waits = waits;
+  }
 
   until(deadlineMs: number, ready: () => boolean, expired: () => TidemarkError): Promise<void> {
     return new Promise((resolve, reject) => {
       const waiter: Waiter = { deadlineMs, ready, expired, resolve, reject };
-      if (!settle(waiter)) this.#waiters.push(waiter);
+      if (settle(waiter)) return;
+      this.#waiters.push(waiter);
+      this.#waits();
     });
   }
 
