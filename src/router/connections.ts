@@ -5,7 +5,8 @@ import { later } from '../mvcc/timestamp.js';
 import type { Alarm, Alarms } from './alarms.js';
 import { TidemarkError, messageOf } from '../lib/errors.js';
 import type { Answer, LeaderHint, NodeHandle, Operation, OperationContext } from './operations.js';
-import { Pipeline, type PipelineEnv, type PipelineListener, type ToldClock } from './pipeline.js';
+import type { ToldClock } from './node-clock.js';
+import { Pipeline, type PipelineEnv, type PipelineListener } from './pipeline.js';
 import type { PlacementCache } from './placement-cache.js';
 import { PROTOCOL_VERSION, type Role, type Welcome } from './wire.js';
 
@@ -110,7 +111,7 @@ export class Connections implements PipelineListener {
       if (known === pipeline && node !== welcome.node) this.#byNode.delete(node);
     }
     this.#byNode.set(welcome.node, pipeline);
-    this.#lastClock = { now: welcome.now, atMs: this.#options.env.clock.monotonicMs() };
+    this.#lastClock = pipeline.clock ?? this.#lastClock;
   }
 
   placement(pipeline: Pipeline, placement: Placement): void {

@@ -58,6 +58,7 @@ export interface PipelineServerOptions {
 const FRAME_BYTES = 256 * 1024;
 /** Of limits.maxClockOffsetMs: by so much a clock may differ from what its callers reckon. */
 const CLOCK_NEWS_PART = 1 / 10;
+const CLOCK_EVERY_MS = 1000;
 /** In multiples of limits.streamBufferBytesMax: what the reads under way may be expected to answer; what may lie unread. */
 const WINDOW_BUFFERS = 4;
 const HELD_BUFFERS = 16;
@@ -427,13 +428,18 @@ class ServedStream implements StreamHandlers {
     encodeWelcome(out, { clusterId, node, now });
   }
 
-  /** Once a turn, beside what is sent anyway: the caller goes on with what it was told, though the clock was set meanwhile. */
+  /**
+   * Once a turn, beside what is sent anyway: the caller goes on with what it was told. At once when the clock was set meanwhile; and
+   * now and then, since what was told may have been long on its way (node-clock.ts).
+   */
   #correctClock(): void {
     const { env, limits, placement, wallNow } = this.#options;
-    const expected = later(this.#told.now, env.clock.monotonicMs() - this.#told.atMs);
+    const sinceMs = env.clock.monotonicMs() - this.#told.atMs;
+    const expected = later(this.#told.now, sinceMs);
     const [low, high] = [expected, wallNow()].sort((a, b) => a - b) as [Timestamp, Timestamp];
     const known = placement();
-    if (known !== undefined && high > later(low, limits.maxClockOffsetMs * CLOCK_NEWS_PART)) this.encodeClock(this.#out, known);
+    const isNews = high > later(low, limits.maxClockOffsetMs * CLOCK_NEWS_PART);
+    if (known !== undefined && (isNews || sinceMs >= CLOCK_EVERY_MS)) this.encodeClock(this.#out, known);
   }
 
   #send(frame: Bytes): void {

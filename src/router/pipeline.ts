@@ -3,9 +3,9 @@ import type { Limits } from '../env/limits.js';
 import { BinaryWriter } from '../lib/binary.js';
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError, isTidemarkError, messageOf } from '../lib/errors.js';
-import type { Timestamp } from '../bucket/requests.js';
 import type { Placement } from '../placement/map.js';
 import type { Alarm, Alarms } from './alarms.js';
+import { NodeClock, type ToldClock } from './node-clock.js';
 import type { Answer, LeaderHint, NodeHandle, Operation, OperationContext } from './operations.js';
 import { encodeHello, type Hello, type Welcome } from './wire.js';
 import { encodeCancel, encodeRequest } from './wire-calls.js';
@@ -40,12 +40,6 @@ export interface PipelineListener {
   leaders(pipeline: Pipeline, hints: readonly LeaderHint[]): void;
 }
 
-/** What a node said of its clock, and the monotonic time here at which it did. */
-export interface ToldClock {
-  readonly now: Timestamp;
-  readonly atMs: number;
-}
-
 /** Frames are cut when they reach this size. */
 const FRAME_BYTES = 256 * 1024;
 const CONNECT_TIMEOUT_MS = 3000;
@@ -66,7 +60,8 @@ interface Pending {
 interface Connection {
   stream: FrameStream | undefined;
   welcome: Welcome | undefined;
-  clock: ToldClock | undefined;
+  readonly openedMs: number;
+  readonly clock: NodeClock;
   congested: boolean;
   over: boolean;
 }
@@ -99,9 +94,9 @@ export class Pipeline implements NodeHandle {
     return this.#connection?.welcome;
   }
 
-  /** What the node said last of its clock; undefined while not connected. */
+  /** What is known of the node's clock; undefined while not connected. */
   get clock(): ToldClock | undefined {
-    return this.#connection?.clock;
+    return this.#connection?.clock.told;
   }
 
   /** False while asking here is likely in vain: between attempts to connect, or after a time-out in silence. */
@@ -118,7 +113,9 @@ export class Pipeline implements NodeHandle {
   connect(): void {
     if (this.#closed || this.#connection !== undefined || this.#retry !== undefined) return;
     const { env, alarms, hello } = this.#options;
-    const connection: Connection = { stream: undefined, welcome: undefined, clock: undefined, congested: false, over: false };
+    const openedMs = env.clock.monotonicMs();
+    const clock = new NodeClock();
+    const connection: Connection = { stream: undefined, welcome: undefined, openedMs, clock, congested: false, over: false };
     this.#connection = connection;
     connection.stream = env.network.connect(this.address, 'pipeline', encodeHello(hello()), {
       frame: (frame) => this.#receive(connection, frame),
@@ -128,7 +125,7 @@ export class Pipeline implements NodeHandle {
       },
       closed: (error) => this.#lost(connection, error ?? unavailable('STREAM_CLOSED', 'the node closed the stream')),
     });
-    alarms.at(env.clock.monotonicMs() + CONNECT_TIMEOUT_MS, () => {
+    alarms.at(openedMs + CONNECT_TIMEOUT_MS, () => {
       if (connection.welcome === undefined) this.#end(connection, unavailable('CONNECT_TIMEOUT', 'the node does not answer'));
     });
   }
@@ -258,9 +255,10 @@ export class Pipeline implements NodeHandle {
         this.#settle(push.number)?.reject(push.error);
         return;
       case 'welcome':
+        if (connection.welcome === undefined) connection.clock.welcome(push.welcome.now, connection.openedMs, this.#heardAtMs);
+        else connection.clock.hear(push.welcome.now, this.#heardAtMs);
         listener.welcome(this, push.welcome);
         connection.welcome = push.welcome;
-        connection.clock = { now: push.welcome.now, atMs: this.#heardAtMs };
         this.#failures = 0;
         this.#flushLater();
         return;

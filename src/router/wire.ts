@@ -31,7 +31,7 @@ export interface Hello {
 export interface Welcome {
   readonly clusterId: string;
   readonly node: NodeId;
-  /** The server's wall clock, for callers whose own clock proves nothing. When it is set, another Welcome says so. */
+  /** The server's wall clock, for callers whose own clock proves nothing. Another Welcome says it again. */
   readonly now: Timestamp;
 }
 

@@ -80,7 +80,7 @@ describe('pipeline server', () => {
     ]);
   });
 
-  it('tells its clock again, beside what it sends anyway, when that was set, and not because time passes', async () => {
+  it('tells its clock again, beside what it sends anyway: once a second, and at once when it was set', async () => {
     node.lead();
     const handlers = open();
     const kinds = async (first: number): Promise<string[]> => {
@@ -90,8 +90,11 @@ describe('pipeline server', () => {
       await cluster.time.pass(1);
       return stream.pushes.map(({ kind }) => kind);
     };
-    await cluster.time.pass(60_000);
+    await cluster.time.pass(900);
     expect(await kinds(1)).to.deep.equal(['answer']);
+    await cluster.time.pass(60_000);
+    expect(await kinds(5)).to.deep.equal(['answer', 'welcome']);
+    expect(await kinds(6)).to.deep.equal(['answer']);
     node.wallAhead += 5000 * 4096;
     expect(await kinds(2)).to.deep.equal(['answer', 'welcome']);
     expect(await kinds(3)).to.deep.equal(['answer']);
