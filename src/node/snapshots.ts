@@ -19,8 +19,8 @@ import { abortedItem, type TransferHost } from './snapshot-transfer.js';
  *   sides, and a slow disk slows its sender down.
  * - Every chunk has a checksum and a number; the end has the count and the checksum of all of them together.
  * - At most `snapshotsAtOnceMax` each way. More to send wait here; more to receive are refused, RESOURCE_EXHAUSTED.
- * - A transfer begins only while there are streams in both directions, and one that ends ends the transfers between the two nodes:
- *   else an answer could be lost unnoticed, and be waited for. They begin again when Raft asks again.
+ * - A transfer begins only while there are streams in both directions, and one that ends ends the transfers between the two
+ *   nodes: else an answer could be lost unnoticed, and be waited for. They begin again when Raft asks again.
  * - A newer transfer of a bucket to the same node replaces the older one. At the receiver it starts when the older one's sink
  *   has been aborted (or has finished), so a bucket never has two sinks.
  *
