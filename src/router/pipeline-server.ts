@@ -429,8 +429,8 @@ class ServedStream implements StreamHandlers {
   }
 
   /**
-   * Once a turn, beside what is sent anyway: the caller goes on with what it was told. At once when the clock was set meanwhile; and
-   * now and then, since what was told may have been long on its way (node-clock.ts).
+   * Once a turn, beside what is sent anyway: the caller goes on with what it was told. At once when the clock was set meanwhile;
+   * and now and then, since what was told may have been long on its way (node-clock.ts).
    */
   #correctClock(): void {
     const { env, limits, placement, wallNow } = this.#options;
