@@ -56,6 +56,7 @@ export const MUTANTS = [
   'ceiling-unchecked',
   'clock-follows-wall',
   'closed-before-applied',
+  'closed-forgotten',
   'closed-without-floor',
   'closed-not-kept',
   'as-of-without-floor',

@@ -42,6 +42,7 @@ export class ClosedTimestamps {
 
   onTermEnd(): void {
     if (this.waiting.length > 0) this.waiting = [];
+    if (mutant('closed-forgotten')) this.usable = 0;
   }
 }
 

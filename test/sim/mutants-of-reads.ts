@@ -92,6 +92,11 @@ export const PLANTED_IN_READS = {
     what: 'a closed timestamp counts before its index is applied',
     by: { swarm: 'any' },
   },
+  'closed-forgotten': {
+    like: 'Replica reads: closed timestamp badly bootstrapped (cockroach#65823)',
+    what: 'a follower forgets with its leader what counts as closed',
+    by: { swarm: 'any' },
+  },
   'closed-without-floor': {
     like: 'Replica reads: closed timestamp going backward (cockroach#131450)',
     what: 'a leader closes what no quorum knows of',
