@@ -302,7 +302,7 @@ describe('a node', () => {
     tell('{"format":');
     tell('null');
     tell('{"format":3}');
-    tell(JSON.stringify({ ...record, format: 4 }));
+    tell(JSON.stringify({ ...record, format: 5 }));
     tell(JSON.stringify({ ...record, clusterId: 'another' }));
     tell(JSON.stringify({ ...record, buckets: 2 }));
     tell(JSON.stringify({ ...record, epoch: 2 ** 40 }));
