@@ -38,7 +38,8 @@ interface Case {
   readonly heat?: HeatSummary;
 }
 
-function run({ name, start, lost = NOBODY, heat = NO_HEAT }: Case): void {
+/** The record when nothing is left to do. */
+function run({ name, start, lost = NOBODY, heat = NO_HEAT }: Case): PlacementRecord {
   const settled = new Set([SYSTEM_BUCKET, ...start.map.map(({ id }) => id)]);
   const rest = { settled, lost, unreachable: lost, cool: new Set<number>(), heat };
   const times: number[] = [];
@@ -51,6 +52,7 @@ function run({ name, start, lost = NOBODY, heat = NO_HEAT }: Case): void {
     record = next;
   }
   if (name !== '') show(`${name}, ${times.length - 1} steps`, times);
+  return record;
 }
 
 function timed(name: string, work: () => unknown): void {
@@ -76,18 +78,20 @@ function heatOf(record: PlacementRecord): HeatSummary {
 }
 
 const infos = Array.from({ length: nodes }, (_, at) => {
-  return { id: at + 1, address: `10.0.${at >> 8}.${at & 255}:7100`, zone: `z${at % 3}` };
+  return { id: at + 1, address: `10.0.${at >> 8}.${at & 255}:7100`, zone: `z${at % 3}`, host: '' };
 });
 const founded = initialRecord('scale', infos, buckets, REPLICAS);
 console.log(`${nodes} nodes in 3 zones, ${buckets} buckets, ${REPLICAS} replicas of each`);
 console.log('\nplanner, each step done before the next begins:');
-const grown = joined(founded, { uuid: 'u', address: '10.9.9.9:7100', zone: 'z0' }).record;
+// The first placement does not look at zones.
+const apart = run({ name: 'as founded, until zones are apart', start: founded });
+const grown = joined(apart, { uuid: 'u', address: '10.9.9.9:7100', zone: 'z0', host: '' }).record;
 // Once unseen, for the compiler.
-for (const start of [grown, founded]) for (const heat of [NO_HEAT, heatOf(start)]) run({ name: '', start, heat });
-run({ name: 'at rest', start: founded });
+for (const start of [grown, apart]) for (const heat of [NO_HEAT, heatOf(start)]) run({ name: '', start, heat });
+run({ name: 'at rest', start: apart });
 run({ name: 'a node was added', start: grown });
-run({ name: 'a node was lost', start: founded, lost: new Set([7]) });
-run({ name: 'a bucket is hot', start: founded, heat: heatOf(founded) });
+run({ name: 'a node was lost', start: apart, lost: new Set([7]) });
+run({ name: 'a bucket is hot', start: apart, heat: heatOf(apart) });
 
 console.log('\nmap:');
 const encoded = encodeRecordOf(founded);

@@ -41,6 +41,7 @@ const clusterNode = fields({
   address,
   http: address.optional(),
   zone: text.optional(),
+  host: text.optional(),
 });
 
 const cluster = fields({

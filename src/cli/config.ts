@@ -64,7 +64,7 @@ export function loadConfig(file: string): Config {
 export function parseConfig(text: string, file: string): Config {
   const raw = check(parseYaml(text, file), file);
   const { cluster, raft, log } = raw;
-  const nodes = cluster.nodes.map(({ id, address, zone = '' }) => ({ id, address, zone }));
+  const nodes = cluster.nodes.map(({ id, address, zone = '', host = '' }) => ({ id, address, zone, host }));
   const timing = {
     heartbeatMs: raft.heartbeatMs,
     electionTimeoutMs: raft.electionTimeoutMs,

@@ -36,6 +36,7 @@ export interface JoinArguments {
   readonly http?: string;
   readonly data: string;
   readonly zone: string;
+  readonly host: string;
 }
 
 const HTTP_GRACE_MS = 500;
@@ -74,7 +75,7 @@ async function runNode({ config: file, id }: ServerArguments): Promise<void> {
 
 /** A node that becomes a member of a running cluster, and is one from then on whenever it is started again. */
 export async function runJoining(options: JoinArguments): Promise<void> {
-  const { listen, address = listen, zone, join: seeds } = options;
+  const { listen, address = listen, zone, host, join: seeds } = options;
   const file = options.config === undefined ? undefined : loadConfig(options.config);
   const config = file ?? DEFAULTS;
   const { limits, timing } = config;
@@ -86,7 +87,7 @@ export async function runJoining(options: JoinArguments): Promise<void> {
   const place = { dataDir: resolve(options.data), http: options.http, tls, fields: { address } };
   const configOf = async (env: Env): Promise<NodeConfig> => {
     const deadlineMs = env.clock.monotonicMs() + JOIN_MS_MAX;
-    const asked = { seeds, clusterId: file?.clusterId ?? '', address, zone, deadlineMs };
+    const asked = { seeds, clusterId: file?.clusterId ?? '', address, zone, host, deadlineMs };
     const { clusterId, nodeId, founding, record } = await joinCluster(env, asked);
     const { members, buckets, replicas } = founding;
     return { clusterId, nodeId, nodes: [], buckets, replicas, listen, timing, limits, joined: { members, record } };

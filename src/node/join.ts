@@ -12,7 +12,8 @@ import { PEER_PROTOCOL } from './peer-hello.js';
 /**
  * How a node becomes a member of a running cluster. It calls any member on the channel of peers:
  *
- *     ['join', protocol, cluster, uuid, address, zone]  ->  ['joined', cluster, node, buckets, replicas, members, placement]
+ *     ['join', protocol, cluster, uuid, address, zone, host]
+ *     ->  ['joined', cluster, node, buckets, replicas, members, placement]
  *
  * The member that leads the system bucket writes a placement with the new node in it; others answer NOT_LEADER, with the details
  * `leader` and `address` if they know who does. The uuid of the data directory is durable before it is first said, so a node that
@@ -41,6 +42,7 @@ export interface JoinOptions {
   /** Where the others will find this node. */
   readonly address: string;
   readonly zone: string;
+  readonly host: string;
   /** Monotonic milliseconds at which to give up. */
   readonly deadlineMs: number;
 }
@@ -54,7 +56,8 @@ export async function joinCluster(env: Env, options: JoinOptions): Promise<Admis
   }
   const uuid = known?.uuid ?? randomUuid(env.random);
   if (known === undefined) await writeJoined(env.disk, uuid, undefined);
-  const admission = await askAll(env, options, { uuid, address: options.address, zone: options.zone });
+  const { address, zone, host } = options;
+  const admission = await askAll(env, options, { uuid, address, zone, host });
   await writeJoined(env.disk, uuid, admission);
   env.log.info('this node is a member now', { cluster: admission.clusterId, node: admission.nodeId });
   return admission;
@@ -89,7 +92,8 @@ async function askAll(env: Env, options: JoinOptions, applicant: Applicant): Pro
 
 function ask(env: Env, address: string, clusterId: string, applicant: Applicant): Promise<Admission> {
   return new Promise((resolve, reject) => {
-    const hello = pack([JOIN, PEER_PROTOCOL, clusterId, applicant.uuid, applicant.address, applicant.zone]);
+    const { uuid, address: own, zone, host } = applicant;
+    const hello = pack([JOIN, PEER_PROTOCOL, clusterId, uuid, own, zone, host]);
     const stream = env.network.connect(address, 'peer', hello, {
       frame: (frame) => {
         timer.cancel();
@@ -155,19 +159,21 @@ async function letIn(applicant: Applicant, { clusterId, founding, change }: Door
 }
 
 function applicantOf(hello: Bytes, own: string): Applicant {
-  const [, protocol, clusterId, uuid, address, zone] = unpack(hello) as readonly unknown[];
+  // Earlier releases say no host.
+  const [, protocol, clusterId, uuid, address, zone, host = ''] = unpack(hello) as readonly unknown[];
   if (protocol !== PEER_PROTOCOL) {
     const message = `a node that wants to join speaks protocol version ${String(protocol)}, this one speaks ${PEER_PROTOCOL}`;
     throw new TidemarkError('FAILED_PRECONDITION', 'PROTOCOL_MISMATCH', message);
   }
-  if (!isText(clusterId) || !isText(uuid) || !isText(address) || !isText(zone) || uuid === '' || address === '') {
+  const areTexts = isText(clusterId) && isText(uuid) && isText(address) && isText(zone) && isText(host);
+  if (!areTexts || uuid === '' || address === '') {
     throw new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_HELLO', 'a node that wants to join does not say who and where it is');
   }
   if (clusterId !== '' && clusterId !== own) {
     const message = `this is cluster '${own}', not '${clusterId}', which the node at ${address} wants to join`;
     throw new TidemarkError('FAILED_PRECONDITION', 'WRONG_CLUSTER', message);
   }
-  return { uuid, address, zone };
+  return { uuid, address, zone, host };
 }
 
 function isText(value: unknown): value is string {

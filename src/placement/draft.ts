@@ -1,9 +1,10 @@
+import { Crowding } from './crowding.js';
 import { weightOf } from './heat.js';
 import type { HeatSummary } from './heat-summary.js';
 import type { HeatRules } from './hot.js';
 import { SYSTEM_REPLICAS_MAX } from './initial.js';
 import { replicaIdOf, SYSTEM_BUCKET } from './map.js';
-import type { BucketId, BucketInfo, NodeId, NodeInfo, ReplicaInfo } from './map.js';
+import type { BucketId, BucketInfo, NodeId, ReplicaInfo } from './map.js';
 import { placeOf, votersWanted, type PlacementRecord } from './record.js';
 import { leaderOf, type Replicas } from './replicas.js';
 
@@ -37,9 +38,14 @@ export class Draft {
   /** Nodes that may keep replicas; and those that may get any, in order of their ids. */
   readonly usable: ReadonlySet<NodeId>;
   readonly targets: readonly NodeId[];
-  /** Buckets with a replica on a node that may keep none, with another number of voters than wanted, with read replicas. */
+  readonly crowding: Crowding;
+  /**
+   * Buckets with a replica on a node that may keep none, with another number of voters than wanted, with voters that share more
+   * than they must, with read replicas.
+   */
   readonly stray: BucketId[] = [];
   readonly missized: BucketId[] = [];
+  readonly crowded: BucketId[] = [];
   readonly helped: BucketId[] = [];
   /** Voters of data buckets that each node should have, and of how many of these it should lead. */
   readonly load = new Tally();
@@ -48,7 +54,6 @@ export class Draft {
   readonly heat = new Tally();
   readonly leadHeat = new Tally();
   readonly #epoch: number;
-  readonly #nodes: ReadonlyMap<NodeId, NodeInfo>;
   readonly #changed = new Map<BucketId, Replicas>();
   #room: number;
 
@@ -56,9 +61,9 @@ export class Draft {
     const { record, settled, lost, unreachable, changesMax, heat } = input;
     this.input = input;
     this.#epoch = record.epoch + 1;
-    this.#nodes = new Map(record.nodes.map((node) => [node.id, node]));
     const usable = record.nodes.map(({ id }) => id).filter((id) => !record.draining.includes(id) && !lost.has(id));
     this.usable = new Set(usable);
+    this.crowding = new Crowding(record.nodes, usable);
     this.targets = usable.filter((id) => !unreachable.has(id));
     for (const [node, rates] of heat.nodes) this.heat.add(node, weightOf(rates));
     let unsettled = settled.has(SYSTEM_BUCKET) ? 0 : 1;
@@ -80,6 +85,7 @@ export class Draft {
     }
     if (isStray) this.stray.push(bucket);
     if (voters !== this.votersWanted(bucket)) this.missized.push(bucket);
+    if (this.crowding.among(replicas) > this.crowding.least(voters)) this.crowded.push(bucket);
     if (voters < replicas.length) this.helped.push(bucket);
   }
 
@@ -150,15 +156,6 @@ export class Draft {
 
   newReplica(node: NodeId, learner: boolean): ReplicaInfo {
     return { id: replicaIdOf(node, this.#epoch), node, learner };
-  }
-
-  zoneOf(node: NodeId): string {
-    return this.#nodes.get(node)?.zone ?? '';
-  }
-
-  /** How many of the nodes are in a zone; none is in none. */
-  crowd(zone: string, others: readonly NodeId[]): number {
-    return zone === '' ? 0 : others.filter((other) => this.zoneOf(other) === zone).length;
   }
 
   /** The next record; undefined if it is the present one. */

@@ -49,8 +49,8 @@ export function helpHot(draft: Draft): void {
 }
 
 /**
- * The coolest node without a replica of the bucket, in a zone where few serve it; undefined if none is cooler than the hottest
- * that serves it: then it would help nobody.
+ * The coolest node without a replica of the bucket, on a host and in a zone where few serve it; undefined if none is cooler than
+ * the hottest that serves it: then it would help nobody.
  */
 function coolestFor(draft: Draft, replicas: Replicas): NodeId | undefined {
   const serving = replicas.map(({ node }) => node);
@@ -61,7 +61,7 @@ function coolestFor(draft: Draft, replicas: Replicas): NodeId | undefined {
     const heat = draft.heat.of(node);
     if (serving.includes(node) || heat >= hottest) continue;
     // Among nodes that are equally cool the emptiest.
-    const cost = draft.crowd(draft.zoneOf(node), serving) * 1e9 + heat + draft.load.of(node) / 1e6;
+    const cost = draft.crowding.of(node, serving) * 1e9 + heat + draft.load.of(node) / 1e6;
     if (cost < bestCost) {
       best = node;
       bestCost = cost;

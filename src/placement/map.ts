@@ -51,7 +51,9 @@ export interface NodeInfo {
   readonly id: NodeId;
   /** `host:port` of its gRPC listener. */
   readonly address: string;
+  /** Names for what fails together, and for the machine that it runs on; empty: alone. */
   readonly zone: string;
+  readonly host: string;
   /** Of its data directory, if it joined after the cluster was founded. */
   readonly uuid?: string;
 }

@@ -10,17 +10,19 @@ import { hasVoter, leaderOf, votersOf, without, withVoter, type Replicas } from 
  *
  *   1. replicas on nodes that are to be emptied, or that are lost: voters go to other nodes, read replicas just go
  *   2. buckets with fewer or more voters than wanted
- *   3. buckets that have had too many read replicas for long enough, and buckets that are too hot for those that serve them
- *   4. nodes with more voters than others: replicas go from the fullest to the emptiest, until they differ by at most one
- *   5. nodes that should lead what is much hotter than what others lead, then nodes that should lead more buckets than others:
+ *   3. buckets whose voters share hosts or zones, more than they must: these go apart, by as few moves as that takes
+ *   4. buckets that have had too many read replicas for long enough, and buckets that are too hot for those that serve them
+ *   5. nodes with more voters than others: replicas go from the fullest to the emptiest, until they differ by at most one
+ *   6. nodes that should lead what is much hotter than what others lead, then nodes that should lead more buckets than others:
  *      the first voter in a bucket's list is its preferred leader, and is exchanged for another, which moves no data
  *
  * It changes only buckets that are settled, at most `changesMax` at a time with those that are not: the rest follows when these
  * are done. Only a bucket on its way to a node that is to be emptied, or lost, is sent elsewhere: it would never arrive.
- * Replicas of a bucket keep to different zones where there are enough of them; no step makes that worse.
+ * Voters of a bucket keep to different zones where there are enough of them, and in any case to different hosts; no step makes
+ * that worse.
  *
- * It converges while the heat stays as it is: 1 to 3 only shrink what is wrong, each move of 4 shrinks the sum of squares of the
- * nodes' voters. Of 5 the first shrinks the sum of squares of what nodes lead beyond the limit of what is even, the second that
+ * It converges while the heat stays as it is: 1 to 4 only shrink what is wrong, each move of 5 shrinks the sum of squares of the
+ * nodes' voters. Of 6 the first shrinks the sum of squares of what nodes lead beyond the limit of what is even, the second that
  * of the buckets that they lead, and it takes no node over that limit. It never takes a voter without putting another in its
  * place, except where a bucket has more than it should; and heat never makes a voter, nor takes one.
  */
@@ -28,6 +30,7 @@ export function plan(input: PlannerInput): PlacementRecord | undefined {
   const draft = new Draft(input);
   evacuate(draft);
   resize(draft);
+  disperse(draft);
   // What a cluster was founded with is good enough until somebody changes it, and heat changes no more than it must.
   const isAsFoundedStill = isAsFounded(input.record) && draft.isUnchanged;
   coolDown(draft);
@@ -39,7 +42,7 @@ export function plan(input: PlannerInput): PlacementRecord | undefined {
   return next === undefined || !isAsFoundedStill ? next : { ...next, asFounded: next.epoch };
 }
 
-// --- 1 and 2
+// --- 1 to 3
 
 function evacuate(draft: Draft): void {
   for (const bucket of draft.stray) {
@@ -66,21 +69,45 @@ function resize(draft: Draft): void {
       const to = targetFor(draft, replicas);
       if (to !== undefined) draft.set(bucket, withVoter(replicas, draft.newReplica(to, false)));
     } else {
-      const [fullest] = voters.slice(1).sort((a, b) => draft.load.of(b.node) - draft.load.of(a.node));
-      if (fullest !== undefined) draft.set(bucket, without(replicas, fullest));
+      const cost = (voter: ReplicaInfo): number => {
+        return draft.crowding.of(voter.node, stayingOf(replicas, voter)) * 1e9 + draft.load.of(voter.node);
+      };
+      const [worst] = voters.slice(1).sort((a, b) => cost(b) - cost(a));
+      if (worst !== undefined) draft.set(bucket, without(replicas, worst));
     }
   }
 }
 
-/** The emptiest node without a voter of the bucket, in a zone of its own if there is one; at best one that has the data. */
+/** Of each bucket that voter goes elsewhere by which it gets best: followers first, and from full nodes to empty ones. */
+function disperse(draft: Draft): void {
+  for (const bucket of draft.crowded) {
+    if (!draft.isOpen(bucket)) continue;
+    const replicas = draft.replicasOf(bucket);
+    let best: { readonly from: ReplicaInfo; readonly to: NodeId } | undefined;
+    let most = 0;
+    for (const from of votersOf(replicas).reverse()) {
+      const to = targetFor(draft, replicas, from);
+      if (to === undefined) continue;
+      const staying = stayingOf(replicas, from);
+      const gain = draft.crowding.of(from.node, staying) - draft.crowding.of(to, staying);
+      const worth = gain * 1e9 + draft.load.of(from.node) - draft.load.of(to);
+      if (gain <= 0 || worth <= most) continue;
+      best = { from, to };
+      most = worth;
+    }
+    if (best !== undefined) draft.set(bucket, withVoter(replicas, draft.newReplica(best.to, false), best.from));
+  }
+}
+
+/** The emptiest node without a voter of the bucket, of those that share least with them; at best one that has the data. */
 function targetFor(draft: Draft, replicas: Replicas, leaving?: ReplicaInfo): NodeId | undefined {
-  const staying = votersOf(replicas).filter((voter) => voter !== leaving).map(({ node }) => node);
+  const staying = stayingOf(replicas, leaving);
   let best: NodeId | undefined;
   let bestCost = Infinity;
   for (const node of draft.targets) {
     if (staying.includes(node)) continue;
     const hasData = replicas.some((replica) => replica.node === node);
-    const cost = draft.crowd(draft.zoneOf(node), staying) * 1e9 + draft.load.of(node) * 2 + (hasData ? 0 : 1);
+    const cost = draft.crowding.of(node, staying) * 1e9 + draft.load.of(node) * 2 + (hasData ? 0 : 1);
     if (cost < bestCost) {
       best = node;
       bestCost = cost;
@@ -89,17 +116,22 @@ function targetFor(draft: Draft, replicas: Replicas, leaving?: ReplicaInfo): Nod
   return best;
 }
 
-// --- 4 and 5
+/** The nodes of the voters but one. */
+function stayingOf(replicas: Replicas, leaving: ReplicaInfo | undefined): NodeId[] {
+  return votersOf(replicas).filter((voter) => voter !== leaving).map(({ node }) => node);
+}
+
+// --- 5 and 6
 
 function balance(draft: Draft): void {
-  const zones = new Zones(draft);
+  const places = new Places(draft);
   for (const [bucket, replicas] of draft.open()) {
     if (draft.load.spread(draft.usable) <= 1) return;
     let best: { readonly from: ReplicaInfo; readonly to: NodeId } | undefined;
     let gain = 1;
     for (const from of replicas) {
       if (from.learner || !draft.usable.has(from.node)) continue;
-      const to = zones.emptiestFor(replicas, from, gain);
+      const to = places.emptiestFor(replicas, from, gain);
       if (to === undefined) continue;
       gain = draft.load.of(from.node) - draft.load.of(to);
       best = { from, to };
@@ -108,8 +140,8 @@ function balance(draft: Draft): void {
   }
 }
 
-/** Nodes that may get replicas, by zone, the emptiest of each first. For a bucket all nodes of a zone are as crowded. */
-class Zones {
+/** Nodes that may get replicas, by host and zone, the emptiest of each first. For a bucket all of a place are as crowded. */
+class Places {
   readonly #draft: Draft;
   readonly #nodes = new Map<string, NodeId[]>();
   #version = -1;
@@ -117,24 +149,25 @@ class Zones {
   constructor(draft: Draft) {
     this.#draft = draft;
     for (const node of draft.targets) {
-      const zone = draft.zoneOf(node);
-      const nodes = this.#nodes.get(zone);
-      if (nodes === undefined) this.#nodes.set(zone, [node]);
+      const place = draft.crowding.placeOf(node);
+      const nodes = this.#nodes.get(place);
+      if (nodes === undefined) this.#nodes.set(place, [node]);
       else nodes.push(node);
     }
   }
 
-  /** Where a voter may go so that the two nodes' loads differ by less, by more than `gain`, and no zone is more crowded. */
+  /** Where a voter may go so that the two nodes' loads differ by less, by more than `gain`, and the voters share no more. */
   emptiestFor(replicas: Replicas, from: ReplicaInfo, gain: number): NodeId | undefined {
     this.#sort();
     const draft = this.#draft;
     let least = draft.load.of(from.node) - gain;
     let best: NodeId | undefined;
     let staying: NodeId[] | undefined;
-    for (const [zone, nodes] of this.#nodes) {
-      if (draft.load.of(nodes[0] ?? 0) >= least) continue;
-      staying ??= votersOf(replicas).filter((voter) => voter !== from).map(({ node }) => node);
-      if (draft.crowd(zone, staying) > draft.crowd(draft.zoneOf(from.node), staying)) continue;
+    for (const nodes of this.#nodes.values()) {
+      const first = nodes[0] ?? 0;
+      if (draft.load.of(first) >= least) continue;
+      staying ??= stayingOf(replicas, from);
+      if (draft.crowding.of(first, staying) > draft.crowding.of(from.node, staying)) continue;
       const emptiest = nodes.find((node) => !hasVoter(replicas, node));
       if (emptiest === undefined || draft.load.of(emptiest) >= least) continue;
       least = draft.load.of(emptiest);

@@ -1,6 +1,6 @@
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
-import { nodeOfReplica, SYSTEM_BUCKET, type BucketId, type BucketInfo, type ReplicaInfo } from './map.js';
+import { nodeOfReplica, SYSTEM_BUCKET, type BucketId, type BucketInfo, type NodeInfo, type ReplicaInfo } from './map.js';
 import type { PlacementRecord } from './record.js';
 
 /**
@@ -43,8 +43,15 @@ export function decodeRecordOf(data: Bytes): PlacementRecord {
   if (!isStored(stored)) {
     throw new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_PLACEMENT', 'a placement lacks a field, or holds a wrong one');
   }
-  const { system, map, ownReplicas = {}, ...rest } = stored;
-  return { ...rest, ownReplicas, system: placeFrom(SYSTEM_BUCKET, system), map: map.map((ids, id) => placeFrom(id, ids)) };
+  const { system, map, ownReplicas = {}, nodes, ...rest } = stored;
+  return {
+    ...rest,
+    ownReplicas,
+    // Earlier releases knew no hosts.
+    nodes: nodes.map((node) => ({ ...node, host: (node as Partial<NodeInfo>).host ?? '' })),
+    system: placeFrom(SYSTEM_BUCKET, system),
+    map: map.map((ids, id) => placeFrom(id, ids)),
+  };
 }
 
 function isStored(stored: Partial<Stored>): boolean {

@@ -166,6 +166,7 @@ export interface Applicant {
   readonly uuid: string;
   readonly address: string;
   readonly zone: string;
+  readonly host: string;
 }
 
 /** The record with that node in it, and the id that it has. */

@@ -171,6 +171,7 @@ export function encodePlacement(out: BinaryWriter, placement: Placement): void {
     out.uint(node.id);
     out.text(node.address);
     out.text(node.zone);
+    out.text(node.host);
   }
   out.uint(placement.buckets);
   for (const bucket of placement.map) {
@@ -292,7 +293,7 @@ function decodeError(input: BinaryReader): TidemarkError {
 function decodePlacement(input: BinaryReader): Placement {
   const clusterId = input.text();
   const epoch = input.uint();
-  const nodes = input.list(() => ({ id: input.uint(), address: input.text(), zone: input.text() }));
+  const nodes = input.list(() => ({ id: input.uint(), address: input.text(), zone: input.text(), host: input.text() }));
   const map = input.list((id) => {
     const leader = input.uint();
     const replicas = input.list((): ReplicaInfo => {

@@ -157,5 +157,5 @@ export class Sidecar {
 export function virtualPlacement({ clusterId, epoch, buckets }: Placement): Placement {
   const replicas = [{ id: 1, node: SIDECAR_NODE, learner: false }];
   const map = Array.from({ length: buckets }, (_, id) => ({ id, replicas, leader: SIDECAR_NODE }));
-  return { clusterId, epoch, buckets, nodes: [{ id: SIDECAR_NODE, address: '', zone: '' }], map };
+  return { clusterId, epoch, buckets, nodes: [{ id: SIDECAR_NODE, address: '', zone: '', host: '' }], map };
 }

@@ -18,10 +18,11 @@ export class SidecarView implements ClusterView {
 
   status(): ClusterStatus {
     const { clusterId, epoch, buckets, nodes, map } = this.placement();
-    const statusOf = ({ id, address, zone }: Placement['nodes'][number]): NodeStatus => ({
+    const statusOf = ({ id, address, zone, host }: Placement['nodes'][number]): NodeStatus => ({
       id,
       address,
       zone,
+      host,
       reachable: this.#router.isConnected(id),
       replicas: map.filter(({ replicas }) => replicas.some(({ node }) => node === id)).length,
       leaders: map.filter(({ leader }) => leader === id).length,

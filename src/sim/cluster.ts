@@ -87,7 +87,7 @@ export class SimCluster {
     this.log = new SimLog(() => this.loop.nowMs);
     this.limits = { ...DEFAULT_LIMITS, ...options.limits };
     const ids = Array.from({ length: options.nodes }, (_, at) => at + 1);
-    this.#infos = ids.map((id) => ({ id, address: addressOf(id), zone: '' }));
+    this.#infos = ids.map((id) => ({ id, address: addressOf(id), zone: '', host: '' }));
     for (const id of ids) this.#addMachine(id);
   }
 
@@ -267,7 +267,7 @@ export class SimCluster {
   async #admitted(env: Env, config: NodeConfig): Promise<NodeConfig> {
     const { nodeId, listen } = config;
     if (this.#founders.includes(nodeId)) return config;
-    const options = { seeds: this.endpoints, clusterId: CLUSTER, address: listen, zone: '', deadlineMs: Infinity };
+    const options = { seeds: this.endpoints, clusterId: CLUSTER, address: listen, zone: '', host: '', deadlineMs: Infinity };
     const { nodeId: given, founding, record } = await joinCluster(env, options);
     assert(given === nodeId, `machine ${nodeId} has become node ${given}`);
     return { ...config, nodes: [], joined: { members: founding.members, record } };

@@ -164,7 +164,7 @@ describe('output', () => {
   });
 
   it('shows the status of a cluster', () => {
-    const node = { id: 1, address: '127.0.0.1:7101', zone: '', reachable: true, replicas: 256, leaders: 86 };
+    const node = { id: 1, address: '127.0.0.1:7101', zone: '', host: 'm1', reachable: true, replicas: 256, leaders: 86 };
     const text = describeStatus({
       clusterId: 'demo',
       epoch: 3,
@@ -180,9 +180,9 @@ describe('output', () => {
         'cluster demo: 256 buckets, placement epoch 3',
         'answered by node 1, version 0.1.0, up 61 s, clock 2020-01-01T00:00:01.000Z+2',
         '',
-        'node  address         zone  state        replicas  leads',
-        '   1  127.0.0.1:7101  -     reachable         256     86',
-        '   2  127.0.0.1:7102  -     UNREACHABLE       256      0',
+        'node  address         zone  host  state        replicas  leads',
+        '   1  127.0.0.1:7101  -     m1    reachable         256     86',
+        '   2  127.0.0.1:7102  -     m1    UNREACHABLE       256      0',
         '',
       ].join('\n'),
     );

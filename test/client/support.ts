@@ -154,7 +154,7 @@ export class MemoryCluster {
       const address = '127.0.0.1:0';
       cluster.#servers.push(await network.serve({ address, services: {}, accept: (_, hello, stream) => accept(hello, stream) }));
     }
-    const nodes = cluster.#servers.map(({ address }, index) => ({ id: index + 1, address, zone: '' }));
+    const nodes = cluster.#servers.map(({ address }, index) => ({ id: index + 1, address, zone: '', host: '' }));
     const replicas = nodes.map(({ id }) => ({ id, node: id, learner: false }));
     const map = Array.from({ length: BUCKETS }, (_, id) => ({ id, replicas, leader: (id % 2) + 1 }));
     cluster.#placement = { clusterId: 'memory', epoch: 1, buckets: BUCKETS, nodes, map };

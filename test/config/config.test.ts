@@ -94,7 +94,7 @@ describe('the configuration', () => {
     expect([config.clusterId, config.buckets, config.replicas, config.logLevel]).to.deep.equal(['test', 256, 1, 'warn']);
     expect(config.limits).to.deep.equal({ ...DEFAULT_LIMITS, valueBytesMax: 5 });
     expect(config.timing.leaseReads).to.equal(false);
-    expect(config.nodes[1]).to.deep.equal({ id: 2, address: '[::1]:7102', zone: '' });
+    expect(config.nodes[1]).to.deep.equal({ id: 2, address: '[::1]:7102', zone: '', host: '' });
     expect(readTls(config)).to.equal(undefined);
   });
 
@@ -121,7 +121,9 @@ describe('the configuration', () => {
       [(t) => t.replace('127.0.0.1:7101', 'host:0'), `cluster.nodes[0].address: expected host:port or [ipv6]:port with a port from 1 to 65535, got 'host:0'`],
       [(t) => t.replace(`'[::1]:7102'`, '127.0.0.1:7101'), `cluster.nodes[1].address: expected another than that of nodes[0], got '127.0.0.1:7101'`],
       [(t) => t.replace('id: 2', 'id: 1'), 'cluster.nodes[1].id: expected another than that of nodes[0], got 1'],
-      [(t) => t.replace('id: 2', 'id: 2\n      zones: x'), 'cluster.nodes[1].zones: unknown field; expected one of id, address, http, zone'],
+      [(t) => t.replace('id: 2', 'id: 2\n      zones: x'), 'cluster.nodes[1].zones: unknown field; expected one of id, address, http, zone, host'],
+      [(t) => t.replace('id: 2', `id: 2\n      host: ''`), `cluster.nodes[1].host: expected a text that is not empty, got ''`],
+      [(t) => t.replace('id: 2', 'id: 2\n      host: 7'), 'cluster.nodes[1].host: expected a text, got 7'],
       [(t) => t.replace('dataDir: data/{id}', 'datadir: x'), 'node.dataDir: is missing; expected a text'],
       [(t) => `${t}  id: 9\n`, 'node.id: expected the id of one of cluster.nodes: 1, 2, got 9'],
       [(t) => `${t}sidecar: { http: '127.0.0.1:1' }\n`, 'sidecar.listen: is missing; expected host:port'],

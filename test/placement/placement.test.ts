@@ -26,7 +26,7 @@ describe('placement', () => {
 
   for (const [count, replicas] of [[1, 1], [3, 3], [5, 3], [7, 5]] as const) {
     it(`spreads 256 buckets over ${count} nodes, ${replicas} replicas each`, () => {
-      const nodes = Array.from({ length: count }, (_, at) => ({ id: at + 1, address: `127.0.0.1:${at}`, zone: '' }));
+      const nodes = Array.from({ length: count }, (_, at) => ({ id: at + 1, address: `127.0.0.1:${at}`, zone: '', host: '' }));
       const { map } = initialPlacement('test', nodes, 256, replicas);
       const led = new Map<number, number>();
       const hosted = new Map<number, number>();

@@ -14,6 +14,7 @@ export function clusterOf(count: number, buckets: number, zones = 0, replicas = 
     id: at + 1,
     address: `host-${at + 1}:1`,
     zone: zones === 0 ? '' : `z${at % zones}`,
+    host: '',
   }));
   return initialRecord('test', nodes, buckets, replicas);
 }
@@ -76,9 +77,9 @@ export const spread = (counts: readonly number[]): number => Math.max(...counts)
 export const replicaLoads = (record: PlacementRecord): number[] => loads(record, (nodes) => nodes);
 export const leaderLoads = (record: PlacementRecord): number[] => loads(record, (nodes) => nodes.slice(0, 1));
 
-export const withNode = (record: PlacementRecord, zone = ''): PlacementRecord => {
+export const withNode = (record: PlacementRecord, zone = '', host = ''): PlacementRecord => {
   const id = record.lastNode + 1;
-  return joined(record, { uuid: `u${id}`, address: `host-${id}:1`, zone }).record;
+  return joined(record, { uuid: `u${id}`, address: `host-${id}:1`, zone, host }).record;
 };
 
 /** With which it was refused. */

@@ -149,7 +149,7 @@ export class FakeNode implements NodeHandle {
   }
 
   get info(): NodeInfo {
-    return { id: this.id, address: this.address, zone: `z${this.id}` };
+    return { id: this.id, address: this.address, zone: `z${this.id}`, host: '' };
   }
 
   async execute<O extends Operation>(operation: O, context: OperationContext): Promise<Answer<O['kind']>> {

@@ -303,8 +303,8 @@ describe('wire: frames of a pipeline stream', () => {
     const hello = { protocol: 1, clusterId: 'abc', role: 'sidecar' } as const;
     expect(decodeHello(encodeHello(hello))).to.deep.equal(hello);
     const nodes = [
-      { id: 1, address: 'a:1', zone: 'x' },
-      { id: 9, address: 'b:2', zone: '' },
+      { id: 1, address: 'a:1', zone: 'x', host: 'h' },
+      { id: 9, address: 'b:2', zone: '', host: '' },
     ];
     const placement = placementOf(nodes, { epoch: 2 ** 40, leader: 9 });
     const welcome = { clusterId: 'abc', node: 3, now: 2 ** 52 };

@@ -227,7 +227,7 @@ describe('the public services of a node', function () {
     expect(status).to.deep.include({ clusterId: 'services', node: 1, buckets: 8, version: VERSION });
     expect(status.timestamp).to.be.within(1, TIMESTAMP_MAX);
     expect(status.nodes).to.deep.equal([
-      { id: 1, address: '127.0.0.1:1', zone: 'a', reachable: true, replicas: 8, leaders: 8 },
+      { id: 1, address: '127.0.0.1:1', zone: 'a', host: 'h', reachable: true, replicas: 8, leaders: 8 },
     ]);
     const { buckets } = await rpc.unary<{ buckets: { bucket: { id: number; leader: number }; local: { role: string } }[] }>(
       CLUSTER,

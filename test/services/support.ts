@@ -28,7 +28,7 @@ export async function startService(limits: Limits): Promise<Service> {
     {
       clusterId: 'services',
       nodeId: 1,
-      nodes: [{ id: 1, address: '127.0.0.1:1', zone: 'a' }],
+      nodes: [{ id: 1, address: '127.0.0.1:1', zone: 'a', host: 'h' }],
       buckets: 8,
       replicas: 1,
       listen: '127.0.0.1:0',

@@ -22,6 +22,7 @@ interface NodeStatus {
   readonly id: number;
   readonly address: string;
   readonly zone: string;
+  readonly host: string;
   readonly reachable: boolean;
   readonly replicas: number;
   readonly leaders: number;

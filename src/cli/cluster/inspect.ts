@@ -54,6 +54,7 @@ export function describeStatus(reply: StatusReply): string {
     String(node.id),
     node.address,
     node.zone === '' ? '-' : node.zone,
+    node.host === '' ? '-' : node.host,
     node.reachable ? 'reachable' : 'UNREACHABLE',
     String(node.replicas),
     String(node.leaders),
@@ -62,7 +63,7 @@ export function describeStatus(reply: StatusReply): string {
     `cluster ${reply.clusterId}: ${reply.buckets} buckets, placement epoch ${reply.epoch}`,
     `answered by ${who}, version ${reply.version}, up ${seconds} s, clock ${formatTimestamp(reply.timestamp)}`,
     '',
-    table(['node', 'address', 'zone', 'state', 'replicas', 'leads'], rows),
+    table(['node', 'address', 'zone', 'host', 'state', 'replicas', 'leads'], rows),
   ].join('\n');
 }
 

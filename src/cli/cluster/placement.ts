@@ -46,7 +46,8 @@ export function addPlacement(cluster: Command, terminal: Terminal): void {
     .option('--address <host:port>', 'where the others find it, if that is not where it listens')
     .option('--http <host:port>', 'metrics and health')
     .requiredOption('--data <directory>', 'its data directory')
-    .option('--zone <name>', 'replicas of a bucket are put in different zones', '')
+    .option('--zone <name>', 'what fails with others: replicas of a bucket are put in different zones', '')
+    .option('--host <name>', 'the machine, if it runs several nodes: replicas of a bucket are put on different ones', '')
     .option('-c, --config <file>', 'the configuration of the cluster, if it has limits or timing of its own, or TLS')
     .action((options: JoinArguments) => runJoining(options));
   waiting(cluster.command('move'))
