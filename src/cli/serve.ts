@@ -5,9 +5,10 @@ import { parseAddress } from '../env/real/addresses.js';
 import { openDisk } from '../env/real/disk.js';
 import type { PromMetrics } from '../env/real/metrics.js';
 import type { TlsFiles } from '../env/real/network.js';
-import type { Env, Fields } from '../env/env.js';
+import type { Fields } from '../env/env.js';
+import type { Limits } from '../env/limits.js';
 import type { HttpResponse } from '../env/network.js';
-import { joinCluster } from '../node/join.js';
+import { joinCluster, type Admission, type JoinOptions } from '../node/join.js';
 import { startNode, type Node, type NodeConfig } from '../node/node.js';
 import { NODE_ID_MAX } from '../placement/map.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
@@ -69,55 +70,76 @@ async function runNode({ config: file, id }: ServerArguments): Promise<void> {
   const { clusterId, nodes, buckets, replicas, timing, limits } = config;
   const { id: nodeId, listen, http, dataDir } = settings;
   const nodeConfig = { clusterId, nodeId, nodes, buckets, replicas, listen, timing, limits };
-  const place = { dataDir, http, tls: readTls(config, nodeId), fields: { node: nodeId } };
-  await serveNode(config, place, async () => nodeConfig);
+  const { logLevel } = config;
+  await serveNode({ dataDir, http, tls: readTls(config, nodeId), logLevel, fields: { node: nodeId } }, async () => nodeConfig);
 }
 
 /** A node that becomes a member of a running cluster, and is one from then on whenever it is started again. */
 export async function runJoining(options: JoinArguments): Promise<void> {
   const { listen, address = listen, zone, host, join: seeds } = options;
   const file = options.config === undefined ? undefined : loadConfig(options.config);
-  const config = file ?? DEFAULTS;
-  const { limits, timing } = config;
+  const { logLevel } = file ?? DEFAULTS;
   const advertised = parseAddress(address);
   if (advertised === undefined || advertised.port === 0 || ANYWHERE.has(advertised.host)) {
     throw new UsageError(`'${address}' is no address at which the others can find this node; give --address <host:port>`);
   }
   const tls = file === undefined ? undefined : readTls(file);
-  const place = { dataDir: resolve(options.data), http: options.http, tls, fields: { address } };
-  const configOf = async (env: Env): Promise<NodeConfig> => {
-    const deadlineMs = env.clock.monotonicMs() + JOIN_MS_MAX;
-    const asked = { seeds, clusterId: file?.clusterId ?? '', address, zone, host, deadlineMs };
-    const { clusterId, nodeId, founding, record } = await joinCluster(env, asked);
+  const place = { dataDir: resolve(options.data), http: options.http, tls, logLevel, fields: { address } };
+  const asked = { seeds, clusterId: file?.clusterId ?? '', address, zone, host };
+  const configOf = async (onFatal: OnFatal): Promise<NodeConfig> => {
+    const admission = await admitted(place, file?.limits ?? DEFAULTS.limits, asked, onFatal);
+    const { clusterId, nodeId, founding, settings, record } = admission;
     const { members, buckets, replicas } = founding;
+    const { timing } = file ?? settings ?? DEFAULTS;
+    // Of a release with fewer limits than this one.
+    const limits = file?.limits ?? { ...DEFAULTS.limits, ...settings?.limits };
     return { clusterId, nodeId, nodes: [], buckets, replicas, listen, timing, limits, joined: { members, record } };
   };
-  await serveNode(config, place, configOf, ({ address: at, config: { nodeId, clusterId } }) => {
+  await serveNode(place, configOf, ({ address: at, config: { nodeId, clusterId } }) => {
     process.stdout.write(`node ${nodeId} of cluster ${clusterId} listens on ${at}\n`);
   });
 }
+
+/** Asks in a world of its own: that of the node is made with the settings of its cluster. */
+async function admitted(
+  { dataDir, tls, logLevel, fields }: NodePlace,
+  limits: Limits,
+  asked: Omit<JoinOptions, 'deadlineMs'>,
+  onFatal: OnFatal,
+): Promise<Admission> {
+  const world = buildWorld({ limits, tls, logLevel, fields, onBug: onFatal });
+  const disk = await openDisk(dataDir);
+  try {
+    return await joinCluster({ ...world.env, disk }, { ...asked, deadlineMs: world.env.clock.monotonicMs() + JOIN_MS_MAX });
+  } finally {
+    await disk.close();
+    world.close();
+  }
+}
+
+type OnFatal = (error: unknown) => void;
 
 interface NodePlace {
   readonly dataDir: string;
   readonly http: string | undefined;
   readonly tls: TlsFiles | undefined;
+  readonly logLevel: Config['logLevel'];
   /** In each line of its log. */
   readonly fields: Fields;
 }
 
 /** Runs a node until it is told to stop. `configOf` may ask others first; `up` is called when it serves. */
 async function serveNode(
-  { limits, logLevel }: Pick<Config, 'limits' | 'logLevel'>,
-  { dataDir, http: httpAddress, tls, fields }: NodePlace,
-  configOf: (env: Env) => Promise<NodeConfig>,
+  { dataDir, http: httpAddress, tls, logLevel, fields }: NodePlace,
+  configOf: (onFatal: OnFatal) => Promise<NodeConfig>,
   up: (node: Node) => void = () => undefined,
 ): Promise<void> {
   setFlagsFromString(`--heap-growing-percent=${HEAP_GROWING_PERCENT}`);
   await serve(async (onFatal) => {
-    const world = buildWorld({ limits, tls, logLevel, fields, onBug: onFatal });
+    const config = await configOf(onFatal);
+    const world = buildWorld({ limits: config.limits, tls, logLevel, fields, onBug: onFatal });
     const disk = await openDisk(dataDir);
-    const env = { ...world.env, disk };
-    const node = await startNode(env, await configOf(env), { onFatal });
+    const node = await startNode({ ...world.env, disk }, config, { onFatal });
     up(node);
     const get = (path: string): Promise<HttpResponse> => nodePage(path, node, world.env.metrics);
     const http = httpAddress === undefined ? undefined : await world.env.network.serveHttp(httpAddress, get);
@@ -161,7 +183,7 @@ async function runSidecar({ config: file }: ServerArguments): Promise<void> {
 }
 
 /** Opens a server, waits until it is told to stop, closes it. */
-async function serve(open: (onFatal: (error: unknown) => void) => Promise<() => Promise<void>>): Promise<void> {
+async function serve(open: (onFatal: OnFatal) => Promise<() => Promise<void>>): Promise<void> {
   const lifetime = beginLifetime();
   const close = await open(die).catch(die);
   lifetime.ready();

@@ -1,4 +1,6 @@
+import type { Timing } from '../bucket/replica.js';
 import type { Disk, Random, Store } from '../env/env.js';
+import type { Limits } from '../env/limits.js';
 import { EMPTY } from '../lib/bytes.js';
 import { messageOf, TidemarkError } from '../lib/errors.js';
 import type { Founding } from '../placement/founding.js';
@@ -29,6 +31,14 @@ export interface Identity extends Expected {
   readonly uuid: string;
   /** This node has become part of its cluster (founding-gate.ts): from then on both stores hold what others rely on. */
   readonly complete?: boolean;
+  /** Of a node that joined. */
+  readonly settings?: Settings | undefined;
+}
+
+/** What the nodes of one cluster must agree on. A lease lasts because others keep quiet for as long. */
+export interface Settings {
+  readonly timing: Timing;
+  readonly limits: Limits;
 }
 
 export type Stores = Readonly<Record<'log' | 'state', Store>>;
@@ -119,7 +129,7 @@ export async function readJoined(disk: Disk): Promise<Identity | undefined> {
 
 export async function writeJoined(disk: Disk, uuid: string, as: Joined | undefined): Promise<void> {
   const nobody: Expected = { cluster: '', node: 0, members: [], buckets: 0, replicas: 0 };
-  const identity = as === undefined ? nobody : { cluster: as.clusterId, node: as.nodeId, ...as.founding };
+  const identity = as === undefined ? nobody : { cluster: as.clusterId, node: as.nodeId, ...as.founding, settings: as.settings };
   await writeIdentity(disk, { format: FORMAT, ...identity, uuid });
 }
 
@@ -127,6 +137,7 @@ interface Joined {
   readonly clusterId: string;
   readonly nodeId: NodeId;
   readonly founding: Founding;
+  readonly settings: Settings | undefined;
 }
 
 /** This node takes part from now on. */

@@ -6,14 +6,14 @@ import type { Founding } from '../placement/founding.js';
 import type { NodeId } from '../placement/map.js';
 import { joined, type Applicant, type PlacementRecord } from '../placement/record.js';
 import { decodeRecordOf, encodeRecordOf } from '../placement/record-format.js';
-import { randomUuid, readJoined, writeJoined } from './identity.js';
+import { randomUuid, readJoined, writeJoined, type Settings } from './identity.js';
 import { PEER_PROTOCOL } from './peer-hello.js';
 
 /**
  * How a node becomes a member of a running cluster. It calls any member on the channel of peers:
  *
  *     ['join', protocol, cluster, uuid, address, zone, host]
- *     ->  ['joined', cluster, node, buckets, replicas, members, placement]
+ *     ->  ['joined', cluster, node, buckets, replicas, members, placement, settings]
  *
  * The member that leads the system bucket writes a placement with the new node in it; others answer NOT_LEADER, with the details
  * `leader` and `address` if they know who does. The uuid of the data directory is durable before it is first said, so a node that
@@ -30,6 +30,8 @@ export interface Admission {
   readonly clusterId: string;
   readonly nodeId: NodeId;
   readonly founding: Founding;
+  /** Those of the member that let it in; undefined if that has told none. */
+  readonly settings: Settings | undefined;
   /** Undefined if its data directory has it already. */
   readonly record: PlacementRecord | undefined;
 }
@@ -51,8 +53,8 @@ export interface JoinOptions {
 export async function joinCluster(env: Env, options: JoinOptions): Promise<Admission> {
   const known = await readJoined(env.disk);
   if (known?.complete === true) {
-    const { cluster, node, members, buckets, replicas } = known;
-    return { clusterId: cluster, nodeId: node, founding: { members, buckets, replicas }, record: undefined };
+    const { cluster, node, members, buckets, replicas, settings } = known;
+    return { clusterId: cluster, nodeId: node, founding: { members, buckets, replicas }, settings, record: undefined };
   }
   const uuid = known?.uuid ?? randomUuid(env.random);
   if (known === undefined) await writeJoined(env.disk, uuid, undefined);
@@ -120,6 +122,7 @@ function ask(env: Env, address: string, clusterId: string, applicant: Applicant)
 export interface DoorOptions {
   readonly clusterId: string;
   readonly founding: Founding;
+  readonly settings: Settings;
   readonly record: () => PlacementRecord;
   readonly change: (next: (record: PlacementRecord) => PlacementRecord) => Promise<PlacementRecord>;
 }
@@ -147,7 +150,7 @@ export function acceptJoin(hello: Bytes, stream: FrameStream, options: DoorOptio
   return { frame: () => undefined, closed: () => undefined };
 }
 
-async function letIn(applicant: Applicant, { clusterId, founding, change }: DoorOptions): Promise<Bytes> {
+async function letIn(applicant: Applicant, { clusterId, founding, settings, change }: DoorOptions): Promise<Bytes> {
   let node = 0;
   const record = await change((present) => {
     const next = joined(present, applicant);
@@ -155,7 +158,7 @@ async function letIn(applicant: Applicant, { clusterId, founding, change }: Door
     return next.record;
   });
   const { buckets, replicas, members } = founding;
-  return pack([JOINED, clusterId, node, buckets, replicas, members, encodeRecordOf(record)]);
+  return pack([JOINED, clusterId, node, buckets, replicas, members, encodeRecordOf(record), settings]);
 }
 
 function applicantOf(hello: Bytes, own: string): Applicant {
@@ -190,13 +193,14 @@ function withAddress(error: unknown, { nodes }: PlacementRecord): TidemarkError 
 }
 
 function decodeAdmission(frame: Bytes): Admission {
-  const [kind, clusterId, nodeId, buckets, replicas, members, record] = unpack(frame) as readonly unknown[];
+  const [kind, clusterId, nodeId, buckets, replicas, members, record, settings] = unpack(frame) as readonly unknown[];
   if (kind !== JOINED) throw new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_FRAME', 'the answer to a join cannot be read');
   const founding = { buckets, replicas, members } as Founding;
   return {
     clusterId: clusterId as string,
     nodeId: nodeId as NodeId,
     founding,
+    settings: settings as Settings | undefined,
     record: decodeRecordOf(Buffer.isBuffer(record) ? record : EMPTY),
   };
 }

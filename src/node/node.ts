@@ -284,6 +284,7 @@ export class Node {
     this.keeper = new PlacementKeeper({
       env,
       limits,
+      timing,
       nodeId,
       clusterId,
       founding: identity,

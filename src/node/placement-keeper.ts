@@ -2,7 +2,7 @@ import type { Env, FrameStream, StreamHandlers } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
-import type { Replica } from '../bucket/replica.js';
+import type { Replica, Timing } from '../bucket/replica.js';
 import { seal } from '../bucket/sealed.js';
 import type { StateStore } from '../bucket/state-store.js';
 import type { Founding } from '../placement/founding.js';
@@ -34,6 +34,7 @@ import { SystemBucket } from './system.js';
 export interface KeeperOptions {
   readonly env: Pick<Env, 'clock' | 'log' | 'metrics'>;
   readonly limits: Limits;
+  readonly timing: Timing;
   readonly nodeId: NodeId;
   readonly clusterId: string;
   readonly founding: Founding;
@@ -160,10 +161,11 @@ export class PlacementKeeper {
   }
 
   acceptJoin(hello: Bytes, stream: FrameStream): StreamHandlers {
-    const { clusterId, founding, env } = this.#options;
+    const { clusterId, founding, timing, limits, env } = this.#options;
     return acceptJoin(hello, stream, {
       clusterId,
       founding,
+      settings: { timing, limits },
       record: () => this.#record,
       change: (next) => this.system.change(next, env.clock.monotonicMs() + JOIN_MS_MAX),
     });

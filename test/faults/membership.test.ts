@@ -35,7 +35,7 @@ describe('a cluster whose nodes are replaced one after the other', function () {
   };
 
   it('loses no acknowledged write and repeats none, and is silent nowhere for longer than an election', async () => {
-    cluster = await TestCluster.start({ buckets: BUCKETS, sidecar: true });
+    cluster = await TestCluster.start({ buckets: BUCKETS, sidecar: true, limits: { valueBytesMax: 10_000 } });
     const clients = [await cluster.connect(), await cluster.connect({ endpoints: [cluster.address(0)] })];
     const load = new Load({ buckets: BUCKETS, clients });
     load.start();
@@ -49,6 +49,9 @@ describe('a cluster whose nodes are replaced one after the other', function () {
     await four.kill();
     four = await add('four', first, 2);
     expect(four.log()).to.match(/node 4 of cluster/);
+    // It goes by the limits of its cluster, though it was given no file.
+    const tooLong = await run(['put', 'long', 'x'.repeat(10_001), ...endpoint]);
+    expect(tooLong.err).to.match(/10001 bytes.*10000/);
     await add('five', second, 3);
     for (const leaving of [1, 2]) {
       const out = await succeeds('remove', String(leaving), ...endpoint);
