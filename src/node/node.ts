@@ -292,7 +292,7 @@ export class Node {
       record,
       state: this.#state,
       hosting: this.hosting,
-      beginRequest: () => this.#requestIds.begin(),
+      asRequest: (execute) => this.#requestIds.run(execute),
       send: (to, item) => this.#send(to, item),
       dial: (id) => this.#peers.dial(id),
       isConnected: (id) => this.#peers.connected(id),

@@ -10,14 +10,13 @@ import type { HeatRules } from '../placement/hot.js';
 import { SYSTEM_BUCKET, type NodeId, type NodeInfo } from '../placement/map.js';
 import { changed, type PlacementChange, type PlacementRecord } from '../placement/record.js';
 import { encodeRecordOf } from '../placement/record-format.js';
-import type { Ticket } from '../router/session.js';
 import { NodeHeat } from './heat.js';
 import type { Hosting } from './hosting.js';
 import { acceptJoin } from './join.js';
 import { Membership } from './membership.js';
 import type { HeatItem, MembershipItem, PeerItem, RaftItem } from './peer-items.js';
 import { Placer } from './placer.js';
-import { SystemBucket } from './system.js';
+import { SystemBucket, type AsRequest } from './system.js';
 
 /**
  * What this node knows of the placement, and what it does about it:
@@ -43,7 +42,7 @@ export interface KeeperOptions {
   readonly record: PlacementRecord;
   readonly state: StateStore;
   readonly hosting: Pick<Hosting, 'replicas' | 'add' | 'retire'>;
-  readonly beginRequest: () => Ticket;
+  readonly asRequest: AsRequest;
   readonly send: (to: NodeId, item: PeerItem) => void;
   readonly dial: (node: NodeId) => void;
   readonly isConnected: (node: NodeId) => boolean;
@@ -78,7 +77,7 @@ export class PlacementKeeper {
       replica: () => hosting.replicas.get(SYSTEM_BUCKET),
       record,
       log,
-      beginRequest: () => options.beginRequest(),
+      asRequest: (execute) => options.asRequest(execute),
       adopt,
     });
     this.#membership = new Membership({

@@ -1,10 +1,10 @@
 import type { Logger } from '../env/env.js';
 import { messageOf, TidemarkError } from '../lib/errors.js';
 import type { Replica } from '../bucket/replica.js';
+import type { RequestId } from '../bucket/requests.js';
 import { SYSTEM_BUCKET } from '../placement/map.js';
 import type { PlacementRecord } from '../placement/record.js';
 import { decodeRecordOf, encodeRecordOf } from '../placement/record-format.js';
-import type { Ticket } from '../router/session.js';
 
 /**
  * The system bucket holds membership and placement, as an ordinary versioned key. Its leader writes the initial placement once,
@@ -19,9 +19,12 @@ export interface SystemOptions {
   readonly replica: () => Replica | undefined;
   readonly record: () => PlacementRecord;
   readonly log: Logger;
-  readonly beginRequest: () => Ticket;
+  /** Gives a command its id, and another one if the bucket does not know its session any more; see Sessions. */
+  readonly asRequest: AsRequest;
   readonly adopt: (record: PlacementRecord) => void;
 }
+
+export type AsRequest = <T>(execute: (id: RequestId) => Promise<T>) => Promise<T>;
 
 export class SystemBucket {
   readonly #options: SystemOptions;
@@ -75,14 +78,9 @@ export class SystemBucket {
   }
 
   async #put(replica: Replica, record: PlacementRecord, condition: Condition, deadlineMs: number): Promise<boolean> {
-    const ticket = this.#options.beginRequest();
-    try {
-      const mutations = [{ kind: 'put', key: PLACEMENT_KEY, value: encodeRecordOf(record) }] as const;
-      const { applied } = await replica.write({ id: ticket.id, conditions: [condition], mutations }, deadlineMs);
-      return applied;
-    } finally {
-      ticket.end();
-    }
+    const mutations = [{ kind: 'put', key: PLACEMENT_KEY, value: encodeRecordOf(record) }] as const;
+    const { applied } = await this.#options.asRequest((id) => replica.write({ id, conditions: [condition], mutations }, deadlineMs));
+    return applied;
   }
 
   /**
