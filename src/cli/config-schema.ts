@@ -162,6 +162,11 @@ export function contradictions(config: ConfigFile): { path: readonly (string | n
     const expected = `at least limits.messageBytesMax, ${limits.messageBytesMax}`;
     complain(['limits', 'peerQueueBytesMax'], expected, limits.peerQueueBytesMax);
   }
+  const chunks = limits.snapshotsAtOnceMax * limits.snapshotChunkBytes;
+  if (limits.snapshotBytesPerSecond < chunks) {
+    const expected = `at least limits.snapshotsAtOnceMax times limits.snapshotChunkBytes, ${chunks}: each snapshot must get on`;
+    complain(['limits', 'snapshotBytesPerSecond'], expected, limits.snapshotBytesPerSecond);
+  }
   if (limits.retentionMs < RETENTION_MS_MIN) {
     const expected = `at least ${RETENTION_MS_MIN}: shorter ones would end running transactions and scans`;
     complain(['limits', 'retentionMs'], expected, limits.retentionMs);

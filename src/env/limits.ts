@@ -37,7 +37,7 @@ export interface Limits {
   readonly appendBytesMax: number;
   readonly appendsInFlightMax: number;
   readonly appendBytesInFlightMax: number;
-  /** Log kept behind the applied index for slow followers, per bucket. */
+  /** Log kept behind the applied index for slow followers, per bucket; more of it while somebody needs it behind a snapshot. */
   readonly logEntriesKept: number;
   readonly logBytesKept: number;
   /**
@@ -49,6 +49,11 @@ export interface Limits {
   readonly snapshotChunksInFlightMax: number;
   /** Snapshots that one node sends or receives at a time. */
   readonly snapshotsAtOnceMax: number;
+  /**
+   * Bytes of snapshots that one node sends in a second, to all others together: what a new or returning node costs those that
+   * serve meanwhile. Enough for a chunk of each snapshot at a time, or receivers take the long silence for a failure.
+   */
+  readonly snapshotBytesPerSecond: number;
   /**
    * Queued bytes on one stream before its sender is held back, and before a peer's messages are dropped. The second must hold
    * one append and the snapshot chunks in flight, or those never arrive.
@@ -151,6 +156,7 @@ export const DEFAULT_LIMITS: Limits = {
   snapshotChunkBytes: 512 * KIB,
   snapshotChunksInFlightMax: 4,
   snapshotsAtOnceMax: 4,
+  snapshotBytesPerSecond: 64 * MIB,
   streamBufferBytesMax: 4 * MIB,
   peerQueueBytesMax: 32 * MIB,
   pageEntriesMax: 1000,

@@ -109,6 +109,7 @@ export const MUTANTS = [
   'overlay-dropped-early',
   'page-misses-overlay',
   'log-compacted-too-far',
+  'snapshot-chases-log',
   'snapshot-without-sessions',
   'snapshot-of-swept-slot',
   'flip-before-sync',

@@ -25,7 +25,7 @@ import type { Slot } from '../mvcc/records.js';
 import type { BucketId, BucketInfo, NodeId } from '../placement/map.js';
 import { epochOfReplica } from '../placement/record.js';
 import { NO_CONFIG } from '../raft/config.js';
-import type { Config, ReplicaId } from '../raft/types.js';
+import type { Config, LogIndex, ReplicaId } from '../raft/types.js';
 import { Checkpoints } from './checkpoints.js';
 import type { LogWriter } from './log-writer.js';
 
@@ -266,11 +266,11 @@ export class Hosting {
   }
 
   /**
-   * Checkpoints the tables and drops log that neither a restart nor a slow follower needs; and, if the logs of all buckets
-   * together have outgrown their limit, the oldest of it though a follower may need it: entries of a bucket that is hardly
-   * written to share their records with those of busy ones, and hold on to all of that.
+   * Checkpoints the tables and drops log that neither a restart nor a slow follower needs, nor, by `wantedBehind`, who gets a
+   * snapshot; and, if the logs of all buckets together have outgrown their limit, the oldest of it though somebody may need it:
+   * entries of a bucket that is hardly written to share their records with those of busy ones, and hold on to all of that.
    */
-  compact(): void {
+  compact(wantedBehind: (replica: Replica, kept: number) => LogIndex): void {
     const { limits, logs, writer } = this.#options;
     const isOver = logs.bytes > limits.logStoreBytesMax;
     const oldest = isOver ? logs.oldestWithin(limits.logStoreBytesMax * LOG_SHRINKS_TO) : 0;
@@ -285,7 +285,8 @@ export class Hosting {
       const isBehind = state.sessionsIndex < unwanted;
       if (isBehind || state.applied.index - state.sessionsIndex >= worthwhile) this.#checkpoints.request(state);
       const needed = mutant('log-compacted-too-far') ? Infinity : Math.min(state.sessionsIndex, state.durableIndex);
-      const index = Math.min(needed, Math.max(state.applied.index - kept, unwanted));
+      const spare = Math.min(state.applied.index - kept, wantedBehind(replica, kept));
+      const index = Math.min(needed, Math.max(spare, unwanted));
       if (index < log.firstIndex() || (isWanted && index - log.firstIndex() < kept / 4)) continue;
       raft.compact(index);
       writer.compact(replica, index);

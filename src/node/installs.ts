@@ -1,13 +1,14 @@
 import type { Logger } from '../env/env.js';
 import type { Bytes } from '../lib/bytes.js';
 import { isTidemarkError, messageOf } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import { sweepSlot } from '../bucket/slots.js';
 import { decodeHeader, StagedSnapshot, StateSnapshot } from '../bucket/snapshot.js';
 import type { SnapshotSink } from '../bucket/snapshot-port.js';
 import type { StateStore } from '../bucket/state-store.js';
 import { nodeOfReplica, type BucketId } from '../placement/map.js';
-import type { ReplicaId } from '../raft/types.js';
+import type { LogIndex, ReplicaId } from '../raft/types.js';
 import type { Hosting } from './hosting.js';
 import type { LogWriter } from './log-writer.js';
 import type { SnapshotTransfer } from './snapshots.js';
@@ -31,9 +32,20 @@ export interface InstallOptions {
   readonly onBug: (error: unknown) => void;
 }
 
+/** Nobody keeps log for a receiver that was not heard of for so long. */
+const SILENT_MS = 5000;
+
+interface Receiver {
+  readonly to: ReplicaId;
+  readonly index: LogIndex;
+  delivered: boolean;
+}
+
 export class Installs {
   readonly #options: InstallOptions;
   readonly #sending = new Set<string>();
+  /** Who gets a snapshot, or has got one and is not in step yet; by bucket. */
+  readonly #receivers = new Map<BucketId, Receiver[]>();
 
   constructor(options: InstallOptions) {
     this.#options = options;
@@ -46,10 +58,15 @@ export class Installs {
     this.#sending.add(key);
     const source = new StateSnapshot(replica.state);
     const { log, now, transfer } = this.#options;
-    const fields = { bucket: replica.bucket, to: nodeOfReplica(to), index: source.meta.index };
+    const { bucket } = replica;
+    const { index } = source.meta;
+    const fields = { bucket, to: nodeOfReplica(to), index };
+    const receiver = { to, index, delivered: false };
+    const others = this.#receivers.get(bucket)?.filter((each) => each.to !== to) ?? [];
+    this.#receivers.set(bucket, [...others, receiver]);
     log.info('sending a snapshot', fields);
     void transfer()
-      .send(nodeOfReplica(to), replica.bucket, to, source)
+      .send(nodeOfReplica(to), bucket, to, source)
       .then(
         () => true,
         (error: unknown) => {
@@ -61,9 +78,34 @@ export class Installs {
       )
       .then((delivered) => {
         this.#sending.delete(key);
-        replica.snapshotSent(to, source.meta.index, delivered, now());
+        if (delivered) receiver.delivered = true;
+        else this.#forget(bucket, receiver);
+        replica.snapshotSent(to, index, delivered, now());
       })
       .catch(this.#options.onBug);
+  }
+
+  /**
+   * The log behind this index stays, beyond the `kept` entries that stay in any case: somebody needs it to go on from a snapshot.
+   * Or one that takes longer than those entries last would be followed by the next, for ever.
+   */
+  logWantedBehind({ bucket, raft }: Replica, kept: number): LogIndex {
+    let lowest = Infinity;
+    if (mutant('snapshot-chases-log')) return lowest;
+    for (const receiver of this.#receivers.get(bucket) ?? []) {
+      const peer = raft.progress().find(({ id }) => id === receiver.to);
+      const isSilent = peer === undefined || this.#options.now() - peer.heardMs > SILENT_MS;
+      const isInStep = peer?.state === 'replicate' && peer.match + kept / 2 >= raft.lastIndex;
+      if (receiver.delivered && (isSilent || isInStep)) this.#forget(bucket, receiver);
+      else lowest = Math.min(lowest, Math.max(receiver.index, peer?.match ?? 0));
+    }
+    return lowest;
+  }
+
+  #forget(bucket: BucketId, receiver: Receiver): void {
+    const others = this.#receivers.get(bucket)?.filter((each) => each !== receiver) ?? [];
+    if (others.length > 0) this.#receivers.set(bucket, others);
+    else this.#receivers.delete(bucket);
   }
 
   /** Where an arriving snapshot goes; undefined if it is not wanted. Throws INVALID_ARGUMENT if its header cannot be read. */

@@ -494,7 +494,7 @@ export class Node {
   }
 
   #eachSecond(): void {
-    this.hosting.compact();
+    this.hosting.compact((replica, kept) => this.#installs.logWantedBehind(replica, kept));
     this.keeper.tick();
     this.#peers.prune();
     this.#balance.spread();

@@ -1,4 +1,5 @@
 import { crc32 } from 'node:zlib';
+import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
 import type { SnapshotSource } from '../bucket/snapshot-port.js';
 import type { BucketId, NodeId } from '../placement/map.js';
@@ -83,12 +84,25 @@ export class SnapshotSender extends TransferHalf {
       this.check();
       if (data === undefined) break;
       await this.within(progressMsMax, 'progress', () => this.#sent - this.#taken < limits.snapshotChunksInFlightMax);
-      this.#sent += 1;
       crc = crc32(data, crc);
-      this.post({ kind: 'snapshotChunk', bucket, transfer, sequence: this.#sent, crc: crc32(data), data });
+      await this.#sendInTurn(data);
     }
     this.#ended = true;
     this.post({ kind: 'snapshotEnd', bucket, transfer, chunks: this.#sent, crc });
     await this.within(installMsMax, 'installation', () => this.#installed);
+  }
+
+  async #sendInTurn(data: Bytes): Promise<void> {
+    const { bucket, transfer } = this;
+    const turn = this.host.pace.take(() => this.changed());
+    let bytesSent = 0;
+    try {
+      await this.until(() => turn.come);
+      this.#sent += 1;
+      this.post({ kind: 'snapshotChunk', bucket, transfer, sequence: this.#sent, crc: crc32(data), data });
+      bytesSent = data.length;
+    } finally {
+      turn.end(bytesSent);
+    }
   }
 }

@@ -4,6 +4,7 @@ import type { Env, Logger } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import type { SnapshotSink } from '../bucket/snapshot-port.js';
 import type { BucketId, NodeId } from '../placement/map.js';
+import type { Pace } from './pace.js';
 import type { SnapshotAborted, SnapshotItem } from './peer-items.js';
 
 type MaybePromise<T> = T | Promise<T>;
@@ -13,6 +14,8 @@ export interface TransferHost {
   readonly env: Pick<Env, 'timers'>;
   readonly limits: Pick<Limits, 'snapshotChunkBytes' | 'snapshotChunksInFlightMax' | 'messageBytesMax'>;
   readonly log: Logger;
+  /** Of the chunks of all transfers together. */
+  readonly pace: Pace;
   readonly progressMsMax: number;
   readonly installMsMax: number;
   accept(from: NodeId, bucket: BucketId, header: Bytes, toReplica: number): MaybePromise<SnapshotSink | undefined>;

@@ -3,6 +3,7 @@ import type { Counter, Env } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import type { SnapshotSource } from '../bucket/snapshot-port.js';
 import type { BucketId, NodeId } from '../placement/map.js';
+import { Pace } from './pace.js';
 import type { SnapshotItem, SnapshotOffer } from './peer-items.js';
 import type { Peers } from './peers.js';
 import { SnapshotReceiver } from './snapshot-receiver.js';
@@ -17,6 +18,7 @@ import { abortedItem, type TransferHost } from './snapshot-transfer.js';
  *
  * - At most `snapshotChunksInFlightMax` chunks are sent and not yet taken by the receiver's sink: memory is bounded on both
  *   sides, and a slow disk slows its sender down.
+ * - The chunks of all transfers from a node are at most `snapshotBytesPerSecond` together, and each gets its share (pace.ts).
  * - Every chunk has a checksum and a number; the end has the count and the checksum of all of them together.
  * - At most `snapshotsAtOnceMax` each way. More to send wait here; more to receive are refused, RESOURCE_EXHAUSTED.
  * - A transfer begins only while there are streams in both directions, and one that ends ends the transfers between the two
@@ -27,10 +29,14 @@ import { abortedItem, type TransferHost } from './snapshot-transfer.js';
  * Not here: what a snapshot holds, and whether it is still wanted; that is the bucket's business behind the two ports.
  */
 export interface SnapshotTransferOptions {
-  readonly env: Pick<Env, 'timers' | 'random' | 'log' | 'metrics'>;
+  readonly env: Pick<Env, 'clock' | 'timers' | 'random' | 'log' | 'metrics'>;
   readonly limits: Pick<
     Limits,
-    'snapshotChunkBytes' | 'snapshotChunksInFlightMax' | 'snapshotsAtOnceMax' | 'messageBytesMax'
+    | 'snapshotChunkBytes'
+    | 'snapshotChunksInFlightMax'
+    | 'snapshotsAtOnceMax'
+    | 'snapshotBytesPerSecond'
+    | 'messageBytesMax'
   >;
   readonly peers: Pick<Peers, 'send' | 'flush' | 'hears' | 'onLost'>;
   /** Where an offered snapshot should go; undefined if it is not wanted. */
@@ -73,6 +79,7 @@ export class SnapshotTransfer {
       env,
       limits,
       log: env.log,
+      pace: new Pace(env, limits.snapshotBytesPerSecond),
       progressMsMax: options.progressMsMax ?? 30_000,
       installMsMax: options.installMsMax ?? 300_000,
       accept: (from, bucket, header, toReplica) => options.accept(from, bucket, header, toReplica),

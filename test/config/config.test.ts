@@ -141,6 +141,7 @@ describe('the configuration', () => {
       [(t) => `${t}limits: { writeMutationsMax: 65536 }\n`, 'limits.writeMutationsMax: expected a whole number from 1 to 65535, got 65536'],
       [(t) => `${t}limits: { appendBytesMax: 16777216 }\n`, 'limits.appendBytesMax: expected at most half of limits.messageBytesMax, 8388608, got 16777216'],
       [(t) => `${t}limits: { peerQueueBytesMax: 1000000 }\n`, 'limits.peerQueueBytesMax: expected at least limits.messageBytesMax, 16777216, got 1000000'],
+      [(t) => `${t}limits: { snapshotBytesPerSecond: 1000000 }\n`, 'limits.snapshotBytesPerSecond: expected at least limits.snapshotsAtOnceMax times limits.snapshotChunkBytes, 2097152: each snapshot must get on, got 1000000'],
       [(t) => `${t}raft: { electionTimeoutMs: 300 }\n`, 'raft.electionTimeoutMs: expected at least three heartbeats, 1200, got 300'],
       [(t) => `${t}raft: { readMode: leases }\n`, `raft.readMode: expected one of lease, read-index, got 'leases'`],
       [(t) => `${t}log: { level: loud }\n`, `log.level: expected one of debug, info, warn, error, silent, got 'loud'`],

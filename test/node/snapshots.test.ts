@@ -1,5 +1,6 @@
 import { expect } from 'chai';
 import type { SnapshotSink, SnapshotSource } from '../../src/bucket/snapshot-port.js';
+import { DEFAULT_LIMITS } from '../../src/env/limits.js';
 import type { Bytes } from '../../src/lib/bytes.js';
 import { TidemarkError } from '../../src/lib/errors.js';
 import { Installs, type InstallOptions } from '../../src/node/installs.js';
@@ -261,6 +262,26 @@ describe('snapshot transfers', () => {
     expect(outcomes.map(({ error }) => error)).to.deep.equal(Array(5).fill(undefined));
     expect(b.offers.map(({ bucket }) => bucket)).to.deep.equal([1, 2, 3, 4, 5]);
     expect(most).to.equal(2);
+  });
+
+  it('share the bytes a second of their sender, and those that end hold up nobody', async () => {
+    await start(17, { limits: { ...DEFAULT_LIMITS, ...LIMITS, snapshotsAtOnceMax: 3, snapshotBytesPerSecond: 10_000 } });
+    const c = await new SnapshotNode(world, book, 3).start();
+    await acquaint(world, a, b, c);
+    const outcomes = [[2, 1], [2, 2], [3, 3]].map(([to = 0, bucket = 0]) => {
+      return watch(world, a.transfers.send(to, bucket, 2, new Source('', 40)));
+    });
+    const counts = (): number[] => [...b.sinks, ...c.sinks].map(({ written }) => written.length);
+    await world.run(4000);
+    expect(counts()).to.satisfy((each: number[]) => each.every((count) => count === 13 || count === 14));
+    world.net.breakStreams('n1', 'n3');
+    await world.until(() => outcomes[2]?.settled === true);
+    const before = counts();
+    await world.run(2000);
+    expect(counts().map((count, at) => count - (before[at] ?? 0))).to.deep.equal([10, 10, 0]);
+    await world.until(() => outcomes.every(({ settled }) => settled));
+    expect(outcomes.map(({ error }) => error?.code)).to.deep.equal([undefined, undefined, 'UNAVAILABLE']);
+    expect(world.now).to.be.within(9000, 9500);
   });
 
   it('are refused by a receiver that has enough', async () => {

@@ -217,6 +217,38 @@ describe('a node', () => {
     expect(counters.errors).to.deep.equal([]);
   });
 
+  it('gets its share at no more bytes a second than the limit, while writes go on', async function () {
+    this.timeout(60_000);
+    const limits = { logEntriesKept: 20, snapshotChunkBytes: 1000, snapshotBytesPerSecond: 10_000 };
+    const cluster = await startCluster({ seed: 'pace', nodes: 3, buckets: 4, limits });
+    const client = cluster.client('c1');
+    const value = Buffer.alloc(2000, 'v');
+    for (let n = 0; n < 80; n += 1) await cluster.settle(client.put(bytes(`large${n}`), value));
+    const sent = new Map<string, number[]>();
+    cluster.network.onSend = (from, to, size) => {
+      const second = Math.floor(cluster.loop.nowMs / 1000);
+      const each = sent.get(from) ?? [];
+      sent.set(from, each);
+      if (to === 'n4' && size > limits.snapshotChunkBytes) each[second] = (each[second] ?? 0) + size;
+      return () => undefined;
+    };
+    const counters = new Counters(cluster, client, ['a', 'b', 'c', 'd', 'e', 'f'], 100);
+    await cluster.settle(cluster.join(4));
+    const before = counters.count;
+    await cluster.loop.runFor(10_000);
+    expect(counters.count - before).to.be.greaterThan(500);
+    expect(await cluster.loop.runUntil(() => misplaced(cluster, newest(cluster)).length === 0, 60_000)).to.equal(true);
+    expect(counts(newest(cluster))).to.deep.equal({ 1: 3, 2: 3, 3: 3, 4: 3 });
+    const rates = [...sent.values()].flat();
+    // Beside the limit a chunk, which may be larger than it should be for its last record, and what frames add.
+    expect(Math.max(...rates)).to.be.within(8000, 13_500);
+    await counters.stop(cluster);
+    await untilPlaced(cluster);
+    await counters.check(cluster, client);
+    expect(counters.errors).to.deep.equal([]);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
   it('whose disk was lost is replaced by a new one', async function () {
     this.timeout(60_000);
     const cluster = await startCluster({ seed: 'wiped', nodes: 3, buckets: 4 });

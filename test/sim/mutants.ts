@@ -156,6 +156,11 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'the log is dropped beyond what the state on disk holds',
     by: { swarm: 'absences' },
   },
+  'snapshot-chases-log': {
+    like: 'Snapshots: two in quick succession (etcd#18055)',
+    what: 'what is written while a snapshot is on its way is gone from the log when it has come',
+    by: { test: 'sim/membership', name: 'at no more bytes a second' },
+  },
   'snapshot-without-sessions': {
     like: 'Snapshots: applied twice after a snapshot',
     what: 'an installed snapshot brings no results of commands',

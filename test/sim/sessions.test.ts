@@ -139,7 +139,7 @@ describe('many sessions of one bucket', () => {
       next += 60;
       const { replica } = replicasOf(cluster, 0)[0] ?? {};
       const before = replica?.state.sessionsIndex ?? 0;
-      cluster.node(1).hosting.compact();
+      cluster.node(1).hosting.compact(() => Infinity);
       await cluster.loop.runFor(moment * 7);
       cluster.crash(1);
       await cluster.restart(1);

@@ -145,7 +145,11 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     replicas,
     buckets: random.pick(isLarge ? [1, 2] : [1, 2, 4, 8]),
     timing: { leaseReads: random.chance(0.7), heartbeatMs: random.pick([100, 200, 200]) },
-    limits: { ...drawLimits(random), ...(nodes > replicas ? drawHeat(random.fork('heat')) : {}) },
+    limits: {
+      ...drawLimits(random),
+      ...(nodes > replicas ? drawHeat(random.fork('heat')) : {}),
+      ...drawPace(random.fork('pace')),
+    },
     latency: {
       minMs: latencyMs / 4,
       maxMs: latencyMs,
@@ -260,6 +264,11 @@ function drawLimits(random: SimRandom): Partial<Limits> {
 function drawHeat(random: SimRandom): Partial<Limits> {
   if (random.chance(0.5)) return {};
   return { hotReadsPerSecond: random.pick([1, 4]), coolMs: random.pick([500, 3000]), readReplicasMax: random.pick([1, 3]) };
+}
+
+/** Some runs hand snapshots out so slowly that writes, moves and faults overtake them. */
+function drawPace(random: SimRandom): Partial<Limits> {
+  return random.chance(0.3) ? { snapshotBytesPerSecond: random.pick([30_000, 300_000]) } : {};
 }
 
 /** One item of a mix, by weight; undefined if the mix is empty. */
