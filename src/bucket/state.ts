@@ -283,7 +283,7 @@ export class BucketState implements BatchMember {
     let { digest, maxTimestamp, config, horizon, pins } = before;
     let effects: Effects | undefined;
     if (entry.kind === 'config') {
-      config = decodeConfig(entry.data);
+      if (!mutant('config-not-kept')) config = decodeConfig(entry.data);
     } else if (entry.kind === 'data' && isRetention(entry.data)) {
       ({ horizon, pins } = applyRetention(before, decodeRetention(entry.data)));
       digest = crc32(entry.data, digest);

@@ -23,7 +23,7 @@ import type { SnapshotTransfer } from './snapshots.js';
 export interface InstallOptions {
   readonly hosting: Hosting;
   readonly state: StateStore;
-  readonly writer: LogWriter;
+  readonly writer: Pick<LogWriter, 'reset'>;
   readonly log: Logger;
   readonly transfer: () => SnapshotTransfer;
   /** Resolves when nothing of this replica is on its way to the log. */
@@ -134,14 +134,15 @@ export class Installs {
 
   async #install(replica: Replica, staged: StagedSnapshot): Promise<void> {
     const { state, writer, log, settled, now } = this.#options;
-    if (replica.installing || !replica.raft.canInstall(staged.meta)) {
+    const isWanted = (): boolean => replica.raft.canInstall(staged.meta) || mutant('snapshot-goes-back');
+    if (replica.installing || !isWanted()) {
       await sweepSlot(state, staged.slot);
       return;
     }
     const oldSlot = replica.state.slot;
     replica.beginInstall();
     await settled(replica);
-    if (!replica.raft.canInstall(staged.meta)) {
+    if (!isWanted()) {
       replica.endInstall();
       await sweepSlot(state, staged.slot);
       return;

@@ -159,10 +159,12 @@ export class Membership {
     const placement = this.#options.record();
     const isKnown = placement.epoch >= epochOfReplica(id);
     const isPlaced = placeOf(placement, bucket)?.replicas.some((replica) => replica.id === id) !== false;
-    const isMember = [raft.config, state.meta.config].some(({ voters, outgoing, learners, learnersNext }) =>
+    const configs = mutant('gone-uncommitted') ? [raft.config] : [raft.config, state.meta.config];
+    const isMember = configs.some(({ voters, outgoing, learners, learnersNext }) =>
       [voters, outgoing, learners, learnersNext].some((ids) => ids.includes(id)),
     );
-    return !isKnown || isPlaced || isMember || raft.hasPendingConfig;
+    const mayChange = raft.hasPendingConfig && !mutant('gone-uncommitted');
+    return !isKnown || isPlaced || isMember || mayChange;
   }
 
   #giveUp(from: NodeId, { bucket, replica: id }: BelongsItem): void {

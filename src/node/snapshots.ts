@@ -1,4 +1,5 @@
 import { TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import type { Counter, Env } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import type { SnapshotSource } from '../bucket/snapshot-port.js';
@@ -158,7 +159,7 @@ export class SnapshotTransfer {
     }
     former?.receiver.abort(replaced(offer.bucket));
     const receiver = new SnapshotReceiver(this.#host, from, offer);
-    const done = receiver.run(former?.done).then((installed) => {
+    const done = receiver.run(mutant('snapshots-overlap') ? undefined : former?.done).then((installed) => {
       if (installed) this.#received.add();
       if (this.#receiving.get(offer.bucket)?.receiver === receiver) this.#receiving.delete(offer.bucket);
     });

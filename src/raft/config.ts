@@ -59,7 +59,8 @@ function majority(ids: readonly ReplicaId[], valueOf: (id: ReplicaId) => number)
 export function quorumValue(config: Config, valueOf: (id: ReplicaId) => number): number {
   if (config.voters.length === 0) return 0;
   const voters = mutant('read-replica-counts') ? [...config.voters, ...config.learners] : config.voters;
-  return Math.min(majority(voters, valueOf), majority(config.outgoing, valueOf));
+  const outgoing = mutant('joint-half-decides') ? [] : config.outgoing;
+  return Math.min(majority(voters, valueOf), majority(outgoing, valueOf));
 }
 
 /** `lost` means that the missing votes can no longer make a quorum. */

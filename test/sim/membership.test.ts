@@ -1,11 +1,14 @@
 import { expect } from 'chai';
+import type { Replica } from '../../src/bucket/replica.js';
 import { isTidemarkError } from '../../src/lib/errors.js';
-import { SYSTEM_BUCKET, type BucketId, type NodeId } from '../../src/placement/map.js';
+import { nodeOfReplica, SYSTEM_BUCKET, type BucketId, type NodeId } from '../../src/placement/map.js';
 import { moveReplica, placeOf, type PlacementChange, type PlacementRecord } from '../../src/placement/record.js';
 import { encodeRecordOf } from '../../src/placement/record-format.js';
+import type { ReplicaId } from '../../src/raft/types.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
 import { SimRandom } from '../../src/sim/random.js';
-import { bytes, change, Counters, replicasOf, startCluster } from './support.js';
+import { withReadReplica } from '../../src/sim/read-replicas.js';
+import { bytes, change, Counters, leaderOf, replicasOf, startCluster } from './support.js';
 
 /** Every bucket has its replicas where the newest placement wants them, all equal, and nowhere else. */
 function misplaced(cluster: SimCluster, record: PlacementRecord): string[] {
@@ -89,6 +92,28 @@ describe('a replica', () => {
     expect(cluster.fatal).to.deep.equal([]);
   });
 
+  it('is not given up before it is certain that its group goes on without it', async () => {
+    const cluster = await startCluster({ seed: 'leaving', nodes: 4, buckets: 1, limits: UNPLANNED });
+    const client = cluster.client('c1');
+    await cluster.settle(client.put(bytes('k'), bytes('v')));
+    const replica = cluster.node(3).hosting.replicas.get(0)?.id ?? 0;
+    await change(cluster, move(0, 3, 4));
+    const isLeaving = (): boolean => replicasOf(cluster, 0).some(({ replica: { isLeader, raft, state } }) => {
+      return isLeader && raft.config.outgoing.length === 0 && state.meta.config.outgoing.includes(replica);
+    });
+    expect(await cluster.loop.runUntil(isLeaving, 20_000), 'the joint configuration is being left').to.equal(true);
+    // That is on no other disk than the leader's, if it is there.
+    for (const id of [2, 4]) cluster.disk(id).stall(1000, 'log');
+    cluster.node(1).keeper.onItem(3, { kind: 'belongs', bucket: 0, replica });
+    await cluster.loop.runFor(200);
+    expect(replicasOf(cluster, 0).map(({ node }) => node)).to.deep.equal([1, 2, 3, 4]);
+    cluster.crash(1);
+    await cluster.settle(client.put(bytes('k'), bytes('w')));
+    await cluster.restart(1);
+    await untilPlaced(cluster);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
   it('that was given up is not made again under its id, whatever message comes late', async () => {
     const cluster = await startCluster({ seed: 'late', nodes: 4, buckets: 1, limits: UNPLANNED });
     const before = cluster.node(3).hosting.replicas.get(0)?.id ?? 0;
@@ -125,6 +150,59 @@ describe('a replica', () => {
     const { record: found } = await cluster.settle(client.get(bytes('k')));
     expect(found?.value.toString()).to.equal('v');
     expect(cluster.fatal).to.deep.equal([]);
+  });
+});
+
+/**
+ * Whether a write is done in either half of a network when the members change just then: the leader and two learners are in the
+ * one, the other two voters in the other.
+ */
+async function writesInHalves(seed: string, changeThere: (leader: Replica, learners: ReplicaId[], others: ReplicaId[]) => void): Promise<boolean[]> {
+  const cluster = await startCluster({ seed, nodes: 5, buckets: 1, limits: UNPLANNED });
+  const client = cluster.client('c1');
+  await cluster.settle(client.put(bytes('k'), bytes('old')));
+  const hosts = replicasOf(cluster, 0).map(({ node }) => node);
+  for (const id of cluster.ids) if (!hosts.includes(id)) await change(cluster, (record) => withReadReplica(record, 0, id));
+  await cluster.loop.runFor(5000);
+  const leader = leaderOf(cluster, 'k', 1);
+  const { replica } = replicasOf(cluster, 0).find(({ node }) => node === leader) ?? expect.fail('nobody leads');
+  const { voters, learners } = replica.raft.config;
+  const others = voters.filter((id) => id !== replica.id);
+  const namesOf = (ids: readonly ReplicaId[]): string[] => ids.map((id) => `n${nodeOfReplica(id)}`);
+  cluster.network.partition(namesOf([replica.id, ...learners]), namesOf(others));
+  changeThere(replica, [...learners], others);
+  const write = (node: NodeId): Promise<boolean> => {
+    const put = cluster.node(node).router.put(bytes('k'), bytes(`by ${node}`), { timeoutMs: 3000 });
+    return cluster.settle(put.then(() => true, () => false));
+  };
+  const outcomes = [await write(leader), await write(nodeOfReplica(others[0] ?? 0))];
+  cluster.network.heal();
+  await cluster.loop.runFor(5000);
+  expect(cluster.fatal).to.deep.equal([]);
+  return outcomes;
+}
+
+describe('members that change while the network is in halves', () => {
+  it('all at once, decide nothing without a majority of those before', async () => {
+    const outcomes = await writesInHalves('half-joint', (leader, learners, others) => {
+      leader.changeMembers([...learners.map((id) => ({ addVoter: id })), ...others.map((id) => ({ remove: id }))]);
+    });
+    expect(outcomes).to.deep.equal([false, true]);
+  });
+
+  it('one by one, wait until each is committed', async () => {
+    let refusal: unknown;
+    const outcomes = await writesInHalves('half-steps', (leader, learners) => {
+      const [first = 0, second = 0] = learners;
+      leader.changeMembers([{ addVoter: first }]);
+      try {
+        leader.changeMembers([{ addVoter: second }]);
+      } catch (error) {
+        refusal = error;
+      }
+    });
+    expect(outcomes).to.deep.equal([false, true]);
+    expect(refusal).to.include({ reason: 'CONFIG_CHANGE_PENDING', retriable: true });
   });
 });
 
@@ -237,7 +315,7 @@ describe('a node', () => {
     const before = counters.count;
     await cluster.loop.runFor(10_000);
     expect(counters.count - before).to.be.greaterThan(500);
-    expect(await cluster.loop.runUntil(() => misplaced(cluster, newest(cluster)).length === 0, 60_000)).to.equal(true);
+    expect(await cluster.loop.runUntil(() => misplaced(cluster, newest(cluster)).length === 0, 10_000)).to.equal(true);
     expect(counts(newest(cluster))).to.deep.equal({ 1: 3, 2: 3, 3: 3, 4: 3 });
     const rates = [...sent.values()].flat();
     // Beside the limit a chunk, which may be larger than it should be for its last record, and what frames add.

@@ -14,6 +14,7 @@ import '../bucket/log-storage.test.js';
 import '../changes/feed.test.js';
 import '../changes/merge.test.js';
 import '../mvcc/records.test.js';
+import '../node/snapshots.test.js';
 import '../node/turn.test.js';
 import '../placement/heat-planner.test.js';
 import '../raft/log.test.js';

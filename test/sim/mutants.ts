@@ -94,6 +94,26 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'the next change does not wait until the present members know what was promised',
     by: { golden: 'config-change-waits-for-floors' },
   },
+  'config-not-kept': {
+    like: 'Membership: promotion not persisted, then spread by snapshot (etcd#20793)',
+    what: 'a configuration that was applied is not kept with the state, nor brought by snapshots of it',
+    by: { swarm: 'moves' },
+  },
+  'joint-half-decides': {
+    like: 'Membership: loss on membership change plus partition (nats-server#7545)',
+    what: 'the new half of a joint configuration decides alone',
+    by: { test: 'sim/membership', name: 'without a majority of those before' },
+  },
+  'change-over-change': {
+    like: 'Membership: loss on membership change plus partition (nats-server#7545)',
+    what: 'the next change of members begins before the last one is committed',
+    by: { test: 'sim/membership', name: 'wait until each is committed' },
+  },
+  'gone-uncommitted': {
+    like: 'Membership: loss on membership change plus partition (nats-server#7545)',
+    what: 'a replica is given up though the configuration without it is not committed',
+    by: { test: 'sim/membership', name: 'is not given up before' },
+  },
   'wiped-node-welcome': {
     like: 'Raft core: a wiped member under its old identity (dragonboat#256)',
     what: 'a node that lost its disk is welcome',
@@ -170,6 +190,21 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     like: 'Snapshots: two in quick succession (etcd#18055)',
     what: 'a snapshot is read on from a slot that was swept',
     by: { test: 'sim/seams', name: 'ends when another state took its place' },
+  },
+  'snapshots-overlap': {
+    like: 'Snapshots: two in quick succession (etcd#18055)',
+    what: 'a snapshot begins to come in before an older one of its bucket has let go',
+    by: { test: 'node/snapshots', name: 'starts when the older has let go' },
+  },
+  'snapshot-goes-back': {
+    like: 'Snapshots: two in quick succession (etcd#18055)',
+    what: 'a snapshot is installed though the replica has more by now',
+    by: { test: 'sim/seams', name: 'takes nothing back' },
+  },
+  'log-gap-kept': {
+    like: 'Snapshots: gap between snapshot and log on restart (redisraft#43)',
+    what: 'after a crash a log goes on that ends before the state begins',
+    by: { test: 'sim/seams', name: 'begins where a snapshot ends' },
   },
   'flip-before-sync': {
     like: 'Snapshots: gap between snapshot and log on restart (redisraft#43)',

@@ -5,9 +5,11 @@ import { TableLoader } from '../../src/bucket/tables.js';
 import { StateSnapshot } from '../../src/bucket/snapshot.js';
 import { EMPTY } from '../../src/lib/bytes.js';
 import { later } from '../../src/mvcc/timestamp.js';
+import { Installs } from '../../src/node/installs.js';
 import type { NodeId } from '../../src/placement/map.js';
 import type { Router } from '../../src/router/router.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
+import { ListLogger } from '../node/support.js';
 import { bytes, failure, leaderOf, replicasOf, startCluster, untilEqual, untilLed } from './support.js';
 
 /**
@@ -110,6 +112,50 @@ describe('at the seams of a simulated cluster', () => {
     expect(cluster.fatal).to.deep.equal([]);
   });
 
+  it('the log begins where a snapshot ends, though the node died between the two', async () => {
+    const cluster = await startCluster(SMALL('gap'));
+    const away = await leaveBehind(cluster);
+    await cluster.restart(away);
+    const installs = (): boolean => replicaOn(cluster, away)?.installing === true;
+    expect(await cluster.loop.runUntil(installs, 10_000)).to.equal(true);
+    cluster.disk(away).stall(2000, 'log');
+    await cluster.loop.runFor(200);
+    expect(installs()).to.equal(true);
+    cluster.crash(away);
+    await cluster.restart(away);
+    await untilEqual(cluster);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('a snapshot that the log has overtaken while it came takes nothing back', async () => {
+    const cluster = await startCluster({ seed: 'overtaken', nodes: 3, buckets: 1 });
+    const client = cluster.client('c1');
+    await cluster.settle(client.put(bytes('k'), bytes('0')));
+    await cluster.loop.runFor(300);
+    const { leader, others } = roles(cluster);
+    const [behind = 0] = others;
+    cluster.network.isolate(`n${behind}`);
+    for (let n = 1; n <= 20; n += 1) await cluster.settle(client.put(bytes('k'), bytes(String(n))));
+    await cluster.loop.runFor(300);
+    const source = new StateSnapshot(replicaOn(cluster, leader)?.state ?? expect.fail('nobody leads'));
+    const sink = installsOf(cluster, behind).accept(0, source.header) ?? expect.fail('it is not wanted');
+    for (;;) {
+      const chunk = await cluster.settle(source.next(1000));
+      if (chunk === undefined) break;
+      await cluster.settle(sink.write(chunk));
+    }
+    source.close();
+    cluster.network.heal();
+    await cluster.settle(client.put(bytes('k'), bytes('21')));
+    await untilEqual(cluster);
+    const { applied, slot } = replicaOn(cluster, behind)?.state.meta ?? expect.fail('it has no replica');
+    expect(applied.index).to.be.greaterThan(source.meta.index);
+    await cluster.settle(sink.finish());
+    expect(replicaOn(cluster, behind)?.state.meta).to.include({ applied, slot });
+    await untilEqual(cluster);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
   it('a snapshot that is being sent ends when another state took its place, whose old slot may be swept', async () => {
     const cluster = await startCluster({ seed: 'swept', nodes: 1, buckets: 1 });
     const client = cluster.client('c1');
@@ -178,6 +224,21 @@ function roles(cluster: SimCluster): { leader: NodeId; others: NodeId[] } {
 
 function replicaOn(cluster: SimCluster, id: NodeId): ReturnType<typeof replicasOf>[number]['replica'] | undefined {
   return replicasOf(cluster, 0).find(({ node }) => node === id)?.replica;
+}
+
+/** The way of a snapshot into the replicas of a node, but for the log, which none of these comes to. */
+function installsOf(cluster: SimCluster, id: NodeId): Installs {
+  const { hosting } = cluster.node(id);
+  return new Installs({
+    hosting,
+    state: hosting.store,
+    writer: { reset: () => Promise.resolve() },
+    log: new ListLogger(() => undefined),
+    transfer: () => expect.fail('nothing is sent'),
+    settled: () => Promise.resolve(),
+    now: () => cluster.clock(id).monotonicMs(),
+    onBug: (error) => expect.fail(String(error)),
+  });
 }
 
 function setClock(cluster: SimCluster, id: NodeId, offsetMs: number): void {

@@ -95,6 +95,20 @@ export const WEATHERS = {
     limits: TINY_LOG,
     faultMs: 1000,
   },
+  moves: {
+    ...THREE,
+    ...WORK,
+    nodes: 5,
+    moveEveryMs: 300,
+    faults: [
+      ['halves', 3],
+      ['isolate', 1],
+      ['crash', 1],
+      ['transfer', 1],
+    ],
+    limits: { ...TINY_LOG, snapshotBytesPerSecond: 30_000 },
+    faultMs: 1500,
+  },
   sessions: {
     ...THREE,
     clients: 2,
