@@ -64,6 +64,7 @@ export class StateSnapshot implements SnapshotSource {
     this.#release = state.holdForCopy();
   }
 
+  /** Throws DATA_LOSS / RECORD_CORRUPT where this node's disk has lost a record. */
   async next(bytesMax: number): Promise<Bytes | undefined> {
     const tables = this.#done ? undefined : this.#tables.next(bytesMax);
     if (tables !== undefined) return pack([tables, []] satisfies ChunkTuple);
@@ -78,6 +79,8 @@ export class StateSnapshot implements SnapshotSource {
       for (const [key, value] of page.entries) {
         const id = versionOfKey(key);
         if (id.index > this.#index) continue;
+        // One that is rotten is this node's failure: a receiver would only refuse it, again and again.
+        if (!mutant('rot-sent-on')) decodeRecord(value);
         records.push([encodeVersionId(id), value]);
         bytes += key.length + value.length;
       }

@@ -121,6 +121,7 @@ export const MUTANTS = [
   'log-gap-kept',
   'flip-before-sync',
   'checksum-ignored',
+  'rot-sent-on',
   'damage-told',
   // Transactions
   'writes-ignore-locks',

@@ -107,7 +107,8 @@ export abstract class TransferHalf {
     const error = isTidemarkError(cause)
       ? cause
       : new TidemarkError('INTERNAL', 'SNAPSHOT_FAILED', messageOf(cause), { cause });
-    if (cause !== this.#told && (!isTidemarkError(cause) || DISK_FAILURES.has(error.reason))) this.host.fatal(cause);
+    const isOwn = !isTidemarkError(cause) || DISK_FAILURES.has(error.reason) || (by === 'sender' && error.code === 'DATA_LOSS');
+    if (isOwn && cause !== this.#told) this.host.fatal(cause);
     if (this.#told === undefined) {
       const { code, reason, message } = error;
       this.host.post(this.peer, abortedItem(this, by, { code, reason, message }));

@@ -79,7 +79,8 @@ export class SystemBucket {
 
   async #put(replica: Replica, record: PlacementRecord, condition: Condition, deadlineMs: number): Promise<boolean> {
     const mutations = [{ kind: 'put', key: PLACEMENT_KEY, value: encodeRecordOf(record) }] as const;
-    const { applied } = await this.#options.asRequest((id) => replica.write({ id, conditions: [condition], mutations }, deadlineMs));
+    const write = { conditions: [condition], mutations };
+    const { applied } = await this.#options.asRequest((id) => replica.write({ id, ...write }, deadlineMs));
     return applied;
   }
 

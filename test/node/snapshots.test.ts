@@ -17,6 +17,7 @@ class Source implements SnapshotSource {
   readonly chunks: number;
   given = 0;
   closed = 0;
+  failure: TidemarkError | undefined;
   failAt = Infinity;
 
   constructor(header: string, chunks: number) {
@@ -31,7 +32,7 @@ class Source implements SnapshotSource {
   async next(bytesMax: number): Promise<Bytes | undefined> {
     expect(bytesMax).to.equal(CHUNK);
     expect(this.closed).to.equal(0);
-    if (this.given === this.failAt) throw new TidemarkError('DATA_LOSS', 'RECORD_CORRUPT', 'a record is damaged');
+    if (this.given === this.failAt && this.failure !== undefined) throw this.failure;
     if (this.given === this.chunks) return undefined;
     this.given += 1;
     return Buffer.alloc(CHUNK, (this.given - 1) % 251);
@@ -410,14 +411,17 @@ describe('snapshot transfers', () => {
     expect(older[1]?.error).to.equal(undefined);
   });
 
-  it('end with the reason of a source that fails, and leave the node alone', async () => {
-    await start(13);
-    const source = new Source('', 10);
-    source.failAt = 4;
-    const outcome = watch(world, a.transfers.send(2, 1, 2, source));
-    await world.until(() => outcome.settled && b.sinks[0]?.end === 'abort');
-    expect(outcome.error?.reason).to.equal('RECORD_CORRUPT');
-    expect([source.closed, a.fatals, b.fatals]).to.deep.equal([1, [], []]);
+  it('end with the reason of a source that fails, and leave the node alone, unless its disk has lost something', async () => {
+    for (const code of ['ABORTED', 'DATA_LOSS'] as const) {
+      await start(13);
+      const source = new Source('', 10);
+      source.failAt = 4;
+      source.failure = new TidemarkError(code, 'SOURCE_FAILED', 'a page could not be read');
+      const outcome = watch(world, a.transfers.send(2, 1, 2, source));
+      await world.until(() => outcome.settled && b.sinks[0]?.end === 'abort');
+      expect(outcome.error?.reason).to.equal('SOURCE_FAILED');
+      expect([source.closed, a.fatals, b.fatals]).to.deep.equal([1, code === 'DATA_LOSS' ? [source.failure] : [], []]);
+    }
   });
 
   it('stop the node whose disk fails under a sink, and tell the sender', async () => {

@@ -1,6 +1,7 @@
 import { expect } from 'chai';
 import type { StreamHandlers } from '../../src/env/env.js';
-import { EMPTY } from '../../src/lib/bytes.js';
+import { EMPTY, type Bytes } from '../../src/lib/bytes.js';
+import { decodeRecord, versionOfKey } from '../../src/mvcc/records.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
 import { SimLoop } from '../../src/sim/loop.js';
 import { SimWorldNetwork } from '../../src/sim/network.js';
@@ -10,6 +11,20 @@ import { planOfSeed, runSwarm } from '../../src/sim/swarm/swarm.js';
 import { bytes, leaderOf, replicasOf, startCluster, untilLed } from './support.js';
 
 const KEYS = ['a', 'b', 'c', 'd', 'e', 'f'];
+
+/** The keys of the version records of a user key in the state store of a node. */
+function versionsOf(cluster: SimCluster, node: number, key: string): Bytes[] {
+  const entries = cluster.disk(node).stores.get('state')?.range(EMPTY, EMPTY) ?? [];
+  return [...entries].filter(([at, value]) => isVersionOf(at, value, key)).map(([at]) => at);
+}
+
+function isVersionOf(at: Bytes, value: Bytes, key: string): boolean {
+  try {
+    return decodeRecord(value).key.equals(bytes(key)) && versionOfKey(at).index > 0;
+  } catch {
+    return false;
+  }
+}
 
 describe('a node whose disk lost what was on it', () => {
   it('stops when it is an old copy, as soon as its leader speaks of what it had acknowledged', async () => {
@@ -45,6 +60,32 @@ describe('a node whose disk lost what was on it', () => {
     expect(await cluster.loop.runUntil(() => !cluster.running(2), 5000)).to.equal(true);
     expect(cluster.fatal.map(({ node }) => node)).to.deep.equal([2]);
     expect(cluster.fatal[0]?.error).to.include({ code: 'DATA_LOSS' });
+  });
+
+  it('stops when it finds a bad record in a snapshot that it sends, and another node sends a good one', async () => {
+    const cluster = await startCluster({ seed: 'rot sent', nodes: 3, buckets: 1, limits: { logEntriesKept: 5 } });
+    const client = cluster.client('c1');
+    await cluster.settle(client.put(bytes('cold'), bytes('cold')));
+    const leader = leaderOf(cluster, 'a', 1);
+    const away = cluster.ids.find((id) => id !== leader) ?? 0;
+    await cluster.loop.runFor(1000);
+    cluster.crash(away);
+    for (let n = 0; n < 60; n += 1) await cluster.settle(client.put(bytes(KEYS[n % 6] ?? ''), bytes(String(n))));
+    await cluster.loop.runFor(2000);
+    const rotten = versionsOf(cluster, leader, 'cold');
+    expect(rotten.map((key) => cluster.disk(leader).rot('state', key))).to.deep.equal([true]);
+    await cluster.restart(away);
+    expect(await cluster.loop.runUntil(() => !cluster.running(leader), 5000), 'it stops').to.equal(true);
+    expect(cluster.fatal.map(({ node }) => node)).to.deep.equal([leader]);
+    expect(cluster.fatal[0]?.error).to.include({ code: 'DATA_LOSS', reason: 'RECORD_CORRUPT' });
+    const asOfNow = await cluster.settle(client.get(bytes('cold')));
+    expect(asOfNow.record?.value.toString()).to.equal('cold');
+    const known = (): string[] => {
+      const replicas = replicasOf(cluster, 0).filter(({ node }) => node !== leader);
+      return replicas.map(({ replica: { state } }) => `${state.applied.index} ${state.meta.digest}`);
+    };
+    const isSame = (): boolean => known().length === 2 && new Set(known()).size === 1;
+    expect(await cluster.loop.runUntil(isSame, 5000), 'the one that was away has caught up').to.equal(true);
   });
 
   it('does not believe what it kept about itself', async () => {

@@ -216,6 +216,11 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'a record whose checksum is wrong is served',
     by: { test: 'mvcc/records', name: 'notices a flipped bit' },
   },
+  'rot-sent-on': {
+    like: 'LevelDB after power loss: bit rot (leveldb#333)',
+    what: 'a node sends snapshots of records whose checksum is wrong, which nobody takes',
+    by: { test: 'sim/damage', name: 'a bad record in a snapshot that it sends' },
+  },
   'damage-told': {
     like: 'LevelDB after power loss: bit rot (leveldb#333)',
     what: 'whoever asks a node with a damaged disk gets that for an answer',
