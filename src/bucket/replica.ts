@@ -10,6 +10,7 @@ import { Raft } from '../raft/raft.js';
 import type { ConfigChange } from '../raft/config.js';
 import type { Entry, HardState, LogIndex, Message, Ready, ReplicaId, SnapshotMeta, TellBeat, Term } from '../raft/types.js';
 import type { Outcome, Prepared, TransactionId } from '../txn/transaction.js';
+import { Backlog } from './backlog.js';
 import type { BucketLog } from './log-storage.js';
 import { PendingEntries } from './pending-entries.js';
 import { Proposals } from './proposals.js';
@@ -125,8 +126,7 @@ export class Replica {
   #dueMs = -Infinity;
   #learned: { readonly leader: ReplicaId; readonly term: Term } = { leader: 0, term: 0 };
   #lowestIntent: () => Timestamp | undefined = () => this.state.participant.lowestIntent();
-  /** Committed entries that wait because the state store's overlay is full or a snapshot is being installed. */
-  readonly #backlog: Entry[] = [];
+  readonly #backlog = new Backlog();
   readonly #tellBeat: TellBeat = (...beat) => this.#host.tellBeat(this, ...beat);
 
   constructor({ host, state, log, hardState, voteNotBefore, logCacheBytesMax }: ReplicaOptions) {
@@ -426,7 +426,7 @@ export class Replica {
     const now = this.#host.clock.monotonicMs();
     if (message.type === 'readIndex') this.#trustsLease(now);
     if (message.type === 'timeoutNow' && !this.#host.mayLead()) return;
-    this.raft.step(message, now);
+    this.raft.step(this.#backlog.heard(message), now);
     this.#host.changed(this);
   }
 
@@ -508,7 +508,7 @@ export class Replica {
     this.#requestRound();
     const ready = this.raft.hasReady() ? this.raft.ready() : undefined;
     if (ready !== undefined) {
-      for (const entry of ready.committed) this.#backlog.push(entry);
+      this.#backlog.add(ready.committed);
       this.reads.confirmed(ready.reads);
     }
     this.#applyBacklog();
@@ -538,19 +538,18 @@ export class Replica {
   }
 
   get blocked(): boolean {
-    return this.#backlog.length > 0;
+    return !this.#backlog.isEmpty;
   }
 
   #applyBacklog(): void {
-    if (this.#installing || this.#backlog.length === 0) return;
-    let count = 0;
-    for (const entry of this.#backlog) {
-      if (this.state.store.full) break;
-      if (entry.index > this.state.applied.index) this.#apply(entry);
-      count += 1;
-    }
-    this.#backlog.splice(0, count);
-    this.raft.applied(this.state.applied.index);
+    if (this.#installing || this.#backlog.isEmpty) return;
+    const { state } = this;
+    const hasRoom = (): boolean => !state.store.full;
+    this.#backlog.drain(hasRoom, (entry) => {
+      if (entry.index > state.applied.index) this.#apply(entry);
+    });
+    this.raft.applied(state.applied.index);
+    if (this.#backlog.wantsDropped()) this.raft.askAgain();
     this.#proposals?.wake();
     // Having applied some, raft may give the next ones, or reads that waited for the term's first entry.
     if (this.raft.hasReady()) this.#host.changed(this);
@@ -574,7 +573,7 @@ export class Replica {
 
   /** The snapshot stands in place of state and log. */
   restored(meta: SnapshotMeta, now: number): void {
-    this.#backlog.length = 0;
+    this.#backlog.clear();
     this.#retaining.abandon('a snapshot took the place of the state');
     const taken = this.raft.restore(meta, now);
     assert(taken, `bucket ${this.bucket}: a snapshot at ${meta.index} was installed that raft does not take`);

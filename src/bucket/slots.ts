@@ -1,4 +1,5 @@
 import { EMPTY, type Bytes } from '../lib/bytes.js';
+import { isTidemarkError } from '../lib/errors.js';
 import { decodeRecord, pointerKey, type Slot } from '../mvcc/records.js';
 import { collectedKey } from './collect.js';
 import { eachEntry } from './pages.js';
@@ -50,7 +51,8 @@ export async function sweepSlot(store: StateStore, slot: Slot): Promise<void> {
   for (let more = true; more; ) {
     const page = await scan.next({ limit: SWEEP_RECORDS_AT_ONCE, bytesMax: SWEEP_BYTES_AT_ONCE });
     for (const [key, value] of page.entries) {
-      store.del(pointerKey(slot, decodeRecord(value).key));
+      const named = keyOf(value);
+      if (named !== undefined) store.del(pointerKey(slot, named));
       store.del(key);
     }
     more = page.more;
@@ -70,6 +72,19 @@ export async function sweepSlot(store: StateStore, slot: Slot): Promise<void> {
       unmark(store, slot);
     }
     await store.flush();
+  }
+}
+
+/**
+ * The user key of a record; undefined if it is rotten. Nothing is lost by that: it was to be deleted, and though its pointer
+ * stays, nobody will look for it, for the number of a slot is never used again.
+ */
+function keyOf(value: Bytes): Bytes | undefined {
+  try {
+    return decodeRecord(value).key;
+  } catch (error) {
+    if (isTidemarkError(error) && error.code === 'DATA_LOSS') return undefined;
+    throw error;
   }
 }
 

@@ -1,5 +1,4 @@
 import { nodeOfReplica, type NodeId } from '../placement/map.js';
-import type { Message } from '../raft/types.js';
 import type { LeaderBalance } from './balance.js';
 import type { Beats } from './beats.js';
 import type { DigestCheck } from './digest-check.js';
@@ -60,15 +59,5 @@ function deliverMessage(from: NodeId, item: RaftItem, { hosting, keeper }: Inbox
   if (nodeOfReplica(message.from) !== from) return;
   const replica = hosting.replicas.get(bucket);
   if (replica === undefined) keeper.called(item);
-  else if (!replica.installing && replica.id === message.to) replica.step(replica.blocked ? withoutEntries(message) : message);
-}
-
-/**
- * A follower whose disk is slow must not gather entries in memory without end: to raft they are lost. The rest of the message is
- * not: the leader is alive and wants to know whether this replica is, else both would take each other for dead under load.
- */
-function withoutEntries(message: Message): Message {
-  if (message.type !== 'append' || message.entries.length === 0) return message;
-  const { from, to, term, round, floor, closed, closedIndex } = message;
-  return { type: 'heartbeat', from, to, term, commit: 0, round, floor, closed, closedIndex };
+  else if (!replica.installing && replica.id === message.to) replica.step(message);
 }

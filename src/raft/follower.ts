@@ -85,6 +85,14 @@ export class Follower {
     throw new TidemarkError('DATA_LOSS', 'LOG_LOST', message);
   }
 
+  /** Says that whatever the leader has sent from here on did not come. Nothing is acknowledged by it. */
+  askAgain(): void {
+    const { core } = this;
+    const { id: from, leader: to, term } = core;
+    const { lastIndex: index, lastTerm: hintTerm } = core.log;
+    core.send({ type: 'appendReply', from, to, term, index, rejected: true, hintIndex: index, hintTerm, round: 0, floor: 0 });
+  }
+
   onAppend(m: AppendMessage): void {
     const { core } = this;
     const { log } = core;

@@ -180,6 +180,11 @@ export class Raft {
     if (this.core.role === 'follower' && this.core.leader !== 0) this.election.plan(afterMs);
   }
 
+  /** Entries that the leader has sent were dropped before they came here, and there is room for them now. */
+  askAgain(): void {
+    if (this.core.role === 'follower' && this.core.leader !== 0) this.follower.askAgain();
+  }
+
   step(m: Message, now: number): void {
     this.setTime(now);
     const { core } = this;

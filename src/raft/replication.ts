@@ -184,10 +184,12 @@ export class Replication {
 
   private onRejection(peer: Progress, m: AppendReply): void {
     // Answers to appends that were overtaken: `match` is known by now, or another probe is out.
-    if (peer.state === 'snapshot' || m.index <= peer.match || m.index >= peer.next) return;
+    if (peer.state === 'snapshot' || m.index < peer.match || m.index >= peer.next) return;
     if (peer.state === 'probe' && m.index !== peer.next - 1) return;
-    // All entries of a term that the follower does not have are skipped at once.
-    const at = this.core.log.lastIndexUpTo(Math.min(m.hintIndex, m.index - 1), m.hintTerm);
+    // All entries of a term that the follower does not have are skipped at once. If `match` itself is refused, what was sent
+    // behind it was dropped (Follower.askAgain).
+    const { log } = this.core;
+    const at = m.index === peer.match ? m.index : log.lastIndexUpTo(Math.min(m.hintIndex, m.index - 1), m.hintTerm);
     peer.toProbe(at + 1);
     this.awake = true;
   }

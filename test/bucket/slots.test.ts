@@ -1,7 +1,7 @@
 import { expect } from 'chai';
 import { unpack } from 'msgpackr';
 import { TableLoader, tableLimitsOf, Tables } from '../../src/bucket/tables.js';
-import { sweepSlot, unnamedSlots } from '../../src/bucket/slots.js';
+import { sweepSlot, unnamedSlots, versionsOnDisk } from '../../src/bucket/slots.js';
 import { decodeHeader, StagedSnapshot, StateSnapshot } from '../../src/bucket/snapshot.js';
 import { BucketState, decodeMeta, metaKey, type Meta } from '../../src/bucket/state.js';
 import { StateStore } from '../../src/bucket/state-store.js';
@@ -172,6 +172,23 @@ describe('the slots of a store', () => {
     await machine.settle(sweepSlot(machine.state, 7));
     await machine.crash();
     expect(await machine.keys()).to.deep.equal(before);
+  });
+
+  it('are swept though a record in them is rotten: it was to go anyway', async () => {
+    const source = new StateSnapshot(machine.bucket({ slot: 5, applied: { index: 6, term: 2 } }));
+    const staged = machine.stage(source, 7);
+    for (const chunk of await machine.chunks(source, 100)) await machine.settle(staged.write(chunk));
+    const scan = await machine.settle(versionsOnDisk(machine.state, 7));
+    const { entries } = await machine.settle(scan.next({ limit: 10, bytesMax: 1e6 }));
+    const [key = EMPTY, value = EMPTY] = entries[0] ?? [];
+    const rotten = Buffer.from(value);
+    rotten[rotten.length - 1] = (rotten[rotten.length - 1] ?? 0) ^ 1;
+    machine.state.put(key, rotten);
+    await machine.settle(machine.state.flush());
+    await machine.settle(sweepSlot(machine.state, 7));
+    expect(await machine.settle(unnamedSlots(machine.state))).to.deep.equal([]);
+    const left = await machine.settle((await machine.settle(versionsOnDisk(machine.state, 7))).next({ limit: 10, bytesMax: 1e6 }));
+    expect(left.entries).to.deep.equal([]);
   });
 
   it('are not swept without the mark', async () => {

@@ -129,6 +129,8 @@ class Script {
         return one().live.readIndex(this.contexts, one().now);
       case 'unreachable':
         return one().live.unreachable(Number(args[1]), one().now);
+      case 'askAgain':
+        return one().live.askAgain();
       case 'lease':
         this.say(one().live.leaseValid(one().now) ? 'valid' : 'not valid');
         return;

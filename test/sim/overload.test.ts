@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import { Counters, replicasOf, startCluster, untilEqual, untilLed } from './support.js';
+import { bytes, Counters, leaderOf, replicasOf, startCluster, untilEqual, untilLed } from './support.js';
 
 describe('state stores that fall behind', () => {
   it('hold writes back, and nobody takes their leaders for dead', async () => {
@@ -18,4 +18,28 @@ describe('state stores that fall behind', () => {
     expect(counters.errors).to.deep.equal([]);
     expect(cluster.fatal).to.deep.equal([]);
   });
+
+  it('are sent what they had no room for when they have, and not when their leader has missed an answer for long', async () => {
+    const limits = { overlayBytesMax: 2000, appendsInFlightMax: 2 };
+    const cluster = await startCluster({ seed: 'dropped', nodes: 3, buckets: 1, limits });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const leader = leaderOf(cluster, 'a', 1);
+    const slow = cluster.ids.find((id) => id !== leader) ?? 0;
+    const applied = (node: number): number => cluster.node(node).hosting.replicas.get(0)?.state.applied.index ?? 0;
+    cluster.disk(slow).stall(1500, 'state');
+    const puts = Promise.all(Array.from({ length: 100 }, (_, n) => client.put(bytes(`key ${n}`), bytes('x'.repeat(200)))));
+    await cluster.loop.runFor(1500);
+    let longestMs = 0;
+    while (applied(slow) < 100) {
+      const [before, fromMs] = [applied(slow), cluster.loop.nowMs];
+      expect(await cluster.loop.runUntil(() => applied(slow) > before, 5000), `more than ${before}`).to.equal(true);
+      longestMs = Math.max(longestMs, cluster.loop.nowMs - fromMs);
+    }
+    await cluster.settle(puts);
+    expect(longestMs, 'without progress').to.be.lessThan(ELECTION_MS / 2);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
 });
+
+const ELECTION_MS = 1200;

@@ -1,3 +1,4 @@
+import { SYSTEM_REPLICAS_MAX } from '../../placement/initial.js';
 import { nodeOfReplica, type NodeId } from '../../placement/map.js';
 import type { SimCluster } from '../cluster.js';
 import type { SimRandom } from '../random.js';
@@ -11,7 +12,8 @@ export class Atlas {
   readonly #damaged = new Set<NodeId>();
 
   constructor(replicas: number) {
-    this.#most = Math.floor((replicas - 1) / 2);
+    // The system bucket has no more replicas than this, however many others have.
+    this.#most = Math.floor((Math.min(replicas, SYSTEM_REPLICAS_MAX) - 1) / 2);
   }
 
   /** How many nodes more may be damaged, or stay away for ever. */

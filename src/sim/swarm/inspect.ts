@@ -11,6 +11,7 @@ import {
   type VersionId,
 } from '../../mvcc/records.js';
 import { TIMESTAMP_MAX, type Timestamp } from '../../mvcc/timestamp.js';
+import type { LogIndex } from '../../raft/types.js';
 import type { SimCluster } from '../cluster.js';
 import { Problems } from './problems.js';
 
@@ -66,6 +67,18 @@ export class Inspector {
     const running = this.#cluster.ids.filter((id) => this.#cluster.running(id));
     const replicas = running.flatMap((id) => [...this.#cluster.node(id).hosting.replicas.values()]);
     return Math.max(0, ...replicas.map(({ state }) => state.horizon));
+  }
+
+  /** How far the replica of each bucket is that is behind all others. */
+  lowestApplied(): string {
+    const lowest = new Map<BucketId, LogIndex>();
+    for (const id of this.#cluster.ids) {
+      if (!this.#cluster.running(id)) continue;
+      for (const { bucket, state } of this.#cluster.node(id).hosting.replicas.values()) {
+        lowest.set(bucket, Math.min(lowest.get(bucket) ?? Infinity, state.applied.index));
+      }
+    }
+    return JSON.stringify([...lowest]);
   }
 
   /** Transactions that are prepared or not resolved everywhere, which end within a bounded time when all is well. */

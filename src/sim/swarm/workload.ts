@@ -355,12 +355,15 @@ export class Workload {
     }
   }
 
-  /** A moment that was asked for, or one that was chosen when the read began, is older by now than is kept. */
+  /**
+   * A moment that was asked for, or one that was chosen when the read began, perhaps by a clock that was behind, is older by now
+   * than is kept by a clock that may be ahead.
+   */
   #mayBeGone(asked: Consistency, beganMs: number): boolean {
     const { loop, plan } = this.#options;
     const { retentionMs = Infinity } = plan.limits;
     const staleMs = asked.kind === 'bounded' ? asked.maxStalenessMs : 0;
-    const chosenMs = asked.kind === 'asOf' ? unixMsOf(asked.timestamp) - WALL_START_MS : beganMs - staleMs;
+    const chosenMs = asked.kind === 'asOf' ? unixMsOf(asked.timestamp) - WALL_START_MS : beganMs - staleMs - plan.clockSkewMs;
     return chosenMs <= loop.nowMs - retentionMs + plan.clockSkewMs + SLACK_MS;
   }
 
