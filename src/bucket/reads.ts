@@ -368,7 +368,7 @@ export class Reads {
 
   /**
    * Until this follower is complete up to what the session of a read has seen, if that comes soon: of a leader, which names a
-   * timestamp at the moment when it tells its followers of it. To ask the leader would take the reader as long.
+   * timestamp at the moment when it tells its followers of it, so that this is only behind by what is on its way.
    */
   async #catchUp(timestamp: Timestamp, deadlineMs: number): Promise<void> {
     await this.#waiters.until(

@@ -83,8 +83,8 @@ export interface Timing {
  */
 const FLOOR_HEARTBEATS = 1.5;
 
-/** More than it takes until followers are told what was committed, if there is no append to tell them at once. */
-const SOON_HEARTBEATS = 0.25;
+/** What was told to all followers comes within a few hops. Who waits for longer had better ask the leader. */
+const SOON_HEARTBEATS = 0.05;
 
 /**
  * When heirs of a leader that is thought dead stand, in election timeouts behind the earliest moment: the first when the others,
