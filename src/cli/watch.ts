@@ -1,6 +1,6 @@
 import { Option, type Command } from 'commander';
 import type { ChangeEvent, Database } from '../client/index.js';
-import { formatTimestamp, parseTimestamp } from '../mvcc/timestamp.js';
+import { formatTimestamp, parseTimestamp, type Timestamp } from '../mvcc/timestamp.js';
 import { integer } from './arguments.js';
 import { dataCommand, encodingOf, rangeOf, withRange, type RangeArguments } from './data-arguments.js';
 import { withDatabase } from './database.js';
@@ -47,7 +47,7 @@ async function watch(prefix: string | undefined, options: WatchArguments, termin
   try {
     await withDatabase(options, async (db) => {
       const { signal } = lifetime;
-      const until = options.until === undefined ? Infinity : parseTimestamp(options.until, db.now(), '--until');
+      const until = options.until === undefined ? Infinity : parseTimestamp(options.until, await nowOf(db), '--until');
       await using changes = db.changes({ ...range, from: options.from, before: options.before, signal });
       const cursor = await print(changes, until, options, terminal);
       const shown = cursor ?? changes.cursor;
@@ -57,6 +57,12 @@ async function watch(prefix: string | undefined, options: WatchArguments, termin
   } finally {
     lifetime.end();
   }
+}
+
+/** At or above all that was acknowledged before, whosever clock is ahead: a linearizable scan chooses such a moment. */
+async function nowOf(db: Database): Promise<Timestamp> {
+  for await (const { key } of db.scan({ limit: 1, keysOnly: true })) if (key.length > 0) break;
+  return db.now();
 }
 
 /** Answers with the cursor behind what was printed, where that is not the end of what was read. */
