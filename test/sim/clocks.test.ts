@@ -1,4 +1,5 @@
 import { expect } from 'chai';
+import { Database } from '../../src/client/database.js';
 import type { RequestId } from '../../src/bucket/requests.js';
 import { EPOCH_MS } from '../../src/mvcc/timestamp.js';
 import { bucketOf } from '../../src/placement/map.js';
@@ -189,6 +190,26 @@ describe('clocks that are not what they should be', () => {
       expect(refused).to.include({ code: 'INVALID_ARGUMENT', reason: 'CLOCK_TOO_FAR_AHEAD' });
     }
     expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('may be ahead of what a client takes for the present, but not once it has scanned: so `watch --until now` asks', async () => {
+    const cluster = await startCluster({ seed: 'present', nodes: 3, buckets: 8 });
+    cluster.clock(2).jumpWall(450);
+    const connect = async (name: string): Promise<Database> => {
+      const db = new Database(cluster.machine(name, cluster.loop.clock()).env, { endpoints: cluster.endpoints, limits: cluster.limits });
+      await cluster.settle(db.ready());
+      return db;
+    };
+    const writer = await connect('writer');
+    let last = 0;
+    for (let n = 0; n < 20; n += 1) last = Math.max(last, (await cluster.settle(writer.put(`k${n}`, 'v'))).version);
+    const reader = await connect('reader');
+    expect(reader.now()).to.be.lessThan(last);
+    const scan = (async () => {
+      for await (const { key } of reader.scan({ limit: 1, keysOnly: true })) expect(key.length).to.be.greaterThan(0);
+    })();
+    await cluster.settle(scan);
+    expect(reader.now()).to.be.at.least(last);
   });
 });
 
