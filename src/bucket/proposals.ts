@@ -70,7 +70,7 @@ export interface ProposalHost {
 
 /** A plain command, which may meet locks. */
 interface Waiting {
-  readonly claim: Claim;
+  readonly request: WriteRequest;
   /** Of a reservation: its transaction's, or its own, whose number is below 0. */
   owner: Owner | undefined;
   readonly deadlineMs: number;
@@ -134,7 +134,7 @@ export class Proposals {
     const running = mutant('retry-in-flight-runs-again') ? undefined : this.#byId.get(name);
     if (running !== undefined) return running;
     const conditions = request.conditions.map((condition, position) => ({ position, condition }));
-    const waiting: Waiting = { claim: claimOf(request.conditions, mutations), owner: request.owner, deadlineMs, waits: 0 };
+    const waiting: Waiting = { request, owner: request.owner, deadlineMs, waits: 0 };
     const result = this.#whenFree(conditions, deadlineMs, (ranges) => {
       const known = state.sessions.lookup(id);
       if (known.kind === 'done') return Promise.resolve(known.result);
@@ -145,35 +145,35 @@ export class Proposals {
       const effects = this.#evaluate(id, conditions, mutations, ranges);
       return this.#append(effects, effects.result);
     });
-    const ended = (): void => this.#letPass(waiting);
-    result.then(ended, ended);
     return track(this.#byId, name, result);
   }
 
   #blocked(waiting: Waiting): Blocked | undefined {
     if ((this.#locks.isEmpty && this.#reservations.count === 0) || mutant('writes-ignore-locks')) return undefined;
-    const { claim, owner } = waiting;
+    const { request, owner } = waiting;
+    const claim = claimOf(request.conditions, request.mutations);
     const [holder] = this.#locks.conflicts(claim);
     const blocked = holder === undefined ? this.#reserved(claim, owner) : blockedBy(holder);
-    if (blocked !== undefined) this.#waits(waiting);
+    if (blocked !== undefined) this.#waits(waiting, claim);
     return blocked;
   }
 
   /** What is read all the time is never free of shared locks: who finds new ones again and again lets no more come. */
-  #waits(waiting: Waiting): void {
+  #waits(waiting: Waiting, claim: Claim): void {
     waiting.waits += 1;
-    const { waits, owner, claim, deadlineMs } = waiting;
+    const { request, waits, owner, deadlineMs } = waiting;
     const hasReserved = owner !== undefined && owner.reservation !== 0;
     if (waits !== WAITS_MAX || hasReserved || mutant('waiting-writes-overtaken')) return;
     this.#ownReservations += 1;
-    waiting.owner = { reservation: -this.#ownReservations, first: owner?.first ?? this.#host.clock() };
+    const reservation = -this.#ownReservations;
+    waiting.owner = { reservation, first: owner?.first ?? this.#host.clock() };
     this.#reservations.place(waiting.owner, claim, deadlineMs);
-  }
-
-  #letPass({ owner, waits }: Waiting): void {
-    if (owner === undefined || waits < WAITS_MAX || owner.reservation >= 0) return;
-    this.#reservations.end(owner.reservation);
-    this.#queue.wake();
+    const ended = (): void => {
+      this.#reservations.end(reservation);
+      this.#queue.wake();
+    };
+    // It has waited before, so it is known by its id by now.
+    this.#byId.get(idKey(request.id))?.then(ended, ended);
   }
 
   #reserved(claim: Claim, owner: Owner | undefined): Blocked | undefined {
