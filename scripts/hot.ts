@@ -22,7 +22,8 @@ const WRITES = 100;
 const COOL_MS = 10_000;
 const HOT = '{hot}';
 
-type Consistency = 'linearizable' | 'bounded';
+const KINDS = ['linearizable', 'bounded'] as const;
+type Consistency = (typeof KINDS)[number];
 
 interface Measured {
   readonly readsPerSecond: number;
@@ -115,8 +116,6 @@ async function fill(db: Database): Promise<void> {
     await Promise.all(Array.from({ length: 500 }, (_, at) => db.put(`k/${from + at}`, 'x'.repeat(256))));
   }
 }
-
-const KINDS = ['linearizable', 'bounded'] as const;
 
 async function measure(readReplicasMax: number): Promise<void> {
   await using cluster = await TestCluster.start({ nodes: NODES, buckets: 64, limits: { readReplicasMax, coolMs: COOL_MS } });

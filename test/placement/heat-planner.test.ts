@@ -6,23 +6,13 @@ import type { HeatSummary } from '../../src/placement/heat-summary.js';
 import { Cooling, readReplicasKept, readReplicasWanted } from '../../src/placement/hot.js';
 import { SYSTEM_BUCKET, type BucketId, type NodeId } from '../../src/placement/map.js';
 import { plan } from '../../src/placement/planner.js';
-import { changed, initialRecord, isAsFounded, moveReplica, type PlacementRecord } from '../../src/placement/record.js';
+import { changed, isAsFounded, moveReplica, type PlacementRecord } from '../../src/placement/record.js';
 import { decodeRecordOf, encodeRecordOf } from '../../src/placement/record-format.js';
 import { leaderOf, readersOf, votersOf } from '../../src/placement/replicas.js';
 import { SimRandom } from '../../src/sim/random.js';
+import { allOf, clusterOf, NOBODY } from './support.js';
 
 const RULES = { hotReadsPerSecond: 1000, readReplicasMax: 4, coolMs: 60_000 };
-const NOBODY: ReadonlySet<NodeId> = new Set();
-
-function clusterOf(count: number, buckets: number, zones = 0, replicas = Math.min(3, count)): PlacementRecord {
-  const nodes = Array.from({ length: count }, (_, at) => ({
-    id: at + 1,
-    address: `host-${at + 1}:1`,
-    zone: zones === 0 ? '' : `z${at % zones}`,
-    host: '',
-  }));
-  return initialRecord('test', nodes, buckets, replicas);
-}
 
 type Asked = ReadonlyMap<BucketId, { readonly reads: number; readonly writes?: number }>;
 const reads = (...pairs: readonly (readonly [BucketId, number])[]): Asked => new Map(pairs.map(([id, count]) => [id, { reads: count }]));
@@ -45,7 +35,6 @@ function heatOf(record: PlacementRecord, asked: Asked): HeatSummary {
   return { buckets, nodes, keys: [] };
 }
 
-const allOf = (record: PlacementRecord): Set<number> => new Set([SYSTEM_BUCKET, ...record.map.map(({ id }) => id)]);
 const voterNodes = (record: PlacementRecord): string =>
   JSON.stringify(record.map.map(({ replicas }) => votersOf(replicas).map(({ node }) => node).sort((a, b) => a - b)));
 const readersIn = (record: PlacementRecord, bucket: BucketId): NodeId[] =>
