@@ -28,11 +28,17 @@ export async function* runJobs(jobs: Jobs, processes: number): AsyncGenerator<Sw
   }
 }
 
+interface Task {
+  readonly job: Job;
+  readonly at: number;
+}
+
 class Pool {
   readonly #jobs: Jobs;
   readonly #ahead: number;
-  readonly #workers = new Set<ChildProcess>();
-  readonly #idle: ChildProcess[] = [];
+  /** Processes that have not ended, with what they are doing; undefined: nothing. */
+  readonly #workers = new Map<ChildProcess, Task | undefined>();
+  readonly #count: number;
   readonly #results = new Map<number, SwarmResult>();
   #next = 0;
   #taken = 0;
@@ -41,8 +47,8 @@ class Pool {
 
   constructor(jobs: Jobs, processes: number) {
     this.#jobs = jobs;
+    this.#count = processes;
     this.#ahead = processes * AHEAD_MAX;
-    for (let count = 0; count < processes; count += 1) this.#start();
   }
 
   async take(at: number): Promise<SwarmResult> {
@@ -62,53 +68,53 @@ class Pool {
 
   async end(): Promise<void> {
     this.#ended = true;
-    const ends = [...this.#workers].map((worker) => once(worker, 'exit'));
-    for (const worker of this.#workers) worker.kill('SIGKILL');
+    const workers = [...this.#workers.keys()];
+    const ends = workers.map((worker) => once(worker, 'exit'));
+    for (const worker of workers) worker.kill('SIGKILL');
     await Promise.all(ends);
-  }
-
-  #start(): void {
-    // Run from its sources, this file is a .ts, and so is that.
-    const file = import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js';
-    const worker = fork(fileURLToPath(new URL(file, import.meta.url)), [], { serialization: 'advanced' });
-    this.#workers.add(worker);
-    this.#idle.push(worker);
-    this.#hire();
   }
 
   #hire(): void {
     while (!this.#ended && this.#next < Math.min(this.#jobs.count, this.#taken + this.#ahead)) {
-      const worker = this.#idle.shift();
+      const worker = this.#free();
       if (worker === undefined) return;
-      if (!worker.connected) {
-        // Somebody killed it while it had nothing to do.
-        this.#workers.delete(worker);
-        this.#start();
-        return;
-      }
-      this.#give(worker, this.#jobs.at(this.#next), this.#next);
+      const task = { job: this.#jobs.at(this.#next), at: this.#next };
       this.#next += 1;
+      this.#workers.set(worker, task);
+      worker.send(task.job, () => undefined);
     }
   }
 
-  #give(worker: ChildProcess, job: Job, at: number): void {
-    const done = (result: SwarmResult): void => {
-      worker.removeAllListeners();
-      this.#results.set(at, result);
-      this.#changed();
-    };
-    worker.once('message', (reply) => {
-      done(reply as Reply);
-      this.#idle.push(worker);
-      this.#hire();
+  /** One that has nothing to do; undefined if all have. */
+  #free(): ChildProcess | undefined {
+    for (const [worker, task] of this.#workers) if (task === undefined) return worker;
+    return this.#workers.size < this.#count ? this.#start() : undefined;
+  }
+
+  #start(): ChildProcess {
+    // Run from its sources, this file is a .ts, and so is that.
+    const file = import.meta.url.endsWith('.ts') ? './worker.ts' : './worker.js';
+    const worker = fork(fileURLToPath(new URL(file, import.meta.url)), [], { serialization: 'advanced' });
+    this.#workers.set(worker, undefined);
+    worker.on('message', (reply) => {
+      const task = this.#workers.get(worker);
+      this.#workers.set(worker, undefined);
+      if (task !== undefined) this.#done(task, reply as Reply);
     });
-    worker.once('exit', (code, signal) => {
+    worker.on('exit', (code, signal) => {
+      const task = this.#workers.get(worker);
       this.#workers.delete(worker);
-      if (this.#ended) return;
-      done(ended(job, `its process ended with ${signal ?? `code ${code}`}; what it said is above`));
-      this.#start();
+      if (task === undefined || this.#ended) return;
+      const how = signal ?? `code ${code}`;
+      this.#done(task, ended(task.job, `its process ended with ${how}; what it said is above`));
     });
-    worker.send(job);
+    return worker;
+  }
+
+  #done({ at }: Task, result: SwarmResult): void {
+    this.#results.set(at, result);
+    this.#changed();
+    this.#hire();
   }
 }
 
