@@ -138,6 +138,7 @@ export const MUTANTS = [
   'outcome-unconfirmed',
   'scan-misses-commits',
   'live-attempts-aborted',
+  'alive-asked-late',
   'record-forgotten-early',
   'orphans-left',
   'snapshot-without-intents',

@@ -269,14 +269,21 @@ export class Transactions {
   /** What became of attempts whose home this is: as of a timestamp, which is promised, or as of now. */
   async answer(replica: Replica, ids: readonly TransactionId[], asOf: Timestamp, deadlineMs: number): Promise<Outcome[]> {
     const now = asOf === 0;
+    // Before it is asked who leads. If that is this replica, what is not alive was decided here by then, or never will be; if it
+    // loses its office as it is confirmed, what dies with that may be decided all the same, and only the next leader knows.
+    const alive = ids.map((id) => this.#isAlive(id));
     await replica.reads.open(now ? { kind: 'linearizable' } : { kind: 'asOf', timestamp: asOf }, deadlineMs);
-    return ids.map((id): Outcome => {
+    return ids.map((id, at): Outcome => {
       const record = replica.state.home.find(id);
       if (record !== undefined) return { kind: 'committed', timestamp: record.timestamp };
       // As of a past moment it is not asked who leads now; all that is known is that nothing more commits up to then.
-      const isAlive = this.#alive.has(transactionKey(id)) && !mutant('live-attempts-aborted');
+      const isAlive = mutant('alive-asked-late') ? this.#isAlive(id) : alive[at] === true;
       return !now || isAlive ? { kind: 'pending' } : { kind: 'over' };
     });
+  }
+
+  #isAlive(id: TransactionId): boolean {
+    return this.#alive.has(transactionKey(id)) && !mutant('live-attempts-aborted');
   }
 
   // --- participants

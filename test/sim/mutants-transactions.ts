@@ -115,6 +115,11 @@ export const TRANSACTIONS = {
     what: 'home says of an attempt under way that it is over',
     by: { test: 'sim/transaction-seams', name: 'is not aborted while it is alive' },
   },
+  'alive-asked-late': {
+    like: 'Transactions: success reported though rolled back (tidb#33641)',
+    what: 'home looks whether an attempt is alive after it was confirmed to lead, when it may not lead any more',
+    by: { test: 'sim/transaction-seams', name: 'loses its office while it looks' },
+  },
   'record-forgotten-early': {
     like: 'Transactions: success reported though rolled back (tidb#33641)',
     what: 'home drops the record of a transaction that not every participant has resolved',

@@ -180,6 +180,35 @@ describe('a transaction over several buckets', () => {
     await expectClean(world);
   });
 
+  it('is not said to be over by a leader that loses its office while it looks', async () => {
+    const { cluster, client, home } = await start('looks-too-long');
+    // The participant is beside it, and has its answer at once.
+    const other = keyLedBy(cluster, 1, [home]);
+    const world = { cluster, client, home, other };
+    const { ending, decision, participant } = await prepare(world);
+    const asked = leadingReplica(cluster, home);
+    const looking = holdUp(asked, 'look');
+    expect(await cluster.loop.runUntil(() => looking.count > 0, 2 * PATIENCE_MS), 'the participant asks').to.equal(true);
+    // It is known to lead. Before it looks, it decides, which its own disk is slow to write; the others have it, and elect one.
+    const release = cluster.disk(1).stall(10_000, 'log');
+    decision.letGo();
+    await cluster.loop.runFor(5);
+    const { index } = asked.state.applied;
+    expect(asked.raft.lastIndex, 'it is being decided').to.equal(index + 1);
+    asked.transferLeadership(replicasOf(cluster, asked.bucket).find(({ node }) => node === 3)?.replica.id ?? 0);
+    expect(await cluster.loop.runUntil(() => !asked.isLeader, 1000)).to.equal(true);
+    await cluster.loop.runFor(0.1);
+    expect(asked.state.applied.index, 'and it does not know what is decided').to.equal(index);
+    looking.letGo();
+    await cluster.loop.runFor(1);
+    release();
+    expect((await cluster.settle(ending)).reply?.applied).to.equal(true);
+    await untilSettled(cluster);
+    await expectBoth(world, 'after');
+    expect(participant.state.participant.count).to.equal(0);
+    await expectClean(world);
+  });
+
   it('that nobody will ever come back to is ended, though nobody reads it', async () => {
     const world = await start('orphan');
     const { cluster, home } = world;

@@ -113,7 +113,8 @@ export interface HeldUp {
   letGo(): void;
 }
 
-export function holdUp(replica: Replica, step: 'decide' | 'forget' | 'resolve'): HeldUp {
+/** `look`: what stands there is looked at, by a replica that is known to lead. */
+export function holdUp(replica: Replica, step: 'decide' | 'forget' | 'resolve' | 'look'): HeldUp {
   let count = 0;
   let letGo: () => void = () => undefined;
   const free = new Promise<void>((resolve) => (letGo = resolve));
@@ -124,7 +125,15 @@ export function holdUp(replica: Replica, step: 'decide' | 'forget' | 'resolve'):
   };
   if (step === 'decide') replica.decide = held(replica.decide.bind(replica));
   else if (step === 'forget') replica.forget = held(replica.forget.bind(replica));
-  else replica.resolve = held(replica.resolve.bind(replica));
+  else if (step === 'resolve') replica.resolve = held(replica.resolve.bind(replica));
+  else {
+    const open = replica.reads.open.bind(replica.reads);
+    replica.reads.open = async (...args) => {
+      const view = await open(...args);
+      await held(() => Promise.resolve())();
+      return view;
+    };
+  }
   return {
     get count() {
       return count;
