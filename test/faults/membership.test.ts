@@ -19,9 +19,9 @@ describe('a cluster whose nodes are replaced one after the other', function () {
     await cluster.close();
   });
 
-  const add = async (name: string, port: number, through: number): Promise<TestProcess> => {
+  const add = async (name: string, port: number, through: string): Promise<TestProcess> => {
     const listen = `127.0.0.1:${port}`;
-    const args = ['cluster', 'add', '--join', cluster.address(through), '--listen', listen, '--data', join(cluster.folder, name)];
+    const args = ['cluster', 'add', '--join', through, '--listen', listen, '--data', join(cluster.folder, name)];
     const newcomer = new TestProcess({ name, args: tidemark(...args), logPath: join(cluster.folder, 'logs', `${name}.log`) });
     newcomers.push(newcomer);
     await newcomer.ready();
@@ -34,6 +34,39 @@ describe('a cluster whose nodes are replaced one after the other', function () {
     return out;
   };
 
+  const statusOf = async (port: number): Promise<[number, number][]> => {
+    const { out } = await run(['cluster', 'status', '--json', '--endpoint', `127.0.0.1:${port}`]);
+    return (JSON.parse(out) as { nodes: { id: number; replicas: number }[] }).nodes.map(({ id, replicas }) => [id, replicas]);
+  };
+
+  it('each of five in turn, keeps all that it acknowledged, and is silent nowhere for longer than an election', async function () {
+    this.timeout(300_000);
+    cluster = await TestCluster.start({ nodes: 5, replicas: 3, buckets: BUCKETS });
+    const clients = [await cluster.connect(), await cluster.connect({ endpoints: [cluster.address(5)] })];
+    const load = new Load({ buckets: BUCKETS, clients, restMs: 50 });
+    load.start();
+    await cluster.eventually('every bucket is written to', async () => load.acknowledgedEverywhereSince(0));
+    load.watch();
+    const ports = await freePorts(5);
+    for (const leaving of cluster.nodeIds) {
+      const port = ports[leaving - 1] ?? 0;
+      // Through a node that is there from the beginning, or, when the last of those goes, through one that is not.
+      const through = leaving < 5 ? cluster.address(leaving + 1) : `127.0.0.1:${ports[0]}`;
+      await add(`next-${leaving}`, port, through);
+      await succeeds('remove', String(leaving), '--endpoint', `127.0.0.1:${port}`);
+      expect((await cluster.process(leaving).ended).code).to.equal(9);
+    }
+    expectNoLongSilence(load);
+    await load.stop();
+    const [last = 0] = ports.slice(-1);
+    await load.check(await cluster.connect({ endpoints: [`127.0.0.1:${last}`] }));
+    await succeeds('rebalance', '--endpoint', `127.0.0.1:${last}`);
+    const status = await statusOf(last);
+    expect(status.map(([id]) => id)).to.deep.equal([6, 7, 8, 9, 10]);
+    expect(status.reduce((sum, [, replicas]) => sum + replicas, 0)).to.equal(3 * BUCKETS);
+    for (const [id, replicas] of status) expect(replicas, `replicas on node ${id}`).to.be.within(9, 10);
+  });
+
   it('loses no acknowledged write and repeats none, and is silent nowhere for longer than an election', async () => {
     cluster = await TestCluster.start({ buckets: BUCKETS, sidecar: true, limits: { valueBytesMax: 10_000 } });
     const clients = [await cluster.connect(), await cluster.connect({ endpoints: [cluster.address(0)] })];
@@ -42,29 +75,26 @@ describe('a cluster whose nodes are replaced one after the other', function () {
     await cluster.eventually('every bucket is written to', async () => load.acknowledgedEverywhereSince(0));
     load.watch();
     const [first = 0, second = 0] = await freePorts(2);
-    let four = await add('four', first, 2);
+    let four = await add('four', first, cluster.address(2));
     const endpoint = ['--endpoint', `127.0.0.1:${first}`];
     await succeeds('rebalance', ...endpoint);
     // It is a member from now on, wherever its life ends.
     await four.kill();
-    four = await add('four', first, 2);
+    four = await add('four', first, cluster.address(2));
     expect(four.log()).to.match(/node 4 of cluster/);
     // It goes by the limits of its cluster, though it was given no file.
     const tooLong = await run(['put', 'long', 'x'.repeat(10_001), ...endpoint]);
     expect(tooLong.err).to.match(/10001 bytes.*10000/);
-    await add('five', second, 3);
+    await add('five', second, cluster.address(3));
     for (const leaving of [1, 2]) {
       const out = await succeeds('remove', String(leaving), ...endpoint);
       expect(out).to.not.match(new RegExp(`^ *${leaving} `, 'm'));
       expect((await cluster.process(leaving).ended).code).to.equal(9);
     }
-    const { ms, bucket } = load.longestGap;
-    if (process.env['TIDEMARK_TIMES'] !== undefined) console.log(`${Math.round(ms)} ms of silence`);
-    expect(ms, `bucket ${bucket} was silent`).to.be.below(SILENT_MS_MAX);
+    expectNoLongSilence(load);
     await load.stop();
     await load.check(await cluster.connect({ endpoints: [`127.0.0.1:${second}`] }));
-    const status = JSON.parse((await run(['cluster', 'status', '--json', ...endpoint])).out) as { nodes: { id: number; replicas: number }[] };
-    expect(status.nodes.map(({ id, replicas }) => [id, replicas])).to.deep.equal([
+    expect(await statusOf(second)).to.deep.equal([
       [3, BUCKETS],
       [4, BUCKETS],
       [5, BUCKETS],
@@ -74,3 +104,9 @@ describe('a cluster whose nodes are replaced one after the other', function () {
     expect(refused.code).to.not.equal(0);
   });
 });
+
+function expectNoLongSilence(load: Load): void {
+  const { ms, bucket } = load.longestGap;
+  if (process.env['TIDEMARK_TIMES'] !== undefined) console.log(`${Math.round(ms)} ms of silence`);
+  expect(ms, `bucket ${bucket} was silent`).to.be.below(SILENT_MS_MAX);
+}
