@@ -3,8 +3,8 @@ import type { Terminal } from './terminal.js';
 
 /** Tells on standard error how far a long piece of work has come: a bar on a terminal, now and then a line elsewhere. */
 export interface Progress {
-  /** `done` of `total` so far; less than before counts for nothing. */
-  update(done: number): void;
+  /** `done` of `total` so far; less than before counts for nothing. The note is shown behind it, until the next one. */
+  update(done: number, now?: { readonly total: number; readonly note: string }): void;
   /** Shows the end and leaves the line. */
   end(): void;
 }
@@ -30,7 +30,7 @@ function bar(terminal: Terminal, { title, unit, done = 0 }: ProgressOptions, tot
   const single = new SingleBar(
     {
       stream: terminal.stderr,
-      format: `${title} {bar} {percentage}%  {value}/{total} ${unit}  {rate}/s  {eta_formatted} left`,
+      format: `${title} {bar} {percentage}%  {value}/{total} ${unit}  {rate}/s  {eta_formatted} left{note}`,
       hideCursor: true,
       etaBuffer: 200,
       formatValue: (value, _options, type) => (type === 'percentage' ? String(value).padStart(3) : value.toLocaleString('en')),
@@ -38,11 +38,16 @@ function bar(terminal: Terminal, { title, unit, done = 0 }: ProgressOptions, tot
     Presets.rect,
   );
   let at = done;
-  const payload = (): { rate: string } => ({ rate: rateSince(startedMs, at - done) });
+  let note = '';
+  const payload = (): { rate: string; note: string } => ({ rate: rateSince(startedMs, at - done), note });
   single.start(total, done, payload());
   return {
-    update: (value) => {
+    update: (value, now) => {
       at = Math.max(at, value);
+      if (now !== undefined) {
+        ({ note } = now);
+        single.setTotal(now.total);
+      }
       single.update(at, payload());
     },
     end: () => {
@@ -52,17 +57,20 @@ function bar(terminal: Terminal, { title, unit, done = 0 }: ProgressOptions, tot
   };
 }
 
-function lines(terminal: Terminal, { title, total, unit, done = 0 }: ProgressOptions): Progress {
+function lines(terminal: Terminal, { title, total: first, unit, done = 0 }: ProgressOptions): Progress {
   const startedMs = performance.now();
   let nextMs = startedMs + LINE_MS;
   let at = done;
+  let total = first;
+  let note = '';
   const print = (): void => {
     const part = total === undefined ? at : `${Math.floor((at / Math.max(1, total)) * 100)}%, ${at} of ${total}`;
-    terminal.stderr.write(`${title}: ${part} ${unit}, ${rateSince(startedMs, at - done)}/s\n`);
+    terminal.stderr.write(`${title}: ${part} ${unit}, ${rateSince(startedMs, at - done)}/s${note}\n`);
   };
   return {
-    update: (value) => {
+    update: (value, now) => {
       at = Math.max(at, value);
+      if (now !== undefined) ({ total, note } = now);
       if (performance.now() < nextMs) return;
       nextMs = performance.now() + LINE_MS;
       print();

@@ -7,9 +7,10 @@ import { seal } from '../bucket/sealed.js';
 import type { StateStore } from '../bucket/state-store.js';
 import type { Founding } from '../placement/founding.js';
 import type { HeatRules } from '../placement/hot.js';
-import { SYSTEM_BUCKET, type NodeId, type NodeInfo } from '../placement/map.js';
+import { SYSTEM_BUCKET, type BucketId, type NodeId, type NodeInfo } from '../placement/map.js';
 import { changed, type PlacementChange, type PlacementRecord } from '../placement/record.js';
 import { encodeRecordOf } from '../placement/record-format.js';
+import type { Wanted } from '../placement/wanted.js';
 import { NodeHeat } from './heat.js';
 import type { Hosting } from './hosting.js';
 import { acceptJoin } from './join.js';
@@ -52,6 +53,12 @@ export interface KeeperOptions {
   readonly adopted: (record: PlacementRecord) => void;
   /** This node must stop: it was removed, or something happened that should not. */
   readonly onFatal: (error: unknown) => void;
+}
+
+export interface KeeperProgress {
+  readonly moving: readonly BucketId[];
+  readonly wanted: Wanted;
+  readonly unreachable: readonly NodeId[];
 }
 
 /** In the state store: the latest placement that this node has heard of. */
@@ -174,12 +181,20 @@ export class PlacementKeeper {
 
   /** Only on the node that leads the system bucket; others answer NOT_LEADER. */
   change(what: PlacementChange, deadlineMs: number): Promise<PlacementRecord> {
-    return this.system.change((record) => changed(record, what, this.#moving(record).length === 0), deadlineMs);
+    const next = (record: PlacementRecord): PlacementRecord => {
+      return changed(record, what, this.#moving(record).length === 0, this.#placer.away());
+    };
+    return this.system.change(next, deadlineMs);
   }
 
-  /** Buckets whose replicas are not known to be where they should be; undefined if this node does not lead the system bucket. */
-  get moving(): readonly number[] | undefined {
-    return this.system.isLeading ? this.#moving(this.#record) : undefined;
+  /**
+   * Buckets whose replicas are not known to be where they should be, what the placement itself lacks, and nodes that cannot be
+   * reached; undefined if this node does not lead the system bucket.
+   */
+  get progress(): KeeperProgress | undefined {
+    if (!this.system.isLeading) return undefined;
+    const unreachable = [...this.#placer.away()].sort((a, b) => a - b);
+    return { moving: this.#moving(this.#record), wanted: this.#placer.wanted(), unreachable };
   }
 
   #moving({ epoch, map }: PlacementRecord): number[] {

@@ -6,6 +6,7 @@ import type { BucketId, NodeId } from '../placement/map.js';
 import { plan } from '../placement/planner.js';
 import { placeOf, type PlacementRecord } from '../placement/record.js';
 import type { Replicas } from '../placement/replicas.js';
+import { wantedOf, type Wanted } from '../placement/wanted.js';
 import type { SettledItem } from './peer-items.js';
 
 /**
@@ -38,6 +39,9 @@ interface Report {
 /** Leaders report at least this often; see Membership. */
 const REPORT_MS_MAX = 15_000;
 const CHANGE_MS_MAX = 2000;
+/** A node that nobody had a reason to dial is there a moment after: until then it is not called away. */
+const AWAY_MS = 1000;
+const NOTHING: ReadonlySet<number> = new Set();
 
 export class Placer {
   readonly #options: PlacerOptions;
@@ -48,6 +52,7 @@ export class Placer {
   /** From which epoch on a bucket has been placed as it is, as far as this node knows. */
   readonly #placedSince = new Map<BucketId, number>();
   #running = false;
+  #lostNow: ReadonlySet<NodeId> = NOTHING;
 
   constructor(options: PlacerOptions) {
     this.#options = options;
@@ -82,16 +87,33 @@ export class Placer {
     }
   }
 
+  /** Nodes that cannot be reached, and not just for this moment; only on the node that plans. */
+  away(): ReadonlySet<NodeId> {
+    const { clock, isReachable } = this.#options;
+    const longAgo = clock.monotonicMs() - AWAY_MS;
+    const away = [...this.#silentSinceMs].filter(([id, sinceMs]) => sinceMs <= longAgo && !isReachable(id));
+    return new Set(away.map(([id]) => id));
+  }
+
+  /** What the present placement lacks. */
+  wanted(): Wanted {
+    const { record, changesMax, heat, rules } = this.#options;
+    const nodes = { lost: this.#lostNow, unreachable: this.away() };
+    return wantedOf({ record: record(), settled: this.settled(), ...nodes, changesMax, heat: heat(), cool: NOTHING, rules });
+  }
+
   tick(): void {
     if (!this.#options.isLeading()) {
       // How long others were silent to it before it led says nothing: it starts to count when it leads.
       this.#silentSinceMs.clear();
+      this.#lostNow = NOTHING;
       this.#cooling.forget();
       return;
     }
     const { record, clock, changesMax, rules } = this.#options;
     const known = record();
     const lost = this.#lost();
+    this.#lostNow = lost;
     const heat = this.#options.heat();
     const cool = this.#cooling.look(known, heat, rules, clock.monotonicMs());
     if (this.#running) return;

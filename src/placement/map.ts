@@ -32,6 +32,11 @@ export function bucketOf(key: Bytes, buckets: number): BucketId {
 /** The most node ids that a replica id has room for. */
 const NODES_MAX = 65_536;
 export const NODE_ID_MAX = NODES_MAX - 1;
+/** `node 4`, or `nodes 4, 5`. */
+export function nodesNamed(nodes: readonly NodeId[]): string {
+  return `node${nodes.length === 1 ? '' : 's'} ${nodes.join(', ')}`;
+}
+
 /** Voters of one bucket. */
 export const REPLICAS_MAX = 7;
 

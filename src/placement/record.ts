@@ -1,7 +1,7 @@
 import { TidemarkError } from '../lib/errors.js';
 import { checkEpoch } from './epoch.js';
 import { initialPlacement, initialSystemBucket } from './initial.js';
-import { NODE_ID_MAX, REPLICAS_MAX, SYSTEM_BUCKET, replicaIdOf } from './map.js';
+import { NODE_ID_MAX, nodesNamed, REPLICAS_MAX, SYSTEM_BUCKET, replicaIdOf } from './map.js';
 import type { BucketId, BucketInfo, NodeId, NodeInfo, Placement } from './map.js';
 import { votersOf, withVoter } from './replicas.js';
 
@@ -85,6 +85,8 @@ export function epochOfReplica(replicaId: number): number {
   return Math.floor(replicaId / replicaIdOf(0, 1));
 }
 
+const NOBODY: ReadonlySet<NodeId> = new Set();
+
 /** What a person may ask for. The planner does the rest. */
 export type PlacementChange =
   | { readonly kind: 'move'; readonly bucket: BucketId; readonly from: NodeId; readonly to: NodeId }
@@ -102,9 +104,15 @@ export type PlacementChange =
 
 /**
  * The next record; throws INVALID_ARGUMENT or FAILED_PRECONDITION if that cannot be, and the same record if it is so already.
- * `settled` says whether all groups are as the record wants them: only then can it be known that a node holds nothing.
+ * `settled` says whether all groups are as the record wants them: only then can it be known that a node holds nothing. Nodes that
+ * are `away`, for they cannot be reached now, can take nobody's place.
  */
-export function changed(record: PlacementRecord, change: PlacementChange, settled: boolean): PlacementRecord {
+export function changed(
+  record: PlacementRecord,
+  change: PlacementChange,
+  settled: boolean,
+  away: ReadonlySet<NodeId> = NOBODY,
+): PlacementRecord {
   const next = { ...record, epoch: record.epoch + 1 };
   const { draining, nodes } = record;
   switch (change.kind) {
@@ -113,7 +121,7 @@ export function changed(record: PlacementRecord, change: PlacementChange, settle
     case 'drain': {
       checkMember(record, change.node, 'node');
       if (draining.includes(change.node)) return record;
-      checkEnough(record, change.node);
+      checkEnough(record, change.node, away);
       return { ...next, draining: [...draining, change.node].sort((a, b) => a - b) };
     }
     case 'undrain':
@@ -122,7 +130,7 @@ export function changed(record: PlacementRecord, change: PlacementChange, settle
     case 'remove': {
       const { node } = change;
       if (!nodes.some(({ id }) => id === node)) return record;
-      checkEnough(record, node);
+      checkEnough(record, node, NOBODY);
       const count = replicasOn(record, node);
       if (count > 0) throw refused('NODE_NOT_EMPTY', 'node', `node ${node} still has ${count} replicas: drain it first`);
       if (!settled) throw refused('BUCKETS_MOVING', 'node', `replicas are still on their way from node ${node}; try again soon`);
@@ -220,12 +228,16 @@ function checkMember({ nodes }: PlacementRecord, node: NodeId, field: string): v
   throw refused('UNKNOWN_NODE', field, `node ${node} is no member of the cluster; its members are ${members}`);
 }
 
-function checkEnough({ nodes, draining, replicas, ownReplicas }: PlacementRecord, without: NodeId): void {
-  const left = nodes.filter(({ id }) => id !== without && !draining.includes(id)).length;
+function checkEnough(record: PlacementRecord, without: NodeId, away: ReadonlySet<NodeId>): void {
+  const { nodes, draining, replicas, ownReplicas } = record;
+  const left = nodes.map(({ id }) => id).filter((id) => id !== without && !draining.includes(id));
+  const missing = left.filter((id) => away.has(id));
+  const there = left.length - missing.length;
   const check = (count: number, of: string): void => {
-    if (count <= left) return;
-    const message = `without node ${without} there are ${left} nodes for the ${count} replicas of ${of}; add a node first`;
-    throw refused('TOO_FEW_NODES', 'node', message);
+    if (count <= there) return;
+    const [have, because] = count > left.length ? [left.length, ''] : [there, `, as ${nodesNamed(missing)} cannot be reached`];
+    const message = `without node ${without} there are ${have} nodes for the ${count} replicas of ${of}${because}`;
+    throw refused('TOO_FEW_NODES', 'node', `${message}; add a node first`);
   };
   check(replicas, 'each bucket');
   for (const [bucket, count] of Object.entries(ownReplicas)) check(count, `bucket ${bucket}`);

@@ -1,8 +1,10 @@
 import { Option, type Command } from 'commander';
+import { isTidemarkError } from '../../lib/errors.js';
 import { formatTimestamp } from '../../mvcc/timestamp.js';
 import { integers, withConnection, type ConnectionArguments } from '../arguments.js';
 import { jsonLine, table, write, type Terminal } from '../terminal.js';
-import { askFirst, type StatusReply } from './ask.js';
+import { ask, askFirst, type StatusReply } from './ask.js';
+import { stateOf, type ProgressReply } from './settling.js';
 
 /** `tidemark cluster status` and `tidemark cluster buckets`: the cluster as the process at the endpoint sees it. */
 export interface BucketsReply {
@@ -30,6 +32,7 @@ interface ReplicaStatus {
 }
 
 const BUCKET_MAX = 65_535;
+const PROGRESS_MS_MAX = 1000;
 
 export function addInspection(cluster: Command, terminal: Terminal): void {
   withConnection(cluster.command('status'))
@@ -43,10 +46,23 @@ export function addInspection(cluster: Command, terminal: Terminal): void {
 
 async function status(options: ConnectionArguments, terminal: Terminal): Promise<void> {
   const reply = await askFirst<StatusReply>(options, 'Status', {});
-  await write(terminal.stdout, options.json ? jsonLine(reply) : describeStatus(reply));
+  const placement = await progressOf(options);
+  const text = options.json ? jsonLine({ ...reply, placement: placement ?? null }) : describeStatus(reply, placement);
+  await write(terminal.stdout, text);
 }
 
-export function describeStatus(reply: StatusReply): string {
+/** As the node that plans knows it. A cluster of which that one cannot be found has a status all the same. */
+async function progressOf(options: ConnectionArguments): Promise<ProgressReply | undefined> {
+  try {
+    return await ask({ ...options, timeout: Math.min(options.timeout, PROGRESS_MS_MAX) }, 'PlacementProgress', {});
+  } catch (error) {
+    if (!isTidemarkError(error)) throw error;
+    return undefined;
+  }
+}
+
+export function describeStatus(reply: StatusReply, placement?: ProgressReply): string {
+  const isDraining = (node: number): boolean => placement?.nodes.some(({ id, draining }) => id === node && draining) === true;
   const seconds = Math.round(reply.uptimeMs / 1000);
   // A sidecar is no node.
   const who = reply.node === 0 ? 'a sidecar' : `node ${reply.node}`;
@@ -55,13 +71,14 @@ export function describeStatus(reply: StatusReply): string {
     node.address,
     node.zone === '' ? '-' : node.zone,
     node.host === '' ? '-' : node.host,
-    node.reachable ? 'reachable' : 'UNREACHABLE',
+    `${node.reachable ? 'reachable' : 'UNREACHABLE'}${isDraining(node.id) ? ', draining' : ''}`,
     String(node.replicas),
     String(node.leaders),
   ]);
   return [
     `cluster ${reply.clusterId}: ${reply.buckets} buckets, placement epoch ${reply.epoch}`,
     `answered by ${who}, version ${reply.version}, up ${seconds} s, clock ${formatTimestamp(reply.timestamp)}`,
+    ...(placement === undefined ? [] : [`placement: ${stateOf(placement)}`]),
     '',
     table(['node', 'address', 'zone', 'host', 'state', 'replicas', 'leads'], rows),
   ].join('\n');

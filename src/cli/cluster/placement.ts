@@ -1,29 +1,17 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Option, type Command } from 'commander';
 import { NODE_ID_MAX, REPLICAS_MAX } from '../../placement/map.js';
 import { endpoints, integer, integers, withConnection, type ConnectionArguments } from '../arguments.js';
 import { UsageError } from '../exit.js';
-import { showProgress } from '../progress.js';
 import { runJoining, type JoinArguments } from '../serve.js';
 import { jsonLine, table, write, type Terminal } from '../terminal.js';
 import { ask, askFirst } from './ask.js';
 import type { BucketsReply } from './inspect.js';
+import { isInPlace, notInPlace, settled, stateOf, WAIT_HELP, type ProgressReply, type Waiting } from './settling.js';
 
 /** Commands that change where replicas are. The cluster does the work; they ask for it, and wait with a progress bar. */
-interface ProgressReply {
-  readonly epoch: number;
-  readonly replicas: number;
-  readonly bucketReplicas: readonly { readonly buckets: readonly number[]; readonly count: number }[];
-  readonly nodes: readonly { readonly id: number; readonly replicas: number; readonly draining: boolean }[];
-  readonly moving: readonly number[];
-}
-
 type PlacementArguments = ConnectionArguments & { readonly wait: boolean };
 
 const BUCKET_MAX = 65_535;
-const LOOK_MS = 500;
-/** The planner looks once a second: when nothing has moved for this long it is content. */
-const CONTENT_MS = 3000;
 /** Instead of a number: that of the cluster. */
 const DEFAULT = 'default';
 const nodeId = integer(1, NODE_ID_MAX);
@@ -33,7 +21,9 @@ type ReplicaCount = number | typeof DEFAULT;
 
 export function addPlacement(cluster: Command, terminal: Terminal): void {
   const waiting = (command: Command): Command =>
-    withConnection(command).option('--no-wait', 'return when the cluster has taken it over');
+    withConnection(command)
+      .option('--no-wait', 'return when the cluster has taken note of it')
+      .addHelpText('after', WAIT_HELP);
   cluster
     .command('add')
     .description('run a node that joins a running cluster, and gets its share of the buckets; run again, it goes on')
@@ -70,6 +60,7 @@ export function addPlacement(cluster: Command, terminal: Terminal): void {
   withConnection(cluster.command('remove'))
     .argument('<node>', 'its id', nodeId)
     .description('move everything away from a node, then end its membership: it stops, and may be switched off')
+    .addHelpText('after', WAIT_HELP)
     .action((node: number, options: ConnectionArguments) => remove(node, options, terminal));
   waiting(cluster.command('replicas'))
     .argument('<count>', `how many, or with --bucket "${DEFAULT}": as many as the others again`, replicaCount)
@@ -99,56 +90,41 @@ function replicasFor(count: ReplicaCount, buckets: readonly number[] | undefined
 }
 
 async function change(what: object, options: PlacementArguments, terminal: Terminal, emptied?: number): Promise<void> {
-  let progress = await ask<ProgressReply>(options, 'ChangePlacement', what);
-  if (options.wait) progress = await settled(progress, options, terminal, emptied);
-  await show(progress, options, terminal);
+  const progress = await ask<ProgressReply>(options, 'ChangePlacement', what);
+  if (!options.wait) return show(progress, options, terminal, 'noted, and the cluster goes on with it');
+  const goesOn = emptied === undefined ? 'the cluster goes on with it' : emptying(emptied);
+  await show(await untilInPlace(progress, { options, terminal, emptied, goesOn }), options, terminal);
 }
 
 async function remove(node: number, options: ConnectionArguments, terminal: Terminal): Promise<void> {
   const drained = await ask<ProgressReply>(options, 'ChangePlacement', { drain: node });
-  await settled(drained, options, terminal, node);
+  const goesOn = `${emptying(node)}, 'tidemark cluster remove ${node}' goes on until it is no member`;
+  await untilInPlace(drained, { options, terminal, emptied: node, goesOn });
   await show(await ask<ProgressReply>(options, 'ChangePlacement', { remove: node }), options, terminal);
 }
 
-/** Waits until everything is where it should be, and the planner wants nothing more. */
-async function settled(
-  start: ProgressReply,
-  options: ConnectionArguments,
-  terminal: Terminal,
-  emptied: number | undefined,
-): Promise<ProgressReply> {
-  const left = ({ nodes, moving }: ProgressReply): number => {
-    return moving.length + (nodes.find(({ id }) => id === emptied)?.replicas ?? 0);
-  };
-  const total = emptied === undefined ? undefined : Math.max(1, left(start));
-  const title = emptied === undefined ? 'moving replicas' : `emptying node ${emptied}`;
-  const bar = showProgress(terminal, { title, total, unit: total === undefined ? 'steps' : 'replicas' });
-  let progress = start;
-  let quietSinceMs = performance.now();
-  try {
-    while (left(progress) > 0 || performance.now() - quietSinceMs < CONTENT_MS) {
-      await sleep(LOOK_MS);
-      const next = await ask<ProgressReply>(options, 'PlacementProgress', {});
-      if (next.epoch !== progress.epoch || left(next) > 0) quietSinceMs = performance.now();
-      progress = next;
-      bar.update(total === undefined ? progress.epoch - start.epoch : total - left(progress));
-    }
-  } finally {
-    bar.end();
-  }
-  return progress;
+/** Shows how far it has come, and throws, if that is less than what was asked for. */
+async function untilInPlace(start: ProgressReply, waiting: Waiting): Promise<ProgressReply> {
+  const progress = await settled(start, waiting);
+  if (isInPlace(progress, waiting.emptied)) return progress;
+  await show(progress, waiting.options, waiting.terminal);
+  throw notInPlace(progress, waiting);
 }
 
-async function show(progress: ProgressReply, { json }: ConnectionArguments, terminal: Terminal): Promise<void> {
-  await write(terminal.stdout, json ? jsonLine(progress) : describeProgress(progress));
+async function show(progress: ProgressReply, { json }: ConnectionArguments, terminal: Terminal, state?: string): Promise<void> {
+  await write(terminal.stdout, json ? jsonLine(progress) : describeProgress(progress, state));
 }
 
-export function describeProgress({ epoch, replicas, bucketReplicas, nodes, moving }: ProgressReply): string {
+export function describeProgress(progress: ProgressReply, state = stateOf(progress)): string {
+  const { epoch, replicas, bucketReplicas, nodes } = progress;
   const rows = nodes.map(({ id, replicas: count, draining }) => [String(id), String(count), draining ? 'draining' : '']);
-  const under = moving.length === 0 ? 'everything is in its place' : `${moving.length} buckets are on their way`;
   const own = bucketReplicas.map(({ buckets: ids, count }) => `, ${count} of bucket ${ids.join(', ')}`).join('');
-  const head = `placement epoch ${epoch}, ${replicas} replicas of each bucket${own}: ${under}`;
+  const head = `placement epoch ${epoch}, ${replicas} replicas of each bucket${own}: ${state}`;
   return [head, '', table(['node', 'replicas', ''], rows)].join('\n');
+}
+
+function emptying(node: number): string {
+  return `node ${node} goes on being emptied; 'tidemark cluster undrain ${node}' takes it back`;
 }
 
 async function transfer(bucket: number, node: number, options: ConnectionArguments, terminal: Terminal): Promise<void> {

@@ -2,6 +2,7 @@ import type { Timestamp } from '../../bucket/requests.js';
 import type { KeyHeat, Rates } from '../../placement/heat.js';
 import type { BucketId, NodeId, NodeInfo, Placement } from '../../placement/map.js';
 import type { PlacementChange } from '../../placement/record.js';
+import type { Wanted } from '../../placement/wanted.js';
 import type { Router } from '../../router/router.js';
 
 /**
@@ -65,6 +66,9 @@ export interface PlacementProgress {
   readonly nodes: readonly { readonly id: NodeId; readonly replicas: number; readonly draining: boolean }[];
   /** Buckets whose replicas are not known to be where they should be. */
   readonly moving: readonly BucketId[];
+  /** What the placement itself lacks, and the nodes that cannot be reached now: that may be why. */
+  readonly wanted: Wanted;
+  readonly unreachable: readonly NodeId[];
 }
 
 /** Hottest first. */

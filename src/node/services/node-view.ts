@@ -86,11 +86,11 @@ export class NodeView implements ClusterView {
   }
 
   placementProgress(): PlacementProgress {
-    const { record, moving, system } = this.#parts.keeper();
-    if (moving === undefined) throw system.notLeading();
+    const { record, progress, system } = this.#parts.keeper();
+    if (progress === undefined) throw system.notLeading();
     const { epoch, replicas, ownReplicas, nodes, draining } = record;
     const placed = nodes.map(({ id }) => ({ id, replicas: replicasOn(record, id), draining: draining.includes(id) }));
-    return { epoch, replicas, bucketReplicas: byCount(ownReplicas), nodes: placed, moving };
+    return { epoch, replicas, bucketReplicas: byCount(ownReplicas), nodes: placed, ...progress };
   }
 
   heat(bucketsMax: number, keysMax: number): ClusterHeat {

@@ -1,0 +1,134 @@
+import { expect } from 'chai';
+import type { ProgressReply } from '../../src/cli/cluster/settling.js';
+import { TidemarkError } from '../../src/lib/errors.js';
+import { TestNetwork } from '../network/support.js';
+import { tidemark, type Outcome } from './support.js';
+
+const STILL = { tooFewVoters: 0, tooManyVoters: 0, onDraining: 0, onLost: 0, crowded: 0, short: 0, steps: 0 };
+
+/** What a node that plans answers, one reply after the other, and the last one for ever. */
+class Planner {
+  readonly #net = new TestNetwork();
+  readonly changes: string[] = [];
+  replies: Partial<Omit<ProgressReply, 'wanted'> & { wanted: Partial<ProgressReply['wanted']> }>[] = [{}];
+  refusal: TidemarkError | undefined;
+  #address = '';
+  #asked = 0;
+
+  async start(): Promise<void> {
+    const unary = (handle: (request: never) => Promise<object>) => ({ kind: 'unary', handle }) as const;
+    const server = await this.#net.serve({
+      services: {
+        'tidemark.v1.Cluster': {
+          Status: unary(async () => ({ clusterId: 'c', epoch: 1, node: 1, buckets: 8, nodes: this.#nodes() })),
+          ChangePlacement: unary(async ({ change }: { change: string }) => {
+            this.changes.push(change);
+            return this.#next();
+          }),
+          PlacementProgress: unary(async () => this.#next()),
+        },
+      },
+    });
+    this.#address = server.address;
+  }
+
+  #nodes(): object[] {
+    return [{ id: 1, address: this.#address, zone: '', host: '', reachable: true, replicas: 8, leaders: 8 }];
+  }
+
+  #next(): object {
+    if (this.refusal !== undefined) throw this.refusal;
+    const reply = this.replies[Math.min(this.#asked, this.replies.length - 1)];
+    this.#asked += 1;
+    const nodes = [1, 5].map((id) => ({ id, replicas: 0, draining: id === 5 }));
+    const placement = { epoch: 1, replicas: 3, bucketReplicas: [], nodes, moving: [], unreachable: [] };
+    return { ...placement, ...reply, wanted: { ...STILL, ...reply?.wanted } };
+  }
+
+  run(command: string, ...args: string[]): Promise<Outcome> {
+    return tidemark(['cluster', command, '--endpoint', this.#address, '--timeout', '3s', ...args]);
+  }
+
+  close(): Promise<void> {
+    return this.#net.close();
+  }
+}
+
+describe('commands that wait for the planner', () => {
+  let planner: Planner;
+
+  beforeEach(async () => {
+    planner = new Planner();
+    await planner.start();
+  });
+
+  afterEach(() => planner.close());
+
+  it('say that everything is in its place only when it is, and else what is not, and why', async () => {
+    planner.replies = [{ wanted: { tooFewVoters: 1, steps: 1 }, unreachable: [5] }];
+    const { code, out, err } = await planner.run('replicas', '5', '--bucket', '7');
+    expect(code).to.equal(6);
+    expect(out).to.match(/^placement epoch 1, 3 replicas of each bucket: 1 bucket has fewer voters than wanted\n\nnode /);
+    expect(err).to.match(/not everything is in its place: 1 bucket has fewer voters than wanted; node 5 cannot be reached; the cluster goes on/);
+    expect(err).to.include('(UNAVAILABLE, NOT_IN_PLACE)');
+  });
+
+  it('count down what is left, and end when nothing is', async () => {
+    const under = { moving: [1, 2, 3], wanted: { tooFewVoters: 1, steps: 1 }, epoch: 2 };
+    planner.replies = [{ wanted: { tooFewVoters: 4, steps: 4 } }, under, {}];
+    const { code, out, err } = await planner.run('rebalance');
+    expect(code).to.equal(0);
+    expect(err).to.match(/^moving replicas: 100%, 4 of 4 replicas, \d\/s\n$/);
+    expect(out).to.match(/: everything is in its place\n/);
+  });
+
+  it('show no progress where there is nothing to do', async () => {
+    const { code, err } = await planner.run('drain', '5');
+    expect([code, err]).to.deep.equal([0, '']);
+  });
+
+  it('do not say what comes of it when they do not wait', async () => {
+    for (const [command, ...args] of [['rebalance'], ['undrain', '5'], ['drain', '5'], ['move', '7', '--from', '1', '--to', '5']] as const) {
+      const { code, out, err } = await planner.run(command, ...args, '--no-wait');
+      expect([code, err]).to.deep.equal([0, '']);
+      expect(out).to.match(/: noted, and the cluster goes on with it\n/);
+    }
+  });
+
+  it('remove no node that could not be emptied, and say what goes on', async () => {
+    planner.replies = [{ nodes: [{ id: 5, replicas: 2, draining: true }], wanted: { onDraining: 2, steps: 2 }, unreachable: [4] }];
+    const { code, err } = await planner.run('remove', '5');
+    expect(code).to.equal(6);
+    expect(err).to.match(/node 5 still has 2 replicas; node 4 cannot be reached; node 5 goes on being emptied; 'tidemark cluster undrain 5'/);
+    expect(planner.changes).to.deep.equal(['drain']);
+  });
+
+  it('say why nothing moves while they wait', async function () {
+    this.timeout(30_000);
+    planner.replies = [{ nodes: [{ id: 5, replicas: 2, draining: true }], wanted: { onDraining: 2, steps: 2 }, unreachable: [4] }];
+    const { code, err } = await planner.run('drain', '5', '--timeout', '6500ms');
+    expect(code).to.equal(6);
+    expect(err).to.match(/^emptying node 5: 0%, 0 of 2 replicas, 0\/s; nothing moves: node 4 cannot be reached\n.*\ntidemark: not everything/);
+  });
+
+  it('say what goes on when they are interrupted', async () => {
+    planner.replies = [{ moving: [1], nodes: [{ id: 5, replicas: 2, draining: true }] }];
+    setTimeout(() => process.emit('SIGINT'), 1000);
+    const { code, err } = await planner.run('remove', '5');
+    expect(code).to.equal(130);
+    expect(err).to.match(/\ntidemark: interrupted: node 5 goes on being emptied; 'tidemark cluster undrain 5' takes it back/);
+    expect(planner.changes).to.deep.equal(['drain']);
+  });
+
+  it('are shown by the status of the cluster, as far as anybody knows', async () => {
+    planner.replies = [{ moving: [1, 2], wanted: { onDraining: 3 }, nodes: [{ id: 1, replicas: 3, draining: true }] }];
+    const { code, out } = await planner.run('status');
+    expect(code).to.equal(0);
+    expect(out).to.include('\nplacement: 2 buckets are on their way, 3 replicas are on nodes that are drained\n');
+    expect(out).to.match(/ reachable, draining +8 +8\n/);
+    planner.refusal = new TidemarkError('UNAVAILABLE', 'NOT_LEADER', 'somebody else', { retriable: true });
+    const alone = await planner.run('status');
+    expect(alone.code).to.equal(0);
+    expect(alone.out).to.not.include('placement: ');
+  });
+});
