@@ -14,7 +14,7 @@ export const EXIT = {
   CONDITION_FAILED: 4,
   /** The write may or may not have taken effect. */
   OUTCOME_UNKNOWN: 5,
-  /** Nobody could serve the request in time; it certainly did not take effect. */
+  /** Nobody could serve the request in time, and it took no effect; or replicas cannot go where they should for now. */
   UNAVAILABLE: 6,
   /** The timestamp is outside what can be read. */
   OUT_OF_RANGE: 7,

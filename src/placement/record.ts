@@ -3,7 +3,7 @@ import { checkEpoch } from './epoch.js';
 import { initialPlacement, initialSystemBucket } from './initial.js';
 import { NODE_ID_MAX, nodesNamed, REPLICAS_MAX, SYSTEM_BUCKET, replicaIdOf } from './map.js';
 import type { BucketId, BucketInfo, NodeId, NodeInfo, Placement } from './map.js';
-import { votersOf, withVoter } from './replicas.js';
+import { hasVoter, votersOf, withVoter } from './replicas.js';
 
 /**
  * The placement as the system bucket keeps it: what routers know, and what only nodes need to know.
@@ -193,16 +193,20 @@ export function joined(record: PlacementRecord, applicant: Applicant): { record:
   return { record: { ...record, epoch: record.epoch + 1, nodes, lastNode: node }, node };
 }
 
-/** The next epoch: one voter of a bucket goes to another node, and takes the place in the list that it had. */
+/**
+ * The next epoch: one voter of a bucket goes to another node, and takes the place in the list that it had. The same record if
+ * that is so already: whoever lost the reply asks again.
+ */
 export function moveReplica(record: PlacementRecord, bucket: BucketId, from: NodeId, to: NodeId): PlacementRecord {
   const place = placeOf(record, bucket);
   if (place === undefined) throw unknownBucket(record, bucket);
   checkTarget(record, to);
   const voters = votersOf(place.replicas);
-  if (voters.some(({ node }) => node === to)) {
+  const leaving = voters.find(({ node }) => node === from);
+  if (hasVoter(place.replicas, to)) {
+    if (leaving === undefined) return record;
     throw refused('ALREADY_PLACED', 'to', `node ${to} has a replica of bucket ${bucket} already`);
   }
-  const leaving = voters.find(({ node }) => node === from);
   if (leaving === undefined) {
     const nodes = voters.map(({ node }) => node).join(', ');
     throw refused('NOT_PLACED', 'from', `node ${from} has no voting replica of bucket ${bucket}; nodes ${nodes} have`);

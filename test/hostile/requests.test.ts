@@ -126,8 +126,8 @@ const CASES: readonly Case[] = [
     /as_of is set/,
   ),
   invalid('a consistency from the future', QUERIES, 'Get', { key: KEY, read: { consistency: 99 } }, 'CONSISTENCY_UNKNOWN', /consistency is 99/),
-  invalid('a bucket that does not exist', CLUSTER, 'Buckets', { ids: [BUCKETS] }, 'BUCKET_UNKNOWN', /bucket 8 does not exist/),
-  invalid('a transfer in no bucket', CLUSTER, 'TransferLeader', { bucket: BUCKETS, node: 1 }, 'BUCKET_UNKNOWN', /bucket 8 does not exist/),
+  invalid('a bucket that does not exist', CLUSTER, 'Buckets', { ids: [BUCKETS] }, 'UNKNOWN_BUCKET', /bucket 8 does not exist/),
+  invalid('a transfer in no bucket', CLUSTER, 'TransferLeader', { bucket: BUCKETS, node: 1 }, 'UNKNOWN_BUCKET', /bucket 8 does not exist/),
   {
     what: 'a transfer to nobody',
     service: CLUSTER,

@@ -159,5 +159,8 @@ describe('a replica', () => {
     expect(moved.epoch).to.equal(2);
     expect(moved.map[0]?.replicas.map(({ node }) => node)).to.deep.equal([4, 2, 3]);
     expect(moved.map[0]?.replicas[0]?.id).to.equal(2 * 65_536 + 4);
+    // Asked again, it is done.
+    expect(moveReplica(moved, 0, 1, 4)).to.equal(moved);
+    expect(moveReplica(moved, 0, 4, 1).epoch).to.equal(3);
   });
 });

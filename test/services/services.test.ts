@@ -210,7 +210,7 @@ describe('the public services of a node', function () {
         'RANGE_INVERTED',
         ['oldest'],
       ],
-      [rpc.unary(CLUSTER, 'Buckets', { ids: [8] }), 'INVALID_ARGUMENT', 'BUCKET_UNKNOWN', ['bucket 8', '0 to 7']],
+      [rpc.unary(CLUSTER, 'Buckets', { ids: [8] }), 'INVALID_ARGUMENT', 'UNKNOWN_BUCKET', ['bucket 8', '0 to 7']],
       [rpc.unary(CLUSTER, 'TransferLeader', { bucket: 0, node: 2 }), 'FAILED_PRECONDITION', 'NO_VOTING_REPLICA', ['node 2']],
     ];
     const refusals = await Promise.all(cases.map(([request]) => failureOf(request)));

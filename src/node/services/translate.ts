@@ -143,5 +143,5 @@ export function* chunks<T>(items: readonly T[], sizeOf: (item: T) => number, byt
 
 export function outOfPlacement(bucket: number, buckets: number): TidemarkError {
   const message = `bucket ${bucket} does not exist; this cluster has the buckets 0 to ${buckets - 1}`;
-  return new TidemarkError('INVALID_ARGUMENT', 'BUCKET_UNKNOWN', message, { details: { field: 'bucket' } });
+  return new TidemarkError('INVALID_ARGUMENT', 'UNKNOWN_BUCKET', message, { details: { field: 'bucket' } });
 }
