@@ -61,10 +61,12 @@ function lines(terminal: Terminal, { title, total: first, unit, done = 0 }: Prog
   const startedMs = performance.now();
   let nextMs = startedMs + LINE_MS;
   let at = done;
+  let printed = '';
   let total = first;
   let note = '';
   const print = (): void => {
     const part = total === undefined ? at : `${Math.floor((at / Math.max(1, total)) * 100)}%, ${at} of ${total}`;
+    printed = `${at}${note}`;
     terminal.stderr.write(`${title}: ${part} ${unit}, ${rateSince(startedMs, at - done)}/s${note}\n`);
   };
   return {
@@ -75,7 +77,9 @@ function lines(terminal: Terminal, { title, total: first, unit, done = 0 }: Prog
       nextMs = performance.now() + LINE_MS;
       print();
     },
-    end: print,
+    end: () => {
+      if (printed !== `${at}${note}`) print();
+    },
   };
 }
 
