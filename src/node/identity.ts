@@ -31,8 +31,9 @@ export interface Identity extends Expected {
   readonly uuid: string;
   /** This node has become part of its cluster (founding-gate.ts): from then on both stores hold what others rely on. */
   readonly complete?: boolean;
-  /** Of a node that joined. */
+  /** Of a node that joined, as is where the others find it. */
   readonly settings?: Settings | undefined;
+  readonly address?: string | undefined;
 }
 
 /** What the nodes of one cluster must agree on. A lease lasts because others keep quiet for as long. */
@@ -127,9 +128,10 @@ export async function readJoined(disk: Disk): Promise<Identity | undefined> {
   throw refusal(disk, 'FOUNDER', `belongs to node ${found.node}, with which its cluster was founded; start it without --join`);
 }
 
-export async function writeJoined(disk: Disk, uuid: string, as: Joined | undefined): Promise<void> {
+export async function writeJoined(disk: Disk, uuid: string, as?: Joined, address?: string): Promise<void> {
   const nobody: Expected = { cluster: '', node: 0, members: [], buckets: 0, replicas: 0 };
-  const identity = as === undefined ? nobody : { cluster: as.clusterId, node: as.nodeId, ...as.founding, settings: as.settings };
+  const joined = as && { cluster: as.clusterId, node: as.nodeId, ...as.founding, settings: as.settings, address };
+  const identity = joined ?? nobody;
   await writeIdentity(disk, { format: FORMAT, ...identity, uuid });
 }
 

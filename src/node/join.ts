@@ -4,7 +4,7 @@ import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { isTidemarkError, messageOf, TidemarkError } from '../lib/errors.js';
 import type { Founding } from '../placement/founding.js';
 import type { NodeId } from '../placement/map.js';
-import { joined, type Applicant, type PlacementRecord } from '../placement/record.js';
+import { addressChanged, joined, type Applicant, type PlacementRecord } from '../placement/record.js';
 import { decodeRecordOf, encodeRecordOf } from '../placement/record-format.js';
 import { randomUuid, readJoined, writeJoined, type Settings } from './identity.js';
 import { PEER_PROTOCOL } from './peer-hello.js';
@@ -53,14 +53,15 @@ export interface JoinOptions {
 export async function joinCluster(env: Env, options: JoinOptions): Promise<Admission> {
   const known = await readJoined(env.disk);
   if (known?.complete === true) {
-    const { cluster, node, members, buckets, replicas, settings } = known;
+    const { cluster, node, members, buckets, replicas, settings, address = options.address } = known;
+    if (address !== options.address) throw addressChanged(node, address, options.address);
     return { clusterId: cluster, nodeId: node, founding: { members, buckets, replicas }, settings, record: undefined };
   }
   const uuid = known?.uuid ?? randomUuid(env.random);
-  if (known === undefined) await writeJoined(env.disk, uuid, undefined);
+  if (known === undefined) await writeJoined(env.disk, uuid);
   const { address, zone, host } = options;
   const admission = await askAll(env, options, { uuid, address, zone, host });
-  await writeJoined(env.disk, uuid, admission);
+  await writeJoined(env.disk, uuid, admission, address);
   env.log.info('this node is a member now', { cluster: admission.clusterId, node: admission.nodeId });
   return admission;
 }

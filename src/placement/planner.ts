@@ -3,7 +3,7 @@ import { balanceHeat, coolDown, helpHot, isTooHot } from './heat-planner.js';
 import { SYSTEM_BUCKET } from './map.js';
 import type { NodeId, ReplicaInfo } from './map.js';
 import { isAsFounded, type PlacementRecord } from './record.js';
-import { hasVoter, leaderOf, votersOf, without, withVoter, type Replicas } from './replicas.js';
+import { hasVoter, leaderOf, votersOf, withLeader, without, withVoter, type Replicas } from './replicas.js';
 
 /**
  * Where replicas should go next: a pure function from what is to what should be. It looks for, in this order,
@@ -190,14 +190,14 @@ function balanceLeaders(draft: Draft): void {
     if (leads.spread(usable) <= 1) return;
     const leader = leaderOf(replicas);
     if (leader === undefined) continue;
-    let heir: ReplicaInfo | undefined;
+    let heir: NodeId | undefined;
     let least = leads.of(leader) - 1;
     for (const voter of replicas) {
       if (voter.learner || !usable.has(voter.node) || leads.of(voter.node) >= least) continue;
       if (isTooHot(draft, voter.node, bucket)) continue;
-      heir = voter;
+      heir = voter.node;
       least = leads.of(voter.node);
     }
-    if (heir !== undefined) draft.set(bucket, [heir, ...without(replicas, heir)]);
+    if (heir !== undefined) draft.set(bucket, withLeader(replicas, heir));
   }
 }

@@ -3,7 +3,7 @@ import { checkEpoch } from './epoch.js';
 import { initialPlacement, initialSystemBucket } from './initial.js';
 import { NODE_ID_MAX, nodesNamed, REPLICAS_MAX, SYSTEM_BUCKET, replicaIdOf } from './map.js';
 import type { BucketId, BucketInfo, NodeId, NodeInfo, Placement } from './map.js';
-import { hasVoter, votersOf, withVoter } from './replicas.js';
+import { hasVoter, leaderOf, votersOf, withLeader, withVoter } from './replicas.js';
 
 /**
  * The placement as the system bucket keeps it: what routers know, and what only nodes need to know.
@@ -90,6 +90,8 @@ const NOBODY: ReadonlySet<NodeId> = new Set();
 /** What a person may ask for. The planner does the rest. */
 export type PlacementChange =
   | { readonly kind: 'move'; readonly bucket: BucketId; readonly from: NodeId; readonly to: NodeId }
+  /** The node, which has a voter of the bucket, leads it when all are well. */
+  | { readonly kind: 'lead'; readonly bucket: BucketId; readonly node: NodeId }
   /** Everything moves away from the node. */
   | { readonly kind: 'drain'; readonly node: NodeId }
   | { readonly kind: 'undrain'; readonly node: NodeId }
@@ -118,6 +120,8 @@ export function changed(
   switch (change.kind) {
     case 'move':
       return moveReplica(record, change.bucket, change.from, change.to);
+    case 'lead':
+      return ledBy(record, change.bucket, change.node);
     case 'drain': {
       checkMember(record, change.node, 'node');
       if (draining.includes(change.node)) return record;
@@ -180,8 +184,11 @@ export interface Applicant {
 /** The record with that node in it, and the id that it has. */
 export function joined(record: PlacementRecord, applicant: Applicant): { record: PlacementRecord; node: NodeId } {
   const known = record.nodes.find(({ uuid }) => uuid === applicant.uuid);
-  if (known !== undefined) return { record, node: known.id };
   const { address } = applicant;
+  if (known !== undefined) {
+    if (known.address !== address) throw addressChanged(known.id, known.address, address);
+    return { record, node: known.id };
+  }
   const same = record.nodes.find((node) => node.address === address);
   if (same !== undefined) {
     const advice = 'if that one is gone for good, remove it first; else give the new one an address of its own';
@@ -191,6 +198,12 @@ export function joined(record: PlacementRecord, applicant: Applicant): { record:
   if (node > NODE_ID_MAX) throw refused('NO_NODE_ID_LEFT', 'node', `all ${NODE_ID_MAX} node ids have been used`);
   const nodes = [...record.nodes, { id: node, ...applicant }];
   return { record: { ...record, epoch: record.epoch + 1, nodes, lastNode: node }, node };
+}
+
+/** A node keeps the address at which it became a member: the others would go on looking for it there. */
+export function addressChanged(node: NodeId, known: string, now: string): TidemarkError {
+  const advice = `start it with --address ${known}, or add a node with an empty data directory and remove node ${node}`;
+  return refused('ADDRESS_CHANGED', 'address', `node ${node} is a member at ${known}, not at ${now}; ${advice}`);
 }
 
 /**
@@ -207,13 +220,41 @@ export function moveReplica(record: PlacementRecord, bucket: BucketId, from: Nod
     if (leaving === undefined) return record;
     throw refused('ALREADY_PLACED', 'to', `node ${to} has a replica of bucket ${bucket} already`);
   }
-  if (leaving === undefined) {
-    const nodes = voters.map(({ node }) => node).join(', ');
-    throw refused('NOT_PLACED', 'from', `node ${from} has no voting replica of bucket ${bucket}; nodes ${nodes} have`);
-  }
+  if (leaving === undefined) throw notPlaced(place, from, 'from');
   const epoch = record.epoch + 1;
   const moved = withVoter(place.replicas, { id: replicaIdOf(to, epoch), node: to, learner: false }, leaving);
   return replaced({ ...record, epoch }, { ...place, replicas: moved });
+}
+
+/**
+ * The next epoch: a bucket is to be led by another of its voters. If that one leads too many by it, it gives another in return to
+ * whoever of its voters leads least: else the planner would take back what a person has asked for.
+ */
+function ledBy(record: PlacementRecord, bucket: BucketId, node: NodeId): PlacementRecord {
+  const place = placeOf(record, bucket);
+  if (place === undefined) throw unknownBucket(record, bucket);
+  checkTarget(record, node);
+  if (!hasVoter(place.replicas, node)) throw notPlaced(place, node, 'to');
+  if (leaderOf(place.replicas) === node) return record;
+  const next = replaced({ ...record, epoch: record.epoch + 1 }, { ...place, replicas: withLeader(place.replicas, node) });
+  const count = (leader: NodeId): number => next.map.filter(({ replicas }) => leaderOf(replicas) === leader).length;
+  let given = next;
+  let least = count(node) - 1;
+  for (const other of next.map) {
+    if (other.id === bucket || leaderOf(other.replicas) !== node) continue;
+    for (const heir of votersOf(other.replicas)) {
+      const leads = count(heir.node);
+      if (leads >= least || record.draining.includes(heir.node)) continue;
+      given = replaced(next, { ...other, replicas: withLeader(other.replicas, heir.node) });
+      least = leads;
+    }
+  }
+  return given;
+}
+
+function notPlaced({ id, replicas }: BucketInfo, node: NodeId, field: string): TidemarkError {
+  const nodes = votersOf(replicas).map((voter) => voter.node).join(', ');
+  return refused('NOT_PLACED', field, `node ${node} has no voting replica of bucket ${id}; nodes ${nodes} have`);
 }
 
 function replaced(record: PlacementRecord, place: BucketInfo): PlacementRecord {

@@ -16,6 +16,12 @@ export function leaderOf(replicas: Replicas): NodeId | undefined {
   return replicas.find(({ learner }) => !learner)?.node;
 }
 
+/** With the voter on that node as the preferred leader. */
+export function withLeader(replicas: Replicas, node: NodeId): ReplicaInfo[] {
+  const first = replicas.filter((replica) => replica.node === node && !replica.learner);
+  return [...first, ...without(replicas, ...first)];
+}
+
 export function hasVoter(replicas: Replicas, node: NodeId): boolean {
   return replicas.some((replica) => replica.node === node && !replica.learner);
 }

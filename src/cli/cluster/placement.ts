@@ -75,7 +75,7 @@ export function addPlacement(cluster: Command, terminal: Terminal): void {
   withConnection(cluster.command('transfer'))
     .argument('<bucket>', 'its number', bucket)
     .argument('<node>', 'the id of the node', nodeId)
-    .description('let another node lead a bucket')
+    .description('let another of its nodes lead a bucket, from now on; it may get one of that node in return')
     .action((led: number, node: number, options: ConnectionArguments) => transfer(led, node, options, terminal));
 }
 
@@ -128,6 +128,8 @@ function emptying(node: number): string {
 }
 
 async function transfer(bucket: number, node: number, options: ConnectionArguments, terminal: Terminal): Promise<void> {
+  await ask<ProgressReply>(options, 'ChangePlacement', { lead: { bucket, node } });
+  // Its leader will hand it over by itself, but looks first whether the other has been there for a while.
   const { buckets } = await askFirst<BucketsReply>(options, 'Buckets', { ids: [bucket] });
   const first = buckets[0]?.bucket.leader ?? 0;
   const { leader } = await ask<{ leader: number }>(options, 'TransferLeader', { bucket, node }, first);

@@ -79,10 +79,12 @@ export function clusterService(cluster: ClusterView, router: RequestRouter): Rpc
 }
 
 function changeOfPlacement(request: wire.ChangePlacementRequest): PlacementChange {
-  const { change, move, drain = 0, undrain = 0, remove = 0, replicas = 0, bucketReplicas } = request;
+  const { change, move, lead, drain = 0, undrain = 0, remove = 0, replicas = 0, bucketReplicas } = request;
   switch (change) {
     case 'move':
       return { kind: 'move', bucket: move?.bucket ?? 0, from: move?.from ?? 0, to: move?.to ?? 0 };
+    case 'lead':
+      return { kind: 'lead', bucket: lead?.bucket ?? 0, node: lead?.node ?? 0 };
     case 'drain':
       return { kind: 'drain', node: drain };
     case 'undrain':
@@ -96,7 +98,7 @@ function changeOfPlacement(request: wire.ChangePlacementRequest): PlacementChang
     case 'rebalance':
       return { kind: 'rebalance' };
     default: {
-      const expected = 'one of move, drain, undrain, remove, replicas, bucket_replicas, rebalance';
+      const expected = 'one of move, lead, drain, undrain, remove, replicas, bucket_replicas, rebalance';
       const message = `the request names no change: expected ${expected}`;
       throw new TidemarkError('INVALID_ARGUMENT', 'CHANGE_MISSING', message, { details: { field: 'change' } });
     }

@@ -177,8 +177,9 @@ export interface PlacementRequest {
 }
 
 export interface ChangePlacementRequest {
-  readonly change?: 'move' | 'drain' | 'undrain' | 'remove' | 'replicas' | 'bucketReplicas' | 'rebalance';
+  readonly change?: 'move' | 'lead' | 'drain' | 'undrain' | 'remove' | 'replicas' | 'bucketReplicas' | 'rebalance';
   readonly move?: { readonly bucket: number; readonly from: number; readonly to: number };
+  readonly lead?: { readonly bucket: number; readonly node: number };
   readonly drain?: number;
   readonly undrain?: number;
   readonly remove?: number;

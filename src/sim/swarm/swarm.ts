@@ -49,7 +49,7 @@ export interface SwarmResult {
 const START_MS = 30_000;
 /** How long a cluster with a healed quorum may take until every key can be written again, and read. */
 const LIVENESS_MS = 40_000;
-/** ... and until all replicas are the same, or at least some have come further: those too that get a snapshot at 30 kB a second. */
+/** ... and until all replicas are the same, or some have come further: those too that get a snapshot at 30 kB a second. */
 const SETTLE_MS = 45_000;
 /** Replicas that are sent one snapshot after the other in tiny pieces come further a few times. */
 const SETTLE_ROUNDS = 4;

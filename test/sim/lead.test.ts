@@ -1,0 +1,24 @@
+import { expect } from 'chai';
+import { changed } from '../../src/placement/record.js';
+import { change, replicasOf, startCluster, untilLed } from './support.js';
+
+describe('a bucket of a simulated cluster that is given another leader', () => {
+  it('is led by it within seconds, stays so, and gets it back after it was away', async () => {
+    const cluster = await startCluster({ seed: 'lead', nodes: 3, buckets: 16 });
+    await untilLed(cluster);
+    await cluster.loop.runFor(5000);
+    const isLedBy = (node: number): boolean => replicasOf(cluster, 7).some((each) => each.node === node && each.replica.raft.canServe());
+    expect(isLedBy(2)).to.equal(true);
+    await change(cluster, (record) => changed(record, { kind: 'lead', bucket: 7, node: 3 }, true));
+    expect(await cluster.loop.runUntil(() => isLedBy(3), 5000)).to.equal(true);
+    for (let second = 0; second < 20; second += 1) {
+      await cluster.loop.runFor(1000);
+      expect(isLedBy(3), `${second} s later`).to.equal(true);
+    }
+    cluster.crash(3);
+    expect(await cluster.loop.runUntil(() => isLedBy(1) || isLedBy(2), 5000)).to.equal(true);
+    await cluster.restart(3);
+    expect(await cluster.loop.runUntil(() => isLedBy(3), 10_000)).to.equal(true);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+});
