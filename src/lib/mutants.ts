@@ -77,6 +77,7 @@ export const MUTANTS = [
   'scan-moves-on',
   // Retention and garbage collection
   'pins-ignored',
+  'pins-unconfirmed',
   'holds-ignored',
   'horizon-not-rechecked',
   'collect-beyond-horizon',

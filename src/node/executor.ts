@@ -253,7 +253,8 @@ export class Executor implements NodeHandle {
   async #pins({ buckets, action }: Extract<Operation, { kind: 'pins' }>, context: OperationContext): Promise<Answer> {
     const { nodeId, limits, hybrid } = this.#options;
     const replicas = this.#replicas(buckets, ({ raft }) => raft.canServe());
-    const result = await changePins(action, replicas, limits, hybrid.physicalNow());
+    const { deadlineMs } = context;
+    const result = await changePins(action, replicas, { limits, now: hybrid.physicalNow(), deadlineMs });
     const served: Served = { node: nodeId, timestamp: result.horizon, consistency: 'linearizable', hops: 0 };
     return answer<'pins'>(result, served, context);
   }

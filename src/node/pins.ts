@@ -1,5 +1,6 @@
 import type { Limits } from '../env/limits.js';
 import { TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import { beforeHorizon } from '../bucket/retention.js';
 import { earlier, formatTimestamp, type Timestamp } from '../mvcc/timestamp.js';
@@ -14,8 +15,7 @@ import { mergePins } from '../router/pins.js';
 export async function changePins(
   action: PinAction,
   replicas: readonly Replica[],
-  limits: Limits,
-  now: Timestamp,
+  { limits, now, deadlineMs }: { readonly limits: Limits; readonly now: Timestamp; readonly deadlineMs: number },
 ): Promise<Result['pins']> {
   if (action.kind === 'add') {
     const floor = earlier(now, limits.pinMsMax);
@@ -23,17 +23,22 @@ export async function changePins(
       const message = `a pin holds at most ${limits.pinMsMax} ms: the earliest timestamp that can be pinned is ${floor}`;
       throw new TidemarkError('OUT_OF_RANGE', 'PIN_TOO_OLD', message, { details: { earliestReadable: String(floor) } });
     }
-    const additions = await Promise.allSettled(replicas.map((replica) => add(replica, action, limits.pinsMax)));
-    // When all have ended: whoever takes a refused pin back must not be overtaken by what is in flight.
-    const failed = additions.find(({ status }) => status === 'rejected');
-    if (failed?.status === 'rejected') throw failed.reason;
-  } else if (action.kind === 'remove') {
-    const holding = replicas.filter(({ state }) => state.meta.pins.some(({ name }) => name === action.name));
-    await Promise.all(holding.map((replica) => replica.retain({ kind: 'unpin', name: action.name })));
   }
-  const seen = replicas.map(({ state }) => state.meta.pins.filter(({ expires }) => expires === 0 || expires > now));
-  const horizon = Math.max(0, ...replicas.map(({ state }) => state.horizon));
-  return { pins: mergePins(seen.map((pins) => pins.map((pin) => ({ ...pin, buckets: 1 })))), horizon };
+  const changes = await Promise.allSettled(
+    replicas.map(async (replica) => {
+      // A leader that has lost its office unawares may know pins that are gone, and not know those that are there.
+      if (!mutant('pins-unconfirmed')) await replica.reads.open({ kind: 'linearizable' }, deadlineMs);
+      if (action.kind === 'add') await add(replica, action, limits.pinsMax);
+      else if (action.kind !== 'list') await remove(replica, action);
+      return replica.state.meta.pins.filter(({ expires }) => expires === 0 || expires > now);
+    }),
+  );
+  // When all have ended: whoever takes a refused pin back must not be overtaken by what is in flight.
+  const seen = changes.map((change) => {
+    if (change.status === 'rejected') throw change.reason;
+    return change.value.map((pin) => ({ ...pin, buckets: 1 }));
+  });
+  return { pins: mergePins(seen), horizon: Math.max(0, ...replicas.map(({ state }) => state.horizon)) };
 }
 
 type Addition = Extract<PinAction, { kind: 'add' }>;
@@ -48,6 +53,12 @@ async function add(replica: Replica, { name, timestamp, expires }: Addition, mos
   if (replica.state.meta.pins.some((pin) => pin.name === name && pin.timestamp === timestamp && !pin.lost)) return;
   const message = `bucket ${replica.bucket} did not keep pin ${name}`;
   throw new TidemarkError('UNAVAILABLE', 'LEADERSHIP_LOST', message, { retriable: true });
+}
+
+async function remove(replica: Replica, action: Exclude<PinAction, { kind: 'list' | 'add' }>): Promise<void> {
+  const pin = replica.state.meta.pins.find(({ name }) => name === action.name);
+  if (pin === undefined || (action.kind === 'takeBack' && pin.timestamp !== action.timestamp)) return;
+  await replica.retain({ kind: 'unpin', name: action.name });
 }
 
 function check({ bucket, state }: Replica, name: string, timestamp: Timestamp, most: number): void {

@@ -123,7 +123,9 @@ export interface StreamNeeds {
 export type PinAction =
   | { readonly kind: 'list' }
   | { readonly kind: 'add'; readonly name: string; readonly timestamp: Timestamp; readonly expires: Timestamp }
-  | { readonly kind: 'remove'; readonly name: string };
+  | { readonly kind: 'remove'; readonly name: string }
+  /** The same where it holds that timestamp, and not one that somebody else has given it. */
+  | { readonly kind: 'takeBack'; readonly name: string; readonly timestamp: Timestamp };
 
 export interface PinSeen {
   readonly name: string;

@@ -28,7 +28,8 @@ export async function pinsOverBuckets(
   } catch (error) {
     // What was pinned under that name before stays.
     if (present || !isTidemarkError(error)) throw error;
-    const undone = await ask({ kind: 'remove', name: action.name }).then(
+    // Not what somebody else has pinned under that name meanwhile, and was told that it holds.
+    const undone = await ask({ kind: 'takeBack', name: action.name, timestamp: action.timestamp }).then(
       () => true,
       () => false,
     );

@@ -22,7 +22,7 @@ export type Call = { readonly kind: 'request'; readonly request: Request } | { r
 
 const CONDITIONS: readonly Condition['kind'][] = ['exists', 'absent', 'version', 'value', 'unchanged'];
 
-const PIN_ACTIONS: readonly PinAction['kind'][] = ['list', 'add', 'remove'];
+const PIN_ACTIONS: readonly PinAction['kind'][] = ['list', 'add', 'remove', 'takeBack'];
 
 /** Longest time a caller may say that it waits: a day. */
 const REMAINING_MS_MAX = 86_400_000;
@@ -348,14 +348,16 @@ function encodePinAction(out: BinaryWriter, action: PinAction): void {
   out.text(action.name);
   if (action.kind === 'remove') return;
   out.uint(action.timestamp);
-  out.uint(action.expires);
+  if (action.kind === 'add') out.uint(action.expires);
 }
 
 function decodePinAction(input: BinaryReader): PinAction {
   const kind = pick(PIN_ACTIONS, input, 'what is to be done with pins');
   if (kind === 'list') return { kind };
   const name = input.text();
-  return kind === 'remove' ? { kind, name } : { kind, name, timestamp: input.uint(), expires: input.uint() };
+  if (kind === 'remove') return { kind, name };
+  const timestamp = input.uint();
+  return kind === 'takeBack' ? { kind, name, timestamp } : { kind, name, timestamp, expires: input.uint() };
 }
 
 function encodeBuckets(out: BinaryWriter, buckets: readonly BucketId[]): void {

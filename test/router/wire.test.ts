@@ -98,6 +98,7 @@ const operation: fc.Arbitrary<Operation> = fc.oneof(
     action: fc.oneof(
       fc.constant({ kind: 'list' } as const),
       fc.record({ kind: fc.constant('remove' as const), name: fc.string() }),
+      fc.record({ kind: fc.constant('takeBack' as const), name: fc.string(), timestamp: uint }),
       fc.record({ kind: fc.constant('add' as const), name: fc.string(), timestamp: uint, expires: uint }),
     ),
   }),

@@ -2,9 +2,10 @@ import { expect } from 'chai';
 import type { Change, Timestamp } from '../../src/bucket/requests.js';
 import { EMPTY } from '../../src/lib/bytes.js';
 import { later, LOGICAL } from '../../src/mvcc/timestamp.js';
+import { changePins } from '../../src/node/pins.js';
 import type { Router } from '../../src/router/router.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
-import { bytes, failure, replicasOf, startCluster, untilLed } from './support.js';
+import { bytes, failure, leaderOf, replicasOf, startCluster, untilLed } from './support.js';
 
 const BUCKETS = 4;
 
@@ -119,5 +120,49 @@ describe('pins', () => {
       expect((await failure(add(name, client.now() - LOGICAL))).reason).to.equal('PIN_NAME_MALFORMED');
     }
     expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('that were acknowledged stay, though others try to give the name to another moment', async () => {
+    const cluster = await startCluster({ seed: 'pins-at-once', nodes: 3, buckets: BUCKETS });
+    await untilLed(cluster);
+    const clients = [cluster.client('c1'), cluster.client('c2')];
+    const { timestamp } = await cluster.settle(clients[0]?.put(bytes('k'), bytes('v')) ?? Promise.reject(new Error()));
+    let held = 0;
+    for (let round = 0; round < 30; round += 1) {
+      const name = `round-${round}`;
+      const moments = [timestamp, timestamp + 1 + round];
+      const added = clients.map((client, at) => client.pins({ kind: 'add', name, timestamp: moments[at] ?? 0, expires: 0 }));
+      const outcomes = await cluster.settle(Promise.allSettled(added));
+      const pin = (await cluster.settle(cluster.node(1).router.pins())).pins.find((each) => each.name === name);
+      outcomes.forEach(({ status }, at) => {
+        if (status === 'rejected') return;
+        held += 1;
+        expect(pin, name).to.deep.include({ timestamp: moments[at], lost: false, complete: true });
+      });
+    }
+    expect(held).to.be.above(0);
+  });
+
+  it('are not acknowledged by a leader that has lost its office unawares', async () => {
+    const cluster = await startCluster({ seed: 'pins-unawares', nodes: 3, buckets: 1 });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const { timestamp } = await cluster.settle(client.put(bytes('k'), bytes('v')));
+    const add = { kind: 'add', name: 'audit', timestamp, expires: 0 } as const;
+    await cluster.settle(client.pins(add));
+    const deposed = leaderOf(cluster, 'k', 1);
+    const others = cluster.ids.filter((id) => id !== deposed);
+    const { replica } = replicasOf(cluster, 0).find(({ node }) => node === deposed) ?? expect.fail('it leads');
+    cluster.network.partition(`n${deposed}`, others.map((id) => `n${id}`));
+    cluster.process(deposed).pause();
+    const isLed = (): boolean => replicasOf(cluster, 0).some((each) => each.node !== deposed && each.replica.raft.canServe());
+    expect(await cluster.loop.runUntil(isLed, 5000)).to.equal(true);
+    await cluster.settle(client.pins({ kind: 'remove', name: 'audit' }));
+    cluster.process(deposed).resume();
+    expect(replica.isLeader).to.equal(true);
+    const options = { limits: cluster.limits, now: client.now(), deadlineMs: cluster.clock(deposed).monotonicMs() + 2000 };
+    for (const action of [add, { kind: 'list' } as const]) {
+      expect((await failure(cluster.settle(changePins(action, [replica], options)))).code, action.kind).to.equal('UNAVAILABLE');
+    }
   });
 });

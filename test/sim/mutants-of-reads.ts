@@ -167,6 +167,11 @@ export const PLANTED_IN_READS = {
     what: 'a horizon passes the pins',
     by: { swarm: 'pins' },
   },
+  'pins-unconfirmed': {
+    like: 'Garbage collection: what a pin holds is removed',
+    what: 'a leader that lost its office unawares acknowledges a pin that is gone',
+    by: { test: 'sim/diff-and-pins', name: 'a leader that has lost its office unawares' },
+  },
   'holds-ignored': {
     like: 'Garbage collection: threshold checked before the snapshot is pinned (cockroach#78980)',
     what: 'a horizon passes what is being read',
