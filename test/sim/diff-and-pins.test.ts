@@ -143,7 +143,7 @@ describe('pins', () => {
     expect(held).to.be.above(0);
   });
 
-  it('are not acknowledged by a leader that has lost its office unawares', async () => {
+  it('are not acknowledged by a leader that was deposed unawares', async () => {
     const cluster = await startCluster({ seed: 'pins-unawares', nodes: 3, buckets: 1 });
     await untilLed(cluster);
     const client = cluster.client('c1');

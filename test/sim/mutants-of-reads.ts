@@ -170,7 +170,7 @@ export const PLANTED_IN_READS = {
   'pins-unconfirmed': {
     like: 'Garbage collection: what a pin holds is removed',
     what: 'a leader that lost its office unawares acknowledges a pin that is gone',
-    by: { test: 'sim/diff-and-pins', name: 'a leader that has lost its office unawares' },
+    by: { test: 'sim/diff-and-pins', name: 'a leader that was deposed unawares' },
   },
   'holds-ignored': {
     like: 'Garbage collection: threshold checked before the snapshot is pinned (cockroach#78980)',

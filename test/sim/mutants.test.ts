@@ -22,6 +22,7 @@ import '../router/dead-leader.test.js';
 import './changes.test.js';
 import './client-transactions.test.js';
 import './damage.test.js';
+import './diff-and-pins.test.js';
 import './heat.test.js';
 import './ranges.test.js';
 import './reads.test.js';
