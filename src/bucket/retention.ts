@@ -119,6 +119,12 @@ export function applyRetention({ horizon, pins }: Retained, entry: RetentionEntr
   }
 }
 
+/** Throws BEFORE_HORIZON, which names the earliest moment that can be read of all of these buckets. */
+export function checkReadable(asked: Timestamp, states: readonly { readonly horizon: Timestamp }[]): void {
+  const horizon = Math.max(0, ...states.map((state) => state.horizon));
+  if (asked < horizon) throw beforeHorizon(asked, horizon);
+}
+
 /** Reads below the horizon are refused with this; it names the earliest moment that can be read. */
 export function beforeHorizon(asked: Timestamp, horizon: Timestamp): TidemarkError {
   const message =

@@ -4,7 +4,7 @@ import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { KeyRange } from '../bucket/requests.js';
-import { beforeHorizon } from '../bucket/retention.js';
+import { checkReadable } from '../bucket/retention.js';
 import type { BucketState } from '../bucket/state.js';
 import {
   decodeRecord,
@@ -128,10 +128,9 @@ function checkViews(views: readonly FeedView[], after: Position): void {
   for (const { replica, slot } of views) {
     if (replica.installing || replica.state.slot !== slot) throw replica.notLeader();
   }
-  const horizon = Math.max(...views.map(({ replica }) => replica.state.horizon));
   // Of the records of one timestamp some may be behind the position, others not: the horizon must not have passed any of them.
   const asked = wholeTimestamp(after);
-  if (asked < horizon && !mutant('feed-ignores-horizon')) throw beforeHorizon(asked, horizon);
+  if (!mutant('feed-ignores-horizon')) checkReadable(asked, views.map(({ replica }) => replica.state));
 }
 
 class Page {

@@ -3,7 +3,7 @@ import type { Bytes } from '../lib/bytes.js';
 import { keyAfter } from '../lib/ordered.js';
 import type { Replica } from '../bucket/replica.js';
 import type { Change, Served, Timestamp } from '../bucket/requests.js';
-import { beforeHorizon } from '../bucket/retention.js';
+import { checkReadable } from '../bucket/retention.js';
 import type { StateStore } from '../bucket/state-store.js';
 import type { Strides } from '../bucket/strides.js';
 import { decodePointer, pointerOfKey, pointerRange, type Pointer, type Slot } from '../mvcc/records.js';
@@ -27,6 +27,8 @@ export async function diffPage(
   strides: Strides,
   deadlineMs: number,
 ): Promise<{ result: Result['diff']; served: Served }> {
+  const states = replicas.map((replica) => replica.state);
+  checkReadable(from, states);
   await Promise.all(replicas.map(({ reads }) => reads.openRange(range, { kind: 'asOf', timestamp: to }, deadlineMs)));
   const slots = new Map(replicas.map((replica): [Slot, Replica] => [replica.state.slot, replica]));
   const wanted = Math.min(limit, limits.pageEntriesMax);
@@ -64,8 +66,7 @@ export async function diffPage(
     break;
   }
   for (const [slot, replica] of slots) if (replica.state.slot !== slot || replica.installing) throw replica.notLeader();
-  const horizon = Math.max(...replicas.map((replica) => replica.state.horizon));
-  if (from < horizon) throw beforeHorizon(from, horizon);
+  checkReadable(from, states);
   const end = resume;
   const result = { changes: end === undefined ? changes : changes.filter(({ key }) => key.compare(end) < 0), resume };
   return { result, served: { node: nodeId, timestamp: to, consistency: 'asOf', hops: 0 } };

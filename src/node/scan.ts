@@ -5,7 +5,8 @@ import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import type { Consistency, KeyRange, Record, Served, Timestamp } from '../bucket/requests.js';
-import { beforeHorizon } from '../bucket/retention.js';
+import { checkReadable } from '../bucket/retention.js';
+import type { BucketState } from '../bucket/state.js';
 import type { StateStore } from '../bucket/state-store.js';
 import type { Strides } from '../bucket/strides.js';
 import {
@@ -50,8 +51,7 @@ export async function scanPage(
   for (const [slot, replica] of slots) {
     if (replica.state.slot !== slot || replica.installing) throw replica.notLeader();
   }
-  const horizon = Math.max(...replicas.map(({ state }) => state.horizon));
-  if (timestamp < horizon && !mutant('horizon-not-rechecked')) throw beforeHorizon(timestamp, horizon);
+  if (!mutant('horizon-not-rechecked')) checkReadable(timestamp, statesOf(replicas));
   return { result, served: { node: options.nodeId, timestamp: asOf, consistency, hops: 0 } };
 }
 
@@ -64,6 +64,8 @@ async function openAll(
 ): Promise<{ timestamp: Timestamp; asOf: Timestamp; consistency: Consistency['kind'] }> {
   switch (consistency.kind) {
     case 'asOf':
+      // Each gate looks at its own bucket's horizon; who is refused should be told what can be read of all of them.
+      checkReadable(consistency.timestamp, statesOf(replicas));
       await Promise.all(replicas.map(({ reads }) => reads.openRange(range, consistency, deadlineMs)));
       return { timestamp: consistency.timestamp, asOf: consistency.timestamp, consistency: 'asOf' };
     case 'local': {
@@ -77,6 +79,10 @@ async function openAll(
     case 'linearizable':
       throw new TidemarkError('INVALID_ARGUMENT', 'SCAN_NEEDS_TIMESTAMP', 'a linearizable scan is read as of a timestamp');
   }
+}
+
+function statesOf(replicas: readonly Replica[]): BucketState[] {
+  return replicas.map(({ state }) => state);
 }
 
 /** One timestamp for all: what everybody has resolved, if that is recent enough; else leaders may promise a later one. */

@@ -1,4 +1,4 @@
-import { TidemarkError } from '../lib/errors.js';
+import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import type { BucketId, NodeId } from '../placement/map.js';
 import type { Call } from './call.js';
 import { type Dispatcher } from './dispatch.js';
@@ -56,8 +56,8 @@ export async function scatter<O extends ManyOperation>(
       }),
     );
     // When all have ended: who undoes what was asked for must not be overtaken by it.
-    const failed = attempts.find(({ status }) => status === 'rejected');
-    if (failed?.status === 'rejected') throw failed.reason;
+    const failures = attempts.flatMap((attempt) => (attempt.status === 'rejected' ? [attempt.reason as unknown] : []));
+    if (failures.length > 0) throw failures.reduce(latestOf);
     left = left.filter((bucket) => !served.has(bucket));
     if (left.length === 0) {
       dispatcher.answered(wave - 1 + Math.max(...parts.map(({ node }) => dispatcher.hopsTo(node))));
@@ -68,6 +68,16 @@ export async function scatter<O extends ManyOperation>(
     await dispatcher.pause(trail, call, left[0]);
     dispatcher.checkTime(trail, call, () => describe(left));
   }
+}
+
+/** Who was refused a moment by several nodes must ask for the latest of those that they name. */
+function latestOf(first: unknown, other: unknown): unknown {
+  const named = earliestReadable(first);
+  return named > 0 && earliestReadable(other) > named ? other : first;
+}
+
+function earliestReadable(error: unknown): number {
+  return isTidemarkError(error) ? Number(error.details['earliestReadable'] ?? 0) : 0;
 }
 
 function leaderGroups(dispatcher: Dispatcher, buckets: readonly BucketId[], trail: Trail): Group[] {

@@ -80,6 +80,34 @@ describe('what changed between two moments', () => {
   });
 });
 
+describe('what is refused below the horizons of several buckets', () => {
+  it('names a moment at which all of them can be read', async () => {
+    const cluster = await startCluster({ seed: 'horizons', nodes: 3, buckets: 8, limits: { retentionMs: 4000 } });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const first = (await cluster.settle(client.put(bytes('k'), bytes('0')))).timestamp;
+    const scan = async (timestamp: Timestamp): Promise<void> => {
+      for await (const page of client.scan({ start: EMPTY, end: EMPTY }, { consistency: { kind: 'asOf', timestamp } })) void page;
+    };
+    const named: number[] = [];
+    for (let round = 0; round < 40; round += 1) {
+      // Horizons move by steps, and so the buckets that are written to now and then differ.
+      for (let n = 0; n < 6; n += 1) await cluster.settle(client.put(bytes(`k${(round * 7 + n) % 40}`), bytes(`${round}`)));
+      await cluster.loop.runFor(300);
+      const horizons = Array.from({ length: 8 }, (_, bucket) => replicasOf(cluster, bucket).map(({ replica }) => replica.state.horizon));
+      const highest = Math.max(...horizons.flat());
+      if (highest <= first) continue;
+      for (const refused of [await failure(cluster.settle(scan(first))), await failure(diff(cluster, client, first))]) {
+        expect(refused.reason).to.equal('BEFORE_HORIZON');
+        const earliest = Number(refused.details['earliestReadable']);
+        expect(earliest, `round ${round}`).to.be.at.least(highest);
+        named.push(earliest - Math.min(...horizons.flat().filter((horizon) => horizon > 0)));
+      }
+    }
+    expect(Math.max(...named), 'the buckets differ').to.be.above(0);
+  });
+});
+
 describe('pins', () => {
   it('are kept by all buckets, or refused as a whole, and found through any node', async () => {
     const limits = { retentionMs: 2000, pinsMax: 2 };
