@@ -76,7 +76,8 @@ export class Transactions {
   readonly #options: TransactionsOptions;
   readonly #background: Background;
   readonly #running = new Map<string, Coordination>();
-  readonly #alive = new Set<TransactionKey>();
+  /** Attempts under way, with the term in which each of them is decided or never. */
+  readonly #alive = new Map<TransactionKey, Term>();
   /** Committed ones whose participants are being told, or were told, until the record is gone. */
   readonly #told = new Set<TransactionKey>();
   readonly #toForget = new Map<Replica, TransactionId[]>();
@@ -127,7 +128,7 @@ export class Transactions {
       const { session, sequence } = request.id;
       const id = { session, sequence, attempt: this.#number() };
       const key = transactionKey(id);
-      this.#alive.add(key);
+      this.#alive.set(key, coordination.term);
       let result: AttemptResult;
       try {
         result = await this.#attempt(coordination, id, start);
@@ -154,7 +155,7 @@ export class Transactions {
       // Also where this is not the leader any more: it has proposed nothing, or the outcome would be unknown.
       return { kind: 'failed', error };
     };
-    const replies = await Promise.all(parts.others.map((part) => this.#prepare(coordination, part, id, start)));
+    const replies = await this.#prepareAll(coordination, id, start);
     let after = 0;
     let hopeless: AttemptResult | undefined;
     for (const reply of replies) {
@@ -181,6 +182,20 @@ export class Transactions {
       const result = failed(error);
       return result;
     }
+  }
+
+  /** What all say; or some, if one of them ends the request: neither its caller nor locks need to wait for those that are slow. */
+  #prepareAll(coordination: Coordination, id: TransactionId, start: Timestamp): Promise<readonly PrepareReply[]> {
+    const { others } = coordination.parts;
+    const replies: PrepareReply[] = [];
+    return new Promise((resolve, reject) => {
+      const heard = (reply: PrepareReply): void => {
+        replies.push(reply);
+        const isFinal = reply.kind === 'refused' || (reply.kind === 'failed' && !reply.error.retriable);
+        if (isFinal || replies.length === others.length) resolve(replies);
+      };
+      for (const part of others) this.#prepare(coordination, part, id, start).then(heard, reject);
+    });
   }
 
   /** A failure leaves nothing but, perhaps, intents of an attempt that is never committed: its outcome is none. */
@@ -271,19 +286,19 @@ export class Transactions {
     const now = asOf === 0;
     // Before it is asked who leads. If that is this replica, what is not alive was decided here by then, or never will be; if it
     // loses its office as it is confirmed, what dies with that may be decided all the same, and only the next leader knows.
-    const alive = ids.map((id) => this.#isAlive(id));
+    const alive = ids.map((id) => this.#isAlive(id, replica.raft.term));
     await replica.reads.open(now ? { kind: 'linearizable' } : { kind: 'asOf', timestamp: asOf }, deadlineMs);
     return ids.map((id, at): Outcome => {
       const record = replica.state.home.find(id);
       if (record !== undefined) return { kind: 'committed', timestamp: record.timestamp };
       // As of a past moment it is not asked who leads now; all that is known is that nothing more commits up to then.
-      const isAlive = mutant('alive-asked-late') ? this.#isAlive(id) : alive[at] === true;
+      const isAlive = mutant('alive-asked-late') ? this.#isAlive(id, replica.raft.term) : alive[at] === true;
       return !now || isAlive ? { kind: 'pending' } : { kind: 'over' };
     });
   }
 
-  #isAlive(id: TransactionId): boolean {
-    return this.#alive.has(transactionKey(id)) && !mutant('live-attempts-aborted');
+  #isAlive(id: TransactionId, term: Term): boolean {
+    return this.#alive.get(transactionKey(id)) === term && !mutant('live-attempts-aborted');
   }
 
   // --- participants

@@ -209,6 +209,21 @@ describe('a transaction over several buckets', () => {
     await expectClean(world);
   });
 
+  it('is over when home has another term, though its coordinator still waits and leads again', async () => {
+    const world = await start('later-term-alive');
+    const { cluster, home } = world;
+    const { ending, decision, participant } = await prepare(world);
+    const { bucket } = leadingReplica(cluster, home);
+    await handOver(cluster, bucket, 3);
+    await handOver(cluster, bucket, 1);
+    const isEnded = (): boolean => participant.state.participant.count === 0;
+    expect(await cluster.loop.runUntil(isEnded, PATIENCE_MS + 1000), 'it can never be decided').to.equal(true);
+    decision.letGo();
+    expect((await cluster.settle(ending)).reply?.applied).to.equal(true);
+    await expectBoth(world, 'after');
+    await expectClean(world);
+  });
+
   it('that nobody will ever come back to is ended, though nobody reads it', async () => {
     const world = await start('orphan');
     const { cluster, home } = world;

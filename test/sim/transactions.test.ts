@@ -1,7 +1,7 @@
 import { expect } from 'chai';
 import type { TidemarkError } from '../../src/lib/errors.js';
 import { bytes, failure, leaderOf, replicasOf, startCluster, untilEqual, untilLed } from './support.js';
-import { absent, keysOf, puts, untilSettled, valueOf } from './transaction-support.js';
+import { absent, keyLedBy, keysOf, puts, untilSettled, valueOf } from './transaction-support.js';
 
 const BUCKETS = 8;
 
@@ -80,6 +80,26 @@ describe('transactions over several buckets in a simulated cluster', () => {
     const gone = await refusal();
     expect(gone).to.include({ code: 'OUT_OF_RANGE', reason: 'BEFORE_HORIZON' });
     expect(Number(gone.details['earliestReadable'])).to.be.greaterThan(since);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('end at once when one bucket refuses, though another cannot answer, and keep nothing locked', async () => {
+    const cluster = await startCluster({ seed: 'txn-refused', nodes: 3, buckets: BUCKETS });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const [home, other] = [keyLedBy(cluster, 1), keyLedBy(cluster, 2)];
+    const silent = keyLedBy(cluster, 3);
+    for (const key of [home, other, silent]) await cluster.settle(client.put(bytes(key), bytes('before')));
+    cluster.crash(3);
+    const began = cluster.loop.nowMs;
+    const reply = await cluster.settle(client.write([absent(other)], puts([home, other, silent], 'never')));
+    expect(reply).to.include({ applied: false, failedCondition: 0 });
+    expect(cluster.loop.nowMs - began, 'long before that bucket has a leader').to.be.lessThan(100);
+    await cluster.settle(client.put(bytes(home), bytes('after')));
+    expect(cluster.loop.nowMs - began).to.be.lessThan(150);
+    await cluster.restart(3);
+    await untilSettled(cluster);
+    expect(await cluster.settle(valueOf(client, silent))).to.equal('before');
     expect(cluster.fatal).to.deep.equal([]);
   });
 
