@@ -184,7 +184,7 @@ export class Transactions {
     }
   }
 
-  /** What all say; or some, if one of them ends the request: neither its caller nor locks need to wait for those that are slow. */
+  /** What all say; or some, if one of them ends the request: caller and locks need not wait for those that are slow. */
   #prepareAll(coordination: Coordination, id: TransactionId, start: Timestamp): Promise<readonly PrepareReply[]> {
     const { others } = coordination.parts;
     const replies: PrepareReply[] = [];

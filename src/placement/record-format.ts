@@ -1,6 +1,7 @@
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
 import { nodeOfReplica, SYSTEM_BUCKET, type BucketId, type BucketInfo, type NodeInfo, type ReplicaInfo } from './map.js';
+import { problemOf, type Ids, type Stored } from './record-check.js';
 import type { PlacementRecord } from './record.js';
 
 /**
@@ -11,15 +12,6 @@ import type { PlacementRecord } from './record.js';
 const FORMAT = 4;
 /** The same in which no bucket has a number of voters of its own: what earlier releases wrote, and read. */
 const PLAIN_FORMAT = 3;
-
-type Ids = readonly number[];
-
-interface Stored extends Omit<PlacementRecord, 'system' | 'map' | 'ownReplicas'> {
-  readonly format: number;
-  readonly ownReplicas?: PlacementRecord['ownReplicas'];
-  readonly system: Ids;
-  readonly map: readonly Ids[];
-}
 
 export function encodeRecordOf({ system, map, ownReplicas, ...rest }: PlacementRecord): Bytes {
   const own = Object.keys(ownReplicas).length === 0 ? { format: PLAIN_FORMAT } : { format: FORMAT, ownReplicas };
@@ -40,8 +32,9 @@ export function decodeRecordOf(data: Bytes): PlacementRecord {
     const message = `the placement has format ${format}, not ${PLAIN_FORMAT} or ${FORMAT}`;
     throw new TidemarkError('FAILED_PRECONDITION', 'NEWER_FORMAT', message);
   }
-  if (!isStored(stored)) {
-    throw new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_PLACEMENT', 'a placement lacks a field, or holds a wrong one');
+  const problem = problemOf(stored);
+  if (problem !== undefined) {
+    throw new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_PLACEMENT', `a placement cannot be believed: ${problem}`);
   }
   const { system, map, ownReplicas = {}, nodes, ...rest } = stored;
   return {
@@ -52,20 +45,6 @@ export function decodeRecordOf(data: Bytes): PlacementRecord {
     system: placeFrom(SYSTEM_BUCKET, system),
     map: map.map((ids, id) => placeFrom(id, ids)),
   };
-}
-
-function isStored(stored: Partial<Stored>): boolean {
-  const { epoch, buckets, replicas, ownReplicas = {}, lastNode, asFounded, nodes, draining, system, map } = stored;
-  const areNumbers = [epoch, buckets, replicas, lastNode, asFounded].every(Number.isSafeInteger);
-  const areLists = [nodes, draining, map].every(Array.isArray);
-  const isPlace = (ids: unknown): boolean => Array.isArray(ids) && ids.every((id) => Number.isSafeInteger(id) && id !== 0);
-  const isOwn = ([id, count]: [string, unknown]): boolean => Number.isSafeInteger(count) && map?.[Number(id)] !== undefined;
-  const areOwn = isObject(ownReplicas) && Object.entries(ownReplicas).every(isOwn);
-  return areNumbers && areLists && areOwn && map?.length === buckets && isPlace(system) && map?.every(isPlace) === true;
-}
-
-function isObject(value: unknown): value is object {
-  return typeof value === 'object' && value !== null;
 }
 
 function idsOf({ replicas }: BucketInfo): number[] {

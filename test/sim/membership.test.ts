@@ -408,7 +408,7 @@ describe('a node', () => {
     const cluster = await startCluster({ seed: 'tales', nodes: 3, buckets: 1 });
     const { keeper } = cluster.node(1);
     const tell = (record: string): void => keeper.onItem(2, { kind: 'placement', record: bytes(record) });
-    const record = JSON.parse(encodeRecordOf({ ...keeper.record, epoch: 2 }).toString()) as object;
+    const record = JSON.parse(encodeRecordOf({ ...keeper.record, epoch: 2 }).toString()) as { nodes: object[] };
     tell('{"format":');
     tell('null');
     tell('{"format":3}');
@@ -416,8 +416,12 @@ describe('a node', () => {
     tell(JSON.stringify({ ...record, clusterId: 'another' }));
     tell(JSON.stringify({ ...record, buckets: 2 }));
     tell(JSON.stringify({ ...record, epoch: 2 ** 40 }));
+    // Whoever believed these would stop for good.
+    tell(JSON.stringify({ ...record, nodes: [] }));
+    tell(JSON.stringify({ ...record, nodes: [null, ...record.nodes.slice(1)] }));
+    tell(JSON.stringify({ ...record, map: [[]] }));
     expect(keeper.record.epoch).to.equal(1);
-    expect(cluster.log.lines.filter((line) => line.includes('is not believed'))).to.have.lengthOf(7);
+    expect(cluster.log.lines.filter((line) => line.includes('is not believed'))).to.have.lengthOf(10);
     tell(JSON.stringify(record));
     expect(keeper.record.epoch).to.equal(2);
     expect(cluster.fatal).to.deep.equal([]);
