@@ -2,7 +2,7 @@ import { expect } from 'chai';
 import type { Replica } from '../../src/bucket/replica.js';
 import { isTidemarkError } from '../../src/lib/errors.js';
 import { nodeOfReplica, SYSTEM_BUCKET, type BucketId, type NodeId } from '../../src/placement/map.js';
-import { moveReplica, placeOf, type PlacementChange, type PlacementRecord } from '../../src/placement/record.js';
+import { joined, moveReplica, placeOf, type PlacementChange, type PlacementRecord } from '../../src/placement/record.js';
 import { encodeRecordOf } from '../../src/placement/record-format.js';
 import type { ReplicaId } from '../../src/raft/types.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
@@ -369,6 +369,14 @@ describe('a node', () => {
     expect(newest(cluster).nodes.map(({ id }) => id)).to.deep.equal([1, 2, 3, 4]);
     await untilPlaced(cluster);
     expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('keeps the address at which it became a member, before and after it knows', async () => {
+    const cluster = await startCluster({ seed: 'elsewhere', nodes: 3, buckets: 1 });
+    const record = joined(newest(cluster), { uuid: 'u', address: '10.0.0.4:7100', zone: '', host: '' }).record;
+    expect(joined(record, { uuid: 'u', address: '10.0.0.4:7100', zone: '', host: '' })).to.deep.equal({ record, node: 4 });
+    const moved = (): unknown => joined(record, { uuid: 'u', address: '10.0.0.4:7101', zone: '', host: '' });
+    expect(moved).to.throw(/node 4 is a member at 10.0.0.4:7100, not at 10.0.0.4:7101; start it with --address 10.0.0.4:7100/);
   });
 
   it('that nobody can reach for long is taken for lost, and its replicas are made anew', async function () {
