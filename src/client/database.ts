@@ -2,6 +2,7 @@ import type { Env } from '../env/env.js';
 import { DEFAULT_LIMITS, type Limits } from '../env/limits.js';
 import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
+import { mutant } from '../lib/mutants.js';
 import { checkTimestamp, parseTimestamp } from '../mvcc/timestamp.js';
 import { ANY_STALENESS_MS } from '../bucket/requests.js';
 import type { Condition, Consistency, Mutation, RequestId, Served, Timestamp } from '../bucket/requests.js';
@@ -9,9 +10,11 @@ import type { Placement } from '../placement/map.js';
 import type { HedgingOptions } from '../router/hedging.js';
 import type { NearCacheOptions } from '../router/near-cache.js';
 import { Router, type Pin, type PinsReply } from '../router/router.js';
+import type { ScanPage } from '../router/scan.js';
 import { ChangeFeed, streamFrom } from './changes.js';
 import { bytesOf, contradiction, Entry, Missing, rangeOf, VersionEntry, type Data, type RangeOf } from './entries.js';
 import { runTransaction, type TransactionOptions } from './run-transaction.js';
+import { Scan } from './scan.js';
 import type { Transaction } from './transaction.js';
 
 /**
@@ -172,7 +175,7 @@ export interface Snapshot {
   readonly timestamp: Timestamp;
   get(key: Data, options?: RequestOptions): Promise<Entry | Missing>;
   getMany(keys: readonly Data[], options?: RequestOptions): AsyncGenerator<Entry | Missing>;
-  scan(options?: Omit<ScanOptions, keyof ReadOptions> & RequestOptions): AsyncGenerator<Entry>;
+  scan(options?: Omit<ScanOptions, keyof ReadOptions> & RequestOptions): Scan;
   history(key: Data, options?: Omit<HistoryOptions, 'asOf'>): AsyncGenerator<VersionEntry>;
 }
 
@@ -262,15 +265,16 @@ export class Database implements AsyncDisposable {
     }
   }
 
-  /** In the order of the keys, all as of one timestamp. */
-  async *scan(options: ScanOptions = {}): AsyncGenerator<Entry> {
+  /** In the order of the keys, all as of one timestamp, which its `served` names, also if nothing was found. */
+  scan(options: ScanOptions = {}): Scan {
+    return new Scan(this.#pages(options));
+  }
+
+  async *#pages(options: ScanOptions): AsyncGenerator<ScanPage> {
     const { reverse, limit, keysOnly, timeoutMs, signal, atLeast } = options;
     if (limit === 0) return;
     const consistency = this.#consistencyOf(options);
-    const pages = this.#router.scan(rangeOf(options), { consistency, atLeast, reverse, limit, keysOnly, timeoutMs, signal });
-    for await (const { records, served } of pages) {
-      for (const record of records) yield new Entry(record, served);
-    }
+    yield* this.#router.scan(rangeOf(options), { consistency, atLeast, reverse, limit, keysOnly, timeoutMs, signal });
   }
 
   /** The versions of a key, newest first. */
@@ -367,7 +371,7 @@ export class Database implements AsyncDisposable {
    *     const user = await db.session(token).get('user/1');
    */
   session(token: Timestamp = 0): Session {
-    return new Session(this, checkTimestamp(token, 'token'));
+    return new Session(this, (options) => this.#pages(options), checkTimestamp(token, 'token'));
   }
 
   /** Requests under way fail; writes among them with outcome unknown. */
@@ -414,10 +418,12 @@ type SessionReadOptions = Omit<ReadOptions, 'asOf' | 'atLeast' | 'consistency'>;
 
 export class Session {
   readonly #db: Database;
+  readonly #pagesOf: (options: ScanOptions) => AsyncGenerator<ScanPage>;
   #token: Timestamp;
 
-  constructor(db: Database, token: Timestamp) {
+  constructor(db: Database, pagesOf: (options: ScanOptions) => AsyncGenerator<ScanPage>, token: Timestamp) {
     this.#db = db;
+    this.#pagesOf = pagesOf;
     this.#token = token;
   }
 
@@ -446,8 +452,16 @@ export class Session {
     for await (const entry of this.#db.getMany(keys, { ...options, atLeast: this.#token })) yield this.#saw(entry);
   }
 
-  async *scan(options?: Omit<ScanOptions, keyof ReadOptions> & RequestOptions): AsyncGenerator<Entry> {
-    for await (const entry of this.#db.scan({ ...options, atLeast: this.#token })) yield this.#saw(entry);
+  scan(options?: Omit<ScanOptions, keyof ReadOptions> & RequestOptions): Scan {
+    return new Scan(this.#pages(options));
+  }
+
+  /** The token is taken when the scan begins; and a page without records has been seen as well. */
+  async *#pages(options?: ScanOptions): AsyncGenerator<ScanPage> {
+    for await (const page of this.#pagesOf({ ...options, atLeast: this.#token })) {
+      if (page.records.length > 0 || !mutant('token-misses-empty')) this.#token = Math.max(this.#token, page.served.timestamp);
+      yield page;
+    }
   }
 
   #saw<T extends { readonly served: Served; readonly version: Timestamp }>(answer: T): T {

@@ -23,6 +23,7 @@ export {
 export { ChangeEntry, ChangeFeed, SnapshotEntry, type ChangeEvent, type Mark } from './changes.js';
 export { Entry, Missing, VersionEntry, type Data, type RangeOf } from './entries.js';
 export { TransactionConflict, type Commit, type TransactionOptions } from './run-transaction.js';
+export { Scan } from './scan.js';
 export type { Transaction, TransactionScanOptions } from './transaction.js';
 export { STATUS, TidemarkError, isTidemarkError, type Outcome, type StatusCode } from '../lib/errors.js';
 export { formatTimestamp, parseTimestamp, type Timestamp } from '../mvcc/timestamp.js';

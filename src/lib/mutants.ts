@@ -71,6 +71,7 @@ export const MUTANTS = [
   'bounded-ignores-session',
   'write-ignores-session',
   'token-ignored',
+  'token-misses-empty',
   'near-cache-unproved',
   'scan-unconfirmed',
   'scan-merge-unbounded',

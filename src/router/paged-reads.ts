@@ -134,7 +134,7 @@ export class PagedReads {
     const { buckets } = await this.#ports.placement(callOf());
     const touched = bucketsOfRange(range.start, range.end, buckets);
     if (to !== undefined) this.#ports.checkNotAhead(to, 'to');
-    const until = to ?? Math.max(from, (await readTimestamp(this.#ports.dispatcher, touched, callOf())).timestamp);
+    const until = to ?? Math.max(from, await this.#latest(touched, callOf()));
     const operation = { kind: 'diff', buckets: touched, range, from, to: until, limit: limits.pageEntriesMax } as const;
     const pages = diffPages(this.#ports.dispatcher, operation, callOf);
     const shares = Math.max(1, Math.min(this.#ports.dispatcher.cache.placement?.nodes.length ?? 1, touched.length));
@@ -149,6 +149,13 @@ export class PagedReads {
         hold.release();
       }
     }
+  }
+
+  /** A moment that covers all that these buckets have acknowledged. What its caller reads next is not older. */
+  async #latest(buckets: readonly BucketId[], call: Call): Promise<Timestamp> {
+    const { timestamp } = await readTimestamp(this.#ports.dispatcher, buckets, call);
+    for (const bucket of buckets) this.#ports.saw(bucket, timestamp);
+    return timestamp;
   }
 
   /**

@@ -90,6 +90,26 @@ describe('client library, over real streams', () => {
     expect(await failureOf(collect(db.scan({ prefix: 'b', end: 'a' })))).to.include({ reason: 'OPTIONS_CONTRADICT' });
   });
 
+  it('says of a range without keys as of when, and what rests on it holds until one comes', async () => {
+    const taken = db.scan({ prefix: 'room/' });
+    expect(taken.served).to.equal(undefined);
+    expect(await collect(taken)).to.deep.equal([]);
+    const since = taken.served?.timestamp ?? 0;
+    expect(since).to.be.greaterThan(0);
+    const book = { conditions: [{ kind: 'unchanged', prefix: 'room/', since }], mutations: [{ kind: 'put', key: 'room/1', value: '' }] } as const;
+    expect((await db.write(book)).applied).to.equal(true);
+    expect((await db.write(book)).applied).to.equal(false);
+    const past = db.asOf(since).scan({ prefix: 'room/' });
+    expect(await collect(past)).to.deep.equal([]);
+    expect(past.served).to.include({ timestamp: since, consistency: 'asOf' });
+    const booked = db.scan({ prefix: 'room/' });
+    for await (const { served } of booked) {
+      expect(booked.served).to.equal(served);
+      break;
+    }
+    expect(await booked.next(), 'it was left').to.deep.equal({ done: true, value: undefined });
+  });
+
   it('gets many keys in their order', async () => {
     const keys = Array.from({ length: 600 }, (_, index) => `k${index}`);
     await Promise.all(keys.filter((_, index) => index % 2 === 0).map((key) => db.put(key, key)));

@@ -23,6 +23,20 @@ const shown = ({ key, before, after }: Change): string =>
   `${key.toString()}: ${before?.value.toString() ?? '-'} > ${after?.value.toString() ?? '-'}`;
 
 describe('what changed between two moments', () => {
+  it('counts as seen by its session where it reaches up to now, also if nothing did', async () => {
+    const cluster = await startCluster({ seed: 'seen', nodes: 3, buckets: BUCKETS });
+    await untilLed(cluster);
+    const [client, stranger] = [cluster.client('c1'), cluster.client('c2')];
+    const { timestamp: from } = await cluster.settle(stranger.put(bytes('k'), bytes('1')));
+    expect((await diff(cluster, client, 0)).map(shown)).to.deep.equal(['k: - > 1']);
+    expect(client.seen).to.be.at.least(from);
+    const { timestamp } = await cluster.settle(stranger.put(bytes('k'), bytes('1')));
+    expect(await diff(cluster, client, from, from)).to.deep.equal([]);
+    expect(client.seen, 'a moment that was chosen').to.be.below(timestamp);
+    expect(await diff(cluster, client, timestamp)).to.deep.equal([]);
+    expect(client.seen).to.be.at.least(timestamp);
+  });
+
   it('is what scans at both would show to differ, over all buckets, in pages, from any node', async () => {
     const limits = { pageEntriesMax: 3 };
     const cluster = await startCluster({ seed: 'diff', nodes: 3, buckets: BUCKETS, limits });

@@ -142,6 +142,11 @@ export const PLANTED_IN_READS = {
     what: 'a read in a session that came from elsewhere ignores its token',
     by: { test: 'sim/time-travel', name: 'through any node, with the token' },
   },
+  'token-misses-empty': {
+    like: 'Replica reads: a read older than another (tikv#16069)',
+    what: 'a scan that finds nothing leaves the token of its session where it was',
+    by: { test: 'sim/time-travel', name: 'that has seen nothing in a range' },
+  },
   'near-cache-unproved': {
     like: 'Stale reads: between memory and disk',
     what: 'a router shows what it keeps of a key, though the mark of its stream does not prove that it is fresh enough',

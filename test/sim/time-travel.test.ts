@@ -1,6 +1,7 @@
 import { expect } from 'chai';
 import type { Timestamp } from '../../src/bucket/requests.js';
 import { ANY_STALENESS_MS } from '../../src/bucket/requests.js';
+import { Database } from '../../src/client/database.js';
 import { EMPTY } from '../../src/lib/bytes.js';
 import { LOGICAL } from '../../src/mvcc/timestamp.js';
 import type { Router } from '../../src/router/router.js';
@@ -162,6 +163,38 @@ describe('time travel', () => {
     expect(Number(refused.details['resolved'])).to.equal(replica?.resolved());
     expect(refused.message).to.include('at best complete up to');
     expect(cluster.loop.nowMs - began).to.be.within(1000, 2000);
+  });
+
+  it('lets a session that has seen nothing in a range, or no key, not go back behind that', async () => {
+    const cluster = await startCluster({ seed: 'nothing', nodes: 3, buckets: BUCKETS });
+    await untilLed(cluster);
+    const { env } = cluster.machine('c1', cluster.loop.clock());
+    const db = new Database(env, { endpoints: cluster.endpoints, limits: cluster.limits });
+    const stranger = cluster.client('c2');
+    const session = db.session();
+    const scan = async (): Promise<string[]> => {
+      const keys: string[] = [];
+      for await (const { key } of session.scan({ prefix: 's/' })) keys.push(key.toString());
+      return keys;
+    };
+    const many = async (): Promise<string[]> => {
+      const keys: string[] = [];
+      for await (const { key, found } of session.getMany(['s/k'])) if (found) keys.push(key.toString());
+      return keys;
+    };
+    const one = async (): Promise<string[]> => ((await session.get('s/k')).found ? ['s/k'] : []);
+    for (const read of [scan, many, one]) {
+      await cluster.settle(session.put('s/k', 'there'));
+      expect(await cluster.settle(read())).to.deep.equal(['s/k']);
+      const { timestamp: deleted } = await cluster.settle(stranger.delete(bytes('s/k')));
+      await cluster.loop.runFor(1000);
+      expect(await cluster.settle(read())).to.deep.equal([]);
+      expect(session.token).to.be.at.least(deleted);
+      // Whoever goes on with the token sees no more than the session.
+      for (const id of cluster.ids) expect([...(await contents(cluster, cluster.node(id).router, session.token)).keys()]).to.deep.equal([]);
+    }
+    await db.close();
+    expect(cluster.fatal).to.deep.equal([]);
   });
 
   it('lists the versions that there were at a moment, from any replica', async () => {
