@@ -44,6 +44,12 @@ interface HistoryArguments extends DataArguments {
   readonly limit?: number;
 }
 
+const SCAN_HELP = `
+With --json each line has key, value, version and served: who answered, and as of when, which is the same for all. Where there
+are no keys, a line on standard error has served alone. Its timestamp is the "since" of a condition "unchanged" (tidemark txn):
+
+  since=$(tidemark scan room/7/ --json 2>&1 | tail -n 1 | jq .served.timestamp)`;
+
 export function addData(program: Command, terminal: Terminal): void {
   const command = (name: string, description: string): Command => dataCommand(program, name, description);
   const limit = (): Option =>
@@ -64,6 +70,7 @@ export function addData(program: Command, terminal: Terminal): void {
     .addOption(limit())
     .option('--reverse', 'from the last key to the first', false)
     .option('--keys-only', 'without values', false)
+    .addHelpText('after', SCAN_HELP)
     .action((prefix: string | undefined, options: ScanArguments) => scan(prefix, options, terminal));
   command('history', 'print the versions of a key, newest first')
     .argument('<key>')
@@ -150,7 +157,10 @@ async function scan(prefix: string | undefined, options: ScanArguments, terminal
   const scanOptions = { ...rangeOf(prefix, options), ...readOptionsOf(options), limit, reverse, keysOnly };
   await withDatabase(options, async (db) => {
     const lines = new LineWriter(terminal.stdout);
-    for await (const { key, value, version, served } of db.scan(scanOptions)) {
+    const entries = db.scan(scanOptions);
+    let count = 0;
+    for await (const { key, value, version, served } of entries) {
+      count += 1;
       if (json) {
         const values = keysOnly ? {} : jsonFields('value', value, encoding);
         await lines.add(jsonLine({ ...jsonFields('key', key, encoding), ...values, version, served }));
@@ -159,6 +169,8 @@ async function scan(prefix: string | undefined, options: ScanArguments, terminal
       }
     }
     await lines.flush();
+    // Standard output has records only, for whoever reads them line by line.
+    if (json && count === 0) terminal.stderr.write(jsonLine({ served: entries.served }));
   });
 }
 

@@ -121,6 +121,7 @@ function parseLine({ number, data }: Line, encoding: Encoding): { key: Bytes; va
 async function exportRange(prefix: string | undefined, options: ExportArguments, terminal: Terminal): Promise<void> {
   const encoding = encodingOf(options);
   const range = rangeOf(prefix, options);
+  const readOptions = readOptionsOf(options);
   const handle = options.output === '-' ? undefined : await openFile(options.output, 'w');
   const output: Writable = handle?.createWriteStream() ?? terminal.stdout;
   const lifetime = beginLifetime();
@@ -130,12 +131,13 @@ async function exportRange(prefix: string | undefined, options: ExportArguments,
     await withDatabase(options, async (db) => {
       const lines = new LineWriter(output);
       const { signal } = lifetime;
-      for await (const { key, value, served } of db.scan({ ...range, ...readOptionsOf(options), signal })) {
+      const entries = db.scan({ ...range, ...readOptions, signal });
+      for await (const { key, value } of entries) {
         await lines.add(jsonLine({ ...jsonFields('key', key, encoding), ...jsonFields('value', value, encoding) }));
         count += 1;
-        asOf = served.timestamp;
       }
       await lines.flush();
+      asOf = entries.served?.timestamp ?? asOf;
     });
     if (handle !== undefined) await finished(output.end());
   } finally {

@@ -24,7 +24,8 @@ Each line is a condition or a change:
   {"if":"version","key":"cart","version":123}        it has this version ("tidemark get cart --json" tells it); 0: it is absent
   {"if":"value","key":"cart","value":"open"}         it has this value
   {"if":"unchanged","prefix":"cart/","since":123}    nothing with this prefix was put, deleted or added since this timestamp
-                                                     ("served.timestamp" of "tidemark scan cart/ --json"); also "start", "end"
+                                                     ("served.timestamp" of "tidemark scan cart/ --json", which tells it also
+                                                     where there are no keys); also "start", "end"
   {"put":"cart","value":"paid"}                      set a key
   {"delete":"cart"}                                  delete a key
 
