@@ -42,11 +42,20 @@ export function withRead(command: Command): Command {
       new Option('--consistency <level>', 'how fresh; linearizable if not given').choices(['linearizable', 'bounded', 'local']),
     )
     .addOption(new Option('--max-staleness <duration>', 'of bounded reads; 5s if not given').argParser(duration))
-    .addOption(
-      new Option('--at-least <timestamp>', 'from any replica, as of this timestamp, printed before, or later').argParser(
-        integer(1, Number.MAX_SAFE_INTEGER),
-      ),
-    );
+    .addOption(atLeast('from any replica, as of this timestamp, printed before, or later'));
+}
+
+/** The token of a session, of reads and of writes. */
+function atLeast(description: string): Option {
+  return new Option('--at-least <timestamp>', description).argParser(integer(1, Number.MAX_SAFE_INTEGER));
+}
+
+export interface WriteArguments extends DataArguments {
+  readonly atLeast?: number;
+}
+
+export function withWrite(command: Command): Command {
+  return command.addOption(atLeast('commit above this timestamp, printed before'));
 }
 
 const MAX_STALENESS_MS = 5000;

@@ -1,6 +1,6 @@
 import { Option, type Command } from 'commander';
 import type { Condition, Mutation } from '../bucket/requests.js';
-import type { Database, WriteOutcome } from '../client/index.js';
+import type { Database, WriteOptions, WriteOutcome } from '../client/index.js';
 import type { Bytes } from '../lib/bytes.js';
 import { formatTimestamp, parseTimestamp } from '../mvcc/timestamp.js';
 import { integer } from './arguments.js';
@@ -11,9 +11,11 @@ import {
   readOptionsOf,
   withRange,
   withRead,
+  withWrite,
   type DataArguments,
   type RangeArguments,
   type ReadArguments,
+  type WriteArguments,
 } from './data-arguments.js';
 import { withDatabase } from './database.js';
 import { EXIT, Exit } from './exit.js';
@@ -21,7 +23,7 @@ import { jsonLine, LineWriter, write, type Terminal } from './terminal.js';
 import { decode, encode, jsonFields, readValue, type Encoding } from './values.js';
 
 /** `tidemark put|get|delete|scan|history`: one request each. */
-interface ChangeArguments extends DataArguments {
+interface ChangeArguments extends WriteArguments {
   readonly ifAbsent?: boolean;
   readonly ifExists?: boolean;
   readonly ifVersion?: string;
@@ -82,7 +84,7 @@ export function addData(program: Command, terminal: Terminal): void {
 }
 
 function withConditions(command: Command): Command {
-  return command
+  return withWrite(command)
     .addOption(new Option('--if-absent', 'only if the key does not exist').conflicts(['ifExists', 'ifVersion']))
     .addOption(new Option('--if-exists', 'only if the key exists').conflicts('ifVersion'))
     .option('--if-version <version>', 'only if the key has this version; 0: if it does not exist');
@@ -108,7 +110,9 @@ async function remove(keyText: string, options: ChangeArguments, terminal: Termi
 
 async function change(mutation: Mutation, options: ChangeArguments, terminal: Terminal): Promise<void> {
   const conditions = conditionsOf(mutation.key, options);
-  const { applied, version, failed, served } = await withDatabase(options, (db) => changeIn(db, mutation, conditions));
+  const { atLeast } = options;
+  const outcome = await withDatabase(options, (db) => changeIn(db, mutation, conditions, { atLeast }));
+  const { applied, version, failed, served } = outcome;
   const word = mutation.kind === 'put' ? 'put' : 'deleted';
   if (options.json) {
     const result = applied ? { applied, version } : { applied, failedVersion: failed?.version ?? 0 };
@@ -123,10 +127,15 @@ async function change(mutation: Mutation, options: ChangeArguments, terminal: Te
 }
 
 /** A Put or a Delete if that is all that is asked for: what is wrong with a key or value is then said of `key` and `value`. */
-async function changeIn(db: Database, mutation: Mutation, conditions: readonly Condition[]): Promise<WriteOutcome> {
-  if (conditions.length > 0) return db.write({ conditions, mutations: [mutation] });
+async function changeIn(
+  db: Database,
+  mutation: Mutation,
+  conditions: readonly Condition[],
+  options: WriteOptions,
+): Promise<WriteOutcome> {
+  if (conditions.length > 0) return db.write({ conditions, mutations: [mutation] }, options);
   const { key } = mutation;
-  const written = mutation.kind === 'put' ? await db.put(key, mutation.value) : await db.delete(key);
+  const written = mutation.kind === 'put' ? await db.put(key, mutation.value, options) : await db.delete(key, options);
   return { applied: true, ...written };
 }
 

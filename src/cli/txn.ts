@@ -5,7 +5,7 @@ import type { ConditionOf, MutationOf, Write } from '../client/index.js';
 import type { Bytes } from '../lib/bytes.js';
 import { messageOf } from '../lib/errors.js';
 import { formatTimestamp, parseTimestamp, type Timestamp } from '../mvcc/timestamp.js';
-import { dataCommand, encodingOf, type DataArguments } from './data-arguments.js';
+import { dataCommand, encodingOf, withWrite, type WriteArguments } from './data-arguments.js';
 import { withDatabase } from './database.js';
 import { EXIT, Exit, UsageError } from './exit.js';
 import { linesOf, openFile, type Line } from './lines.js';
@@ -46,13 +46,13 @@ Exit codes: 0 committed; 4 a condition did not hold, and nothing was done; 5 unk
 be; 6 unavailable, and nothing was done; 2 a line is wrong.`;
 
 export function addTxn(program: Command, terminal: Terminal): void {
-  dataCommand(program, 'txn', 'check conditions and change keys, all at one moment or not at all')
+  withWrite(dataCommand(program, 'txn', 'check conditions and change keys, all at one moment or not at all'))
     .argument('[file]', 'JSON lines; - is standard input', '-')
     .addHelpText('after', HELP)
-    .action((file: string, options: DataArguments) => transact(file, options, terminal));
+    .action((file: string, options: WriteArguments) => transact(file, options, terminal));
 }
 
-async function transact(file: string, options: DataArguments, terminal: Terminal): Promise<void> {
+async function transact(file: string, options: WriteArguments, terminal: Terminal): Promise<void> {
   const encoding = encodingOf(options);
   const parts = await readParts(file, encoding, terminal);
   const conditions = parts.flatMap((part) => (part.condition === undefined ? [] : [part]));
@@ -60,7 +60,7 @@ async function transact(file: string, options: DataArguments, terminal: Terminal
     conditions: parts.flatMap(({ condition }) => condition ?? []),
     mutations: parts.flatMap(({ mutation }) => mutation ?? []),
   };
-  const outcome = await withDatabase(options, (db) => db.write(request));
+  const outcome = await withDatabase(options, (db) => db.write(request, { atLeast: options.atLeast }));
   const { applied, version, served, failed } = outcome;
   if (applied) {
     const done = `${counted(conditions.length, 'condition')} held, ${counted(parts.length - conditions.length, 'key')} changed`;

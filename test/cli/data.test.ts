@@ -1,5 +1,6 @@
 import { expect } from 'chai';
 import { DEFAULT_LIMITS } from '../../src/env/limits.js';
+import { later } from '../../src/mvcc/timestamp.js';
 import { startService, type Service } from '../services/support.js';
 import { tidemark, type Outcome } from './support.js';
 
@@ -42,5 +43,25 @@ describe('the commands for keys', function () {
     const lines = book.map((line) => JSON.stringify(line)).join('\n');
     expect((await run(['txn'], lines)).code).to.equal(0);
     expect((await run(['txn'], lines)).code, 'somebody was there').to.equal(4);
+  });
+
+  it('commit above the token of a session', async () => {
+    let token = await versionOf('put', 'mine', '1');
+    const writes: [args: string[], input?: string][] = [
+      [['put', 'mine', '2']],
+      [['put', 'mine', '3', '--if-exists']],
+      [['delete', 'mine']],
+      [['txn'], '{"put":"mine","value":"4"}'],
+    ];
+    for (const [args, input] of writes) {
+      token = later(token, 100);
+      const { code, out } = await run([...args, '--at-least', String(token), '--json'], input);
+      expect(code).to.equal(0);
+      expect((JSON.parse(out) as { version: number }).version, args.join(' ')).to.be.above(token);
+    }
+    expect((await run(['get', 'mine', '--at-least', String(token)])).out).to.equal('4\n');
+    const future = await run(['delete', 'mine', '--at-least', String(later(token, 3_600_000))]);
+    expect([future.code, future.out]).to.deep.equal([2, '']);
+    expect(future.err).to.include('at_least').and.to.include('CLOCK_TOO_FAR_AHEAD');
   });
 });

@@ -42,9 +42,10 @@ describe('public services on the network', () => {
       return { version: 2 ** 53 - 1, header };
     }));
     const id = { session: 2 ** 53 - 1, born: 2 ** 53 - 2, sequence: 1, lowest: 1 };
-    const reply = await rpc.unary(COMMANDS, 'Put', { key: Buffer.from([0, 255]), value: Buffer.alloc(0), id });
+    const whole = { key: Buffer.from([0, 255]), value: Buffer.alloc(0), id, atLeast: 2 ** 53 - 3 };
+    const reply = await rpc.unary(COMMANDS, 'Put', whole);
     expect(reply).to.deep.equal({ version: 2 ** 53 - 1, header });
-    expect(requests[0]).to.deep.equal({ key: Buffer.from([0, 255]), value: Buffer.alloc(0), id });
+    expect(requests[0]).to.deep.equal(whole);
     // 2^53 + 1 and 2^64 - 1 as varints, in RequestId.session.
     for (const varint of ['8180808080808010', 'ffffffffffffffffff01']) {
       await raw(server.address, Buffer.from(`0a016b1a${hexLength(1 + varint.length / 2)}08${varint}`, 'hex'));

@@ -90,6 +90,28 @@ describe('time travel by the public services of a node', function () {
     expect(conflict).to.include({ code: 'INVALID_ARGUMENT', reason: 'READ_OPTIONS_CONFLICT' });
   });
 
+  it('commits above the token of a session, and refuses a token from the future', async () => {
+    // Ahead of this node's clock, as what a session has seen of another node may be.
+    let token = await put('t', 'one');
+    const requests = [
+      ['Put', { key: b('t'), value: b('two') }],
+      ['Delete', { key: b('t') }],
+      ['Write', { mutations: [{ put: { key: b('t'), value: b('three') } }] }],
+      ['Write', { conditions: [{ key: b('t'), exists: false }] }],
+    ] as const;
+    for (const [method, request] of requests) {
+      token = later(token, 100);
+      const reply = await rpc.unary<{ header: Header }>(COMMANDS, method, { ...request, atLeast: token }, 10_000);
+      expect(reply.header.timestamp, method).to.be.above(token);
+    }
+    for (const [method, request] of requests) {
+      const future = await failureOf(rpc.unary(COMMANDS, method, { ...request, atLeast: later(token, 3_600_000) }, 10_000));
+      expect(future).to.include({ code: 'INVALID_ARGUMENT', reason: 'CLOCK_TOO_FAR_AHEAD' });
+      expect(future.details['field']).to.equal('at_least');
+    }
+    expect(String((await get('t', { atLeast: token })).value)).to.equal('three');
+  });
+
   it('lists the versions of a key as of a moment', async () => {
     const versions = [await put('h', 'one'), await remove('h'), await put('h', 'three')];
     const history = async (more: object): Promise<[string, string | undefined][]> => {

@@ -11,22 +11,23 @@ export function commandsService(router: RequestRouter): RpcService {
   return {
     Put: {
       kind: 'unary',
-      async handle({ key, value, id }: wire.PutRequest, { deadlineMs }: RpcContext): Promise<wire.VersionReply> {
-        const { timestamp, served } = await router.put(key, value, { id: idOf(id), deadlineMs });
+      async handle({ key, value, id, atLeast }: wire.PutRequest, { deadlineMs }: RpcContext): Promise<wire.VersionReply> {
+        const { timestamp, served } = await router.put(key, value, { id: idOf(id), atLeast, deadlineMs });
         return { version: timestamp, header: headerOf(served) };
       },
     },
     Delete: {
       kind: 'unary',
-      async handle({ key, id }: wire.DeleteRequest, { deadlineMs }: RpcContext): Promise<wire.VersionReply> {
-        const { timestamp, served } = await router.delete(key, { id: idOf(id), deadlineMs });
+      async handle({ key, id, atLeast }: wire.DeleteRequest, { deadlineMs }: RpcContext): Promise<wire.VersionReply> {
+        const { timestamp, served } = await router.delete(key, { id: idOf(id), atLeast, deadlineMs });
         return { version: timestamp, header: headerOf(served) };
       },
     },
     Write: {
       kind: 'unary',
-      async handle({ conditions, mutations, id }: wire.WriteRequest, { deadlineMs }: RpcContext): Promise<wire.WriteReply> {
-        const options = { id: idOf(id), deadlineMs };
+      async handle(request: wire.WriteRequest, { deadlineMs }: RpcContext): Promise<wire.WriteReply> {
+        const { conditions, mutations, id, atLeast } = request;
+        const options = { id: idOf(id), atLeast, deadlineMs };
         const result = await router.write(conditions.map(conditionOf), mutations.map(mutationOf), options);
         const reply = { applied: result.applied, timestamp: result.timestamp, header: headerOf(result.served) };
         if (result.applied) return reply;

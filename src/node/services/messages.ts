@@ -49,11 +49,13 @@ export interface PutRequest {
   readonly key: Bytes;
   readonly value: Bytes;
   readonly id: RequestId | null;
+  readonly atLeast: number;
 }
 
 export interface DeleteRequest {
   readonly key: Bytes;
   readonly id: RequestId | null;
+  readonly atLeast: number;
 }
 
 export interface VersionReply {
@@ -80,6 +82,7 @@ export interface WriteRequest {
   readonly conditions: readonly Condition[];
   readonly mutations: readonly Mutation[];
   readonly id: RequestId | null;
+  readonly atLeast: number;
 }
 
 export interface WriteReply {
