@@ -1,4 +1,5 @@
 import { InvalidArgumentError, Option, type Command } from 'commander';
+import { parseTimestamp, TIMESTAMP_MAX } from '../mvcc/timestamp.js';
 import { withTls, type TlsArguments } from './tls.js';
 
 /** Parsers of option values, and the options that many commands share. A parser throws what commander reports as wrong use. */
@@ -39,6 +40,17 @@ export function words<W extends string>(allowed: readonly W[]): (text: string) =
       if (word === undefined) throw new InvalidArgumentError(`Expected some of ${allowed.join(', ')}, with commas between.`);
       return word;
     });
+}
+
+/**
+ * A moment, which stays text: only the cluster's clock says what a span before now is. What can be none on any clock is refused
+ * here, before anybody is asked.
+ */
+export function moment(option: string): (text: string) => string {
+  return (text) => {
+    parseTimestamp(text, TIMESTAMP_MAX, option);
+    return text;
+  };
 }
 
 /** `host:port`, an IPv6 host in brackets; several with commas between. */

@@ -1,7 +1,7 @@
 import { Option, type Command } from 'commander';
 import type { ReadOptions, ScanOptions } from '../client/index.js';
 import type { Bytes } from '../lib/bytes.js';
-import { duration, integer, withConnection, type ConnectionArguments } from './arguments.js';
+import { duration, integer, moment, withConnection, type ConnectionArguments } from './arguments.js';
 import { UsageError } from './exit.js';
 import { decode, type Encoding } from './values.js';
 
@@ -32,11 +32,9 @@ export interface ReadArguments {
 export function withRead(command: Command): Command {
   return command
     .addOption(
-      new Option('--as-of <time>', 'the state at a timestamp, an ISO time, or a span before now like -10s').conflicts([
-        'consistency',
-        'maxStaleness',
-        'atLeast',
-      ]),
+      new Option('--as-of <time>', 'the state at a timestamp, an ISO time, or a span before now like -10s')
+        .conflicts(['consistency', 'maxStaleness', 'atLeast'])
+        .argParser(moment('--as-of')),
     )
     .addOption(
       new Option('--consistency <level>', 'how fresh; linearizable if not given').choices(['linearizable', 'bounded', 'local']),
@@ -60,7 +58,6 @@ export function withWrite(command: Command): Command {
 
 const MAX_STALENESS_MS = 5000;
 
-/** Moments stay text: a span before now counts from the cluster's clock. */
 export function readOptionsOf({ asOf, consistency, maxStaleness, atLeast }: ReadArguments): ReadOptions {
   if (asOf !== undefined) return { asOf };
   if (atLeast !== undefined) {

@@ -3,7 +3,7 @@ import type { Condition, Mutation } from '../bucket/requests.js';
 import type { Database, WriteOptions, WriteOutcome } from '../client/index.js';
 import type { Bytes } from '../lib/bytes.js';
 import { formatTimestamp, parseTimestamp } from '../mvcc/timestamp.js';
-import { integer } from './arguments.js';
+import { integer, moment } from './arguments.js';
 import {
   dataCommand,
   encodingOf,
@@ -76,9 +76,9 @@ export function addData(program: Command, terminal: Terminal): void {
     .action((prefix: string | undefined, options: ScanArguments) => scan(prefix, options, terminal));
   command('history', 'print the versions of a key, newest first')
     .argument('<key>')
-    .option('--newest <time>', 'from the version of that time on')
-    .option('--oldest <time>', 'back to that time')
-    .option('--as-of <time>', 'the versions that there were at a timestamp, an ISO time, or a span before now like -10s')
+    .option('--newest <time>', 'from the version of that time on', moment('--newest'))
+    .option('--oldest <time>', 'back to that time', moment('--oldest'))
+    .option('--as-of <time>', 'the versions that there were at a timestamp, an ISO time, or a span before now', moment('--as-of'))
     .addOption(limit())
     .action((key: string, options: HistoryArguments) => history(key, options, terminal));
 }
@@ -142,7 +142,8 @@ async function changeIn(
 async function get(keyText: string, options: GetArguments, terminal: Terminal): Promise<void> {
   const encoding = encodingOf(options);
   const key = decode(keyText, encoding, 'key');
-  const entry = await withDatabase(options, (db) => db.get(key, readOptionsOf(options)));
+  const readOptions = readOptionsOf(options);
+  const entry = await withDatabase(options, (db) => db.get(key, readOptions));
   const { found, served } = entry;
   if (options.json) {
     const fields = entry.found ? { ...jsonFields('value', entry.value, encoding), version: entry.version } : {};

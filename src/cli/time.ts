@@ -2,7 +2,7 @@ import { Option, type Command } from 'commander';
 import type { Pin } from '../client/index.js';
 import type { Bytes } from '../lib/bytes.js';
 import { formatTimestamp, later } from '../mvcc/timestamp.js';
-import { duration, withConnection, type ConnectionArguments } from './arguments.js';
+import { duration, moment, withConnection, type ConnectionArguments } from './arguments.js';
 import { dataCommand, encodingOf, rangeOf, withRange, type RangeArguments } from './data-arguments.js';
 import { withDatabase } from './database.js';
 import { jsonLine, LineWriter, table, write, type Terminal } from './terminal.js';
@@ -25,15 +25,15 @@ const SIGNS = { added: '+', changed: '~', removed: '-' } as const;
 
 export function addTime(program: Command, terminal: Terminal): void {
   withRange(dataCommand(program, 'diff', 'print what changed between two moments, in the order of keys'))
-    .requiredOption('--from <time>', MOMENT)
-    .option('--to <time>', `${MOMENT}; now, if not given`)
+    .requiredOption('--from <time>', MOMENT, moment('--from'))
+    .option('--to <time>', `${MOMENT}; now, if not given`, moment('--to'))
     .option('--keys-only', 'without values', false)
     .action((prefix: string | undefined, options: DiffArguments) => diff(prefix, options, terminal));
   const pin = program.command('pin').description('keep moments readable that would be too old');
   withConnection(pin.command('add'))
     .description('keep a moment readable, under a name; again with the same moment, to set when it expires')
     .argument('<name>')
-    .option('--as-of <time>', MOMENT, 'now')
+    .option('--as-of <time>', MOMENT, moment('--as-of'), 'now')
     .addOption(new Option('--expires <duration>', 'remove it by itself after; never, if not given').argParser(duration))
     .action((name: string, options: PinArguments) => addPin(name, options, terminal));
   withConnection(pin.command('remove'))
@@ -48,9 +48,10 @@ export function addTime(program: Command, terminal: Terminal): void {
 async function diff(prefix: string | undefined, options: DiffArguments, terminal: Terminal): Promise<void> {
   const encoding = encodingOf(options);
   const { from, to, keysOnly, json } = options;
+  const range = rangeOf(prefix, options);
   await withDatabase(options, async (db) => {
     const lines = new LineWriter(terminal.stdout);
-    for await (const { kind, key, before, after, served } of db.diff({ ...rangeOf(prefix, options), from, to })) {
+    for await (const { kind, key, before, after, served } of db.diff({ ...range, from, to })) {
       if (json) {
         const sides = keysOnly ? {} : { before: side(before, encoding), after: side(after, encoding) };
         await lines.add(jsonLine({ kind, ...jsonFields('key', key, encoding), ...sides, served }));

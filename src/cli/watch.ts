@@ -1,7 +1,8 @@
 import { Option, type Command } from 'commander';
+import { streamFrom } from '../client/changes.js';
 import type { ChangeEvent, Database } from '../client/index.js';
-import { formatTimestamp, parseTimestamp, type Timestamp } from '../mvcc/timestamp.js';
-import { integer } from './arguments.js';
+import { formatTimestamp, parseTimestamp, TIMESTAMP_MAX, type Timestamp } from '../mvcc/timestamp.js';
+import { integer, moment } from './arguments.js';
 import { dataCommand, encodingOf, rangeOf, withRange, type RangeArguments } from './data-arguments.js';
 import { withDatabase } from './database.js';
 import { beginLifetime } from './lifetime.js';
@@ -32,13 +33,19 @@ transaction (equal in the changes of one commit) and cursor. A mark says that ev
 
 export function addWatch(program: Command, terminal: Terminal): void {
   withRange(dataCommand(program, 'watch', 'print changes as they are committed'))
-    .option('--from <where>', 'now, beginning, a cursor, a timestamp, an ISO time, or a span before now like -10s', 'now')
+    .option('--from <where>', 'now, beginning, a cursor, a timestamp, an ISO time, or a span before now like -10s', whence, 'now')
     .option('--before', 'also what each key held before', false)
     .option('--marks', 'also marks: up to when all changes were printed', false)
-    .option('--until <time>', 'end when everything up to this time was printed; now, a timestamp, an ISO time or a span')
+    .option('--until <time>', 'end when all until then was printed; now, a timestamp, an ISO time or a span', moment('--until'))
     .addOption(new Option('--limit <n>', 'end after so many changes').argParser(integer(1, Number.MAX_SAFE_INTEGER)))
     .addHelpText('after', HELP)
     .action((prefix: string | undefined, options: WatchArguments) => watch(prefix, options, terminal));
+}
+
+/** Refuses what is no place to begin at; which moment or place it is only the cluster can tell. */
+function whence(text: string): string {
+  streamFrom(text, (time) => parseTimestamp(time, TIMESTAMP_MAX, '--from'));
+  return text;
 }
 
 async function watch(prefix: string | undefined, options: WatchArguments, terminal: Terminal): Promise<void> {

@@ -35,6 +35,17 @@ describe('the command line', () => {
     ['an import file that is not there', ['import', '/nowhere'], /file cannot be opened: ENOENT/],
     ['a transaction file that is not there', ['txn', '/nowhere'], /file cannot be opened: ENOENT/],
     ['a prefix beside bounds', ['scan', 'a', '--start', 'b'], /give a prefix, or --start and --end, not both/],
+    ['a moment that is none', ['get', 'k', '--as-of', 'nonsense'], /--as-of is 'nonsense': expected a number, an ISO 8601 time/],
+    ['a moment to scan at', ['scan', '--as-of', '2024-13-01'], /--as-of is '2024-13-01'/],
+    ['a moment to export', ['export', '--as-of', '-10'], /--as-of is '-10'/],
+    ['a moment of a history', ['history', 'k', '--oldest', 'first'], /--oldest is 'first'/],
+    ['a moment to compare with', ['diff', '--from', '-1m', '--to', 'soon'], /--to is 'soon'/],
+    ['a moment to pin', ['pin', 'add', 'p', '--as-of', '99999999999999999'], /--as-of is 99999999999999999: timestamps are below 2\^53/],
+    ['a moment to watch from', ['watch', '--from', 'yesterday'], /from is 'yesterday': expected 'now', 'beginning', a cursor/],
+    ['a moment to watch until', ['watch', '--until', 'later'], /--until is 'later'/],
+    ['a staleness of no bounded read', ['get', 'k', '--max-staleness', '1s'], /--max-staleness needs --consistency bounded/],
+    ['a token beside another consistency', ['export', '--at-least', '1', '--consistency', 'local'], /--at-least goes with/],
+    ['a prefix beside bounds of a diff', ['diff', 'a', '--start', 'b', '--from', '-1s'], /give a prefix, or --start and --end/],
     ['a missing configuration', ['node'], /required option '-c, --config <file>' not specified/],
     ['a configuration that is not there', ['node', '-c', '/nowhere.yaml'], /\/nowhere\.yaml: the configuration cannot be read/],
   ];
@@ -46,6 +57,12 @@ describe('the command line', () => {
       expect(code).to.equal(EXIT.USAGE);
     });
   }
+
+  it('refuses a moment before all time without asking anybody', async () => {
+    const { code, err } = await tidemark(['get', 'k', '--as-of', '2019-12-31', '--json', ...NOWHERE]);
+    expect(code).to.equal(EXIT.OUT_OF_RANGE);
+    expect(JSON.parse(err)).to.have.nested.property('error.reason', 'TIMESTAMP_TOO_EARLY');
+  });
 
   it('names every mistake of a configuration', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'tidemark-arguments-'));
