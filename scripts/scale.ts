@@ -41,7 +41,7 @@ interface Case {
 /** The record when nothing is left to do. */
 function run({ name, start, lost = NOBODY, heat = NO_HEAT }: Case): PlacementRecord {
   const settled = new Set([SYSTEM_BUCKET, ...start.map.map(({ id }) => id)]);
-  const rest = { settled, lost, unreachable: lost, cool: new Set<number>(), heat };
+  const rest = { settled, lost, unreachable: lost, away: lost, last: new Map(), cool: new Set<number>(), heat };
   const times: number[] = [];
   let record = start;
   for (;;) {

@@ -182,7 +182,7 @@ export class PlacementKeeper {
   /** Only on the node that leads the system bucket; others answer NOT_LEADER. */
   change(what: PlacementChange, deadlineMs: number): Promise<PlacementRecord> {
     const next = (record: PlacementRecord): PlacementRecord => {
-      return changed(record, what, this.#moving(record).length === 0, this.#placer.away());
+      return changed(record, what, this.#moving(record).length === 0, this.#placer.unreachable());
     };
     return this.system.change(next, deadlineMs);
   }
@@ -193,7 +193,7 @@ export class PlacementKeeper {
    */
   get progress(): KeeperProgress | undefined {
     if (!this.system.isLeading) return undefined;
-    const unreachable = [...this.#placer.away()].sort((a, b) => a - b);
+    const unreachable = [...this.#placer.unreachable()].sort((a, b) => a - b);
     return { moving: this.#moving(this.#record), wanted: this.#placer.wanted(), unreachable };
   }
 

@@ -36,23 +36,31 @@ interface Report {
   readonly heardMs: number;
 }
 
+/**
+ * A node that is out of reach for so long is away: moves to it are called off, and its read replicas go. Longer than a node takes
+ * to start anew, so that none of them is copied again for that.
+ */
+const AWAY_MS = 15_000;
 /** Leaders report at least this often; see Membership. */
 const REPORT_MS_MAX = 15_000;
 const CHANGE_MS_MAX = 2000;
-/** A node that nobody had a reason to dial is there a moment after: until then it is not called away. */
-const AWAY_MS = 1000;
+/** A node that nobody had a reason to dial is there a moment after: until then nobody is told that it cannot be reached. */
+const UNREACHABLE_MS = 1000;
 const NOTHING: ReadonlySet<number> = new Set();
 
 export class Placer {
   readonly #options: PlacerOptions;
   readonly #reports = new Map<NodeId, Report>();
   readonly #silentSinceMs = new Map<NodeId, number>();
+  /** As of the last look. */
+  #lost: ReadonlySet<NodeId> = NOTHING;
+  /** How each bucket was placed when it was last settled, since this node leads. */
+  readonly #last = new Map<BucketId, Replicas>();
   readonly #cooling = new Cooling();
   #record: PlacementRecord | undefined;
   /** From which epoch on a bucket has been placed as it is, as far as this node knows. */
   readonly #placedSince = new Map<BucketId, number>();
   #running = false;
-  #lostNow: ReadonlySet<NodeId> = NOTHING;
 
   constructor(options: PlacerOptions) {
     this.#options = options;
@@ -88,37 +96,37 @@ export class Placer {
   }
 
   /** Nodes that cannot be reached, and not just for this moment; only on the node that plans. */
-  away(): ReadonlySet<NodeId> {
-    const { clock, isReachable } = this.#options;
-    const longAgo = clock.monotonicMs() - AWAY_MS;
-    const away = [...this.#silentSinceMs].filter(([id, sinceMs]) => sinceMs <= longAgo && !isReachable(id));
-    return new Set(away.map(([id]) => id));
+  unreachable(): ReadonlySet<NodeId> {
+    return new Set([...this.#silent(UNREACHABLE_MS)].filter((id) => !this.#options.isReachable(id)));
   }
 
   /** What the present placement lacks. */
   wanted(): Wanted {
     const { record, changesMax, heat, rules } = this.#options;
-    const nodes = { lost: this.#lostNow, unreachable: this.away() };
-    return wantedOf({ record: record(), settled: this.settled(), ...nodes, changesMax, heat: heat(), cool: NOTHING, rules });
+    const silence = { lost: this.#lost, unreachable: this.unreachable(), away: this.#silent(AWAY_MS) };
+    const input = { settled: this.settled(), last: this.#last, ...silence, changesMax, heat: heat(), cool: NOTHING, rules };
+    return wantedOf({ record: record(), ...input });
   }
 
   tick(): void {
     if (!this.#options.isLeading()) {
       // How long others were silent to it before it led says nothing: it starts to count when it leads.
       this.#silentSinceMs.clear();
-      this.#lostNow = NOTHING;
+      this.#lost = NOTHING;
+      this.#last.clear();
       this.#cooling.forget();
       return;
     }
     const { record, clock, changesMax, rules } = this.#options;
     const known = record();
-    const lost = this.#lost();
-    this.#lostNow = lost;
+    this.#listen(known);
     const heat = this.#options.heat();
     const cool = this.#cooling.look(known, heat, rules, clock.monotonicMs());
     if (this.#running) return;
-    const unreachable = new Set(known.nodes.map(({ id }) => id).filter((id) => !this.#options.isReachable(id)));
-    const input = { settled: this.settled(), lost, unreachable, changesMax, heat, cool, rules };
+    const settled = this.settled();
+    for (const bucket of settled) this.#last.set(bucket, placeOf(known, bucket)?.replicas ?? []);
+    const silence = { lost: this.#lost, unreachable: this.#silent(0), away: this.#silent(AWAY_MS) };
+    const input = { settled, last: this.#last, ...silence, changesMax, heat, cool, rules };
     if (plan({ record: known, ...input }) === undefined) return;
     this.#running = true;
     this.#write(known.epoch, (present) => plan({ record: present, ...input }) ?? present)
@@ -141,22 +149,32 @@ export class Placer {
     }
   }
 
-  #lost(): ReadonlySet<NodeId> {
-    const { record, isReachable, clock, lostAfterMs, log } = this.#options;
+  /** Notes who can be reached, and tells of nodes that become lost, or are not any more. */
+  #listen({ nodes }: PlacementRecord): void {
+    const { isReachable, clock, lostAfterMs, log } = this.#options;
     const now = clock.monotonicMs();
-    const lost = new Set<NodeId>();
-    for (const { id } of record().nodes) {
-      if (isReachable(id)) {
-        this.#silentSinceMs.delete(id);
-        continue;
-      }
-      const since = this.#silentSinceMs.get(id) ?? now;
-      if (since === now) this.#silentSinceMs.set(id, now);
-      if (now - since < lostAfterMs) continue;
-      lost.add(id);
-      log.warn('a node is taken for lost: its replicas are made anew on others', { lost: id, silentMs: Math.round(now - since) });
+    const members = new Set(nodes.map(({ id }) => id));
+    for (const id of this.#silentSinceMs.keys()) if (!members.has(id)) this.#silentSinceMs.delete(id);
+    for (const id of members) {
+      if (isReachable(id)) this.#silentSinceMs.delete(id);
+      else if (!this.#silentSinceMs.has(id)) this.#silentSinceMs.set(id, now);
     }
-    return lost;
+    const lost = this.#silent(lostAfterMs);
+    for (const id of lost) {
+      if (this.#lost.has(id)) continue;
+      const silentMs = Math.round(now - (this.#silentSinceMs.get(id) ?? now));
+      log.warn('a node is taken for lost: its replicas are made anew on others', { lost: id, silentMs });
+    }
+    for (const id of this.#lost) {
+      if (!lost.has(id) && members.has(id)) log.info('a node that was taken for lost is back', { node: id });
+    }
+    this.#lost = lost;
+  }
+
+  /** Nodes that have been out of reach for so long, as of the last look. */
+  #silent(forMs: number): ReadonlySet<NodeId> {
+    const before = this.#options.clock.monotonicMs() - forMs;
+    return new Set([...this.#silentSinceMs].filter(([, since]) => since <= before).map(([id]) => id));
   }
 }
 

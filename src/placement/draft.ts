@@ -5,8 +5,8 @@ import type { HeatRules } from './hot.js';
 import { SYSTEM_REPLICAS_MAX } from './initial.js';
 import { replicaIdOf, SYSTEM_BUCKET } from './map.js';
 import type { BucketId, BucketInfo, NodeId, ReplicaInfo } from './map.js';
-import { placeOf, votersWanted, type PlacementRecord } from './record.js';
-import { leaderOf, type Replicas } from './replicas.js';
+import { epochOfReplica, placeOf, votersWanted, type PlacementRecord } from './record.js';
+import { hasVoter, leaderOf, type Replicas } from './replicas.js';
 
 export interface PlannerInput {
   readonly record: PlacementRecord;
@@ -16,6 +16,10 @@ export interface PlannerInput {
   readonly lost: ReadonlySet<NodeId>;
   /** Nodes that cannot be reached now: nothing is placed on them. */
   readonly unreachable: ReadonlySet<NodeId>;
+  /** Those of them that have not been for so long that nothing waits for them which can do without. */
+  readonly away: ReadonlySet<NodeId>;
+  /** How each bucket was placed when it was last settled, as far as is known. */
+  readonly last: ReadonlyMap<BucketId, Replicas>;
   /** Buckets that may be under way at a time. */
   readonly changesMax: number;
   readonly heat: HeatSummary;
@@ -40,8 +44,8 @@ export class Draft {
   readonly targets: readonly NodeId[];
   readonly crowding: Crowding;
   /**
-   * Buckets with a replica on a node that may keep none, with another number of voters than wanted, with voters that share more
-   * than they must, with read replicas.
+   * Buckets with a replica on a node that may keep none, or on its way to one that is away; with another number of voters than
+   * wanted; with voters that share more than they must; with read replicas.
    */
   readonly stray: BucketId[] = [];
   readonly missized: BucketId[] = [];
@@ -79,9 +83,9 @@ export class Draft {
   #look(bucket: BucketId, replicas: Replicas): void {
     let voters = 0;
     let isStray = false;
-    for (const { node, learner } of replicas) {
-      if (!learner) voters += 1;
-      if (!this.usable.has(node)) isStray = true;
+    for (const replica of replicas) {
+      if (!replica.learner) voters += 1;
+      if (!this.usable.has(replica.node) || this.isStranded(bucket, replica)) isStray = true;
     }
     if (isStray) this.stray.push(bucket);
     if (voters !== this.votersWanted(bucket)) this.missized.push(bucket);
@@ -124,6 +128,17 @@ export class Draft {
 
   isSettled(bucket: BucketId): boolean {
     return this.input.settled.has(bucket);
+  }
+
+  /**
+   * A voter that is on its way to a node that is away: it was not there when the bucket was last settled. Of a bucket that was
+   * not seen settled all that were ever added count as on their way: one that votes already is replaced as well, which is safe.
+   */
+  isStranded(bucket: BucketId, { id, node, learner }: ReplicaInfo): boolean {
+    const { away, last } = this.input;
+    if (learner || !away.has(node) || this.isSettled(bucket)) return false;
+    const before = last.get(bucket);
+    return before === undefined ? epochOfReplica(id) > 0 : !hasVoter(before, node);
   }
 
   /** May be changed now. */

@@ -11,9 +11,12 @@ const UNEVEN = 1.5;
 /** An exchange for less than this part of the difference between two nodes is not worth it. */
 const TRIFLE = 1 / 16;
 
-/** Takes read replicas that are not needed any more, from the hottest nodes first; and at once those beyond what there may be. */
+/**
+ * Takes read replicas that are not needed any more, from the hottest nodes first; and at once those beyond what there may be, and
+ * those on nodes that are away: they serve nobody, and others are to take their place.
+ */
 export function coolDown(draft: Draft): void {
-  const { cool, heat, rules } = draft.input;
+  const { away, cool, heat, rules } = draft.input;
   for (const bucket of draft.helped) {
     if (!draft.isOpenForHeat(bucket)) continue;
     const replicas = draft.replicasOf(bucket);
@@ -21,9 +24,11 @@ export function coolDown(draft: Draft): void {
     const reads = heat.buckets.get(bucket)?.reads ?? 0;
     const isCool = cool.has(bucket);
     const kept = isCool ? readReplicasKept(reads, votersOf(replicas).length, rules) : rules.readReplicasMax;
-    if (readers.length <= kept) continue;
-    readers.sort((a, b) => draft.heat.of(b.node) - draft.heat.of(a.node) || b.id - a.id);
-    draft.set(bucket, without(replicas, ...readers.slice(0, readers.length - kept)));
+    const gone = readers.filter(({ node }) => away.has(node));
+    const serving = without(readers, ...gone);
+    serving.sort((a, b) => draft.heat.of(b.node) - draft.heat.of(a.node) || b.id - a.id);
+    gone.push(...serving.slice(0, Math.max(0, serving.length - kept)));
+    if (gone.length > 0) draft.set(bucket, without(replicas, ...gone));
   }
 }
 

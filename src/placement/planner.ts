@@ -1,23 +1,26 @@
 import { Draft, type PlannerInput } from './draft.js';
 import { balanceHeat, coolDown, helpHot, isTooHot } from './heat-planner.js';
 import { SYSTEM_BUCKET } from './map.js';
-import type { NodeId, ReplicaInfo } from './map.js';
+import type { BucketId, NodeId, ReplicaInfo } from './map.js';
 import { isAsFounded, type PlacementRecord } from './record.js';
 import { hasVoter, leaderOf, votersOf, withLeader, without, withVoter, type Replicas } from './replicas.js';
 
 /**
  * Where replicas should go next: a pure function from what is to what should be. It looks for, in this order,
  *
- *   1. replicas on nodes that are to be emptied, or that are lost: voters go to other nodes, read replicas just go
+ *   1. replicas on nodes that are to be emptied, or that are lost: voters go to other nodes, read replicas just go; and voters
+ *      on their way to a node that has been out of reach for some time: those whose place they were to take are still there
  *   2. buckets with fewer or more voters than wanted
  *   3. buckets whose voters share hosts or zones, more than they must: these go apart, by as few moves as that takes
- *   4. buckets that have had too many read replicas for long enough, and buckets that are too hot for those that serve them
+ *   4. buckets that have had too many read replicas for long enough, or some where nobody is, and buckets that are too hot for
+ *      those that serve them
  *   5. nodes with more voters than others: replicas go from the fullest to the emptiest, until they differ by at most one
  *   6. nodes that should lead what is much hotter than what others lead, then nodes that should lead more buckets than others:
  *      the first voter in a bucket's list is its preferred leader, and is exchanged for another, which moves no data
  *
  * It changes only buckets that are settled, at most `changesMax` at a time with those that are not: the rest follows when these
- * are done. Only a bucket on its way to a node that is to be emptied, or lost, is sent elsewhere: it would never arrive.
+ * are done. Only a bucket on its way to a node that is to be emptied, lost, or away, is sent elsewhere, or back: it would not
+ * arrive, and others wait for its room.
  * Voters of a bucket keep to different zones where there are enough of them, and in any case to different hosts; no step makes
  * that worse.
  *
@@ -52,11 +55,28 @@ function evacuate(draft: Draft): void {
     const leaving = replicas.find(({ node, learner }) => !learner && !draft.usable.has(node));
     const to = leaving && targetFor(draft, replicas, leaving);
     const left = without(replicas, ...readers);
+    const stranded = replicas.find((replica) => draft.isStranded(bucket, replica));
     if (to !== undefined) draft.set(bucket, withVoter(left, draft.newReplica(to, false), leaving));
+    else if (stranded !== undefined) redirect(draft, bucket, stranded);
     // Every other node has one already: a system bucket that is on all of them goes on with fewer.
     else if (leaving !== undefined && bucket === SYSTEM_BUCKET && replicas.length > 1) draft.set(bucket, without(left, leaving));
     else if (readers.length > 0) draft.set(bucket, left);
   }
+}
+
+/**
+ * What cannot arrive goes back where it came from, for there nothing is to be copied; elsewhere, if that node is to be emptied,
+ * but back all the same if there is nobody else: what is settled takes no room from others.
+ */
+function redirect(draft: Draft, bucket: BucketId, stranded: ReplicaInfo): void {
+  const replicas = draft.replicasOf(bucket);
+  const before = votersOf(draft.input.last.get(bucket) ?? []);
+  const back = before.find(({ node }) => !hasVoter(replicas, node))?.node;
+  const isFree = back !== undefined && draft.targets.includes(back);
+  const to = isFree ? back : (targetFor(draft, replicas, stranded) ?? back);
+  if (to !== undefined) draft.set(bucket, withVoter(replicas, draft.newReplica(to, false), stranded));
+  // It was to be one more than there were.
+  else if (before.length > 0) draft.set(bucket, without(replicas, stranded));
 }
 
 function resize(draft: Draft): void {

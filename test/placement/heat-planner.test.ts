@@ -10,7 +10,7 @@ import { changed, isAsFounded, moveReplica, type PlacementRecord } from '../../s
 import { decodeRecordOf, encodeRecordOf } from '../../src/placement/record-format.js';
 import { leaderOf, readersOf, votersOf } from '../../src/placement/replicas.js';
 import { SimRandom } from '../../src/sim/random.js';
-import { allOf, clusterOf, NOBODY } from './support.js';
+import { allOf, CALM, clusterOf, NOBODY } from './support.js';
 
 const RULES = { hotReadsPerSecond: 1000, readReplicasMax: 4, coolMs: 60_000 };
 
@@ -43,8 +43,8 @@ const readersIn = (record: PlacementRecord, bucket: BucketId): NodeId[] =>
 type More = Partial<Omit<PlannerInput, 'record' | 'settled' | 'heat'>>;
 
 function next(record: PlacementRecord, asked: Asked, more: More = {}): PlacementRecord | undefined {
-  const rest = { lost: NOBODY, unreachable: NOBODY, changesMax: 8, cool: new Set<number>(), rules: RULES };
-  return plan({ record, settled: allOf(record), heat: heatOf(record, asked), ...rest, ...more });
+  const rest = { ...CALM, lost: NOBODY, unreachable: NOBODY, changesMax: 8, cool: new Set<number>(), rules: RULES };
+  return plan({ ...rest, record, settled: allOf(record), heat: heatOf(record, asked), ...more });
 }
 
 /** Plans until nothing is left to do, which must come. */
@@ -108,8 +108,8 @@ describe('a hot bucket', () => {
     const start = clusterOf(6, 32);
     const settled = new Set([...allOf(start)].filter((id) => id < 8 || id >= 16));
     const heat = heatOf(start, reads([0, 4000], [1, 4000], [2, 4000]));
-    const more = { lost: NOBODY, unreachable: NOBODY, changesMax: 8, cool: new Set<number>(), rules: RULES };
-    const planned = plan({ record: start, settled: new Set([...settled, SYSTEM_BUCKET]), heat, ...more });
+    const more = { ...CALM, lost: NOBODY, unreachable: NOBODY, changesMax: 8, cool: new Set<number>(), rules: RULES };
+    const planned = plan({ ...more, record: start, settled: new Set([...settled, SYSTEM_BUCKET]), heat });
     expect(planned?.map.filter(({ replicas }) => replicas.length > 3)).to.have.lengthOf(2);
   });
 
@@ -138,6 +138,19 @@ describe('a hot bucket', () => {
       expect(readersIn(record, 5)).to.have.lengthOf(2);
       expect(record.map.some(({ replicas }) => replicas.some(({ node }) => node === gone))).to.equal(false);
     }
+  });
+
+  it('gets others for those on nodes that are away, not for those that are silent for a moment', () => {
+    const asked = reads([5, 5000]);
+    const { record: hot } = settle(clusterOf(8, 16), asked);
+    const [gone = 0, kept = 0] = readersIn(hot, 5);
+    const unreachable = new Set([gone]);
+    expect(next(hot, asked, { unreachable })).to.equal(undefined);
+    const { record, steps } = settle(hot, asked, { unreachable, away: unreachable });
+    expect(steps, 'one goes, then another comes').to.equal(2);
+    expect(readersIn(record, 5)).to.have.lengthOf(2).and.to.include(kept).and.not.to.include(gone);
+    expect(voterNodes(record)).to.equal(voterNodes(hot));
+    expect(settle(record, asked).steps, 'when it is back there are enough').to.equal(0);
   });
 
   it('makes a voter of a read replica where a voter is needed on its node', () => {

@@ -1,7 +1,8 @@
 import { expect } from 'chai';
-import { SYSTEM_BUCKET } from '../../src/placement/map.js';
+import { SYSTEM_BUCKET, type BucketId, type NodeId } from '../../src/placement/map.js';
 import { plan } from '../../src/placement/planner.js';
-import { changed, joined, moveReplica, type PlacementRecord } from '../../src/placement/record.js';
+import { changed, joined, moveReplica, placeOf, type PlacementRecord } from '../../src/placement/record.js';
+import { votersOf, type Replicas } from '../../src/placement/replicas.js';
 import { SimRandom } from '../../src/sim/random.js';
 import { allOf, CALM, clusterOf, leaderLoads, message, NOBODY, replicaLoads, settle, spread, withNode } from './support.js';
 
@@ -94,6 +95,106 @@ describe('the planner', () => {
       expect(next?.map.some(({ replicas }) => replicas.some(({ node }) => node === 5))).to.equal(false);
     }
     expect(plan({ ...CALM, record: start, settled: allOf(start), lost: NOBODY, unreachable: new Set([5]), changesMax: 8 })).to.equal(undefined);
+  });
+
+  describe('with a node away', () => {
+    const away = new Set([5]);
+    const silence = { lost: NOBODY, unreachable: away, away };
+    const nodesOf = (record: PlacementRecord, bucket: BucketId): NodeId[] => votersOf(placeOf(record, bucket)?.replicas ?? []).map(({ node }) => node);
+    const asOf = (record: PlacementRecord): Map<BucketId, Replicas> => new Map([...allOf(record)].map((id) => [id, placeOf(record, id)?.replicas ?? []]));
+    const movedIn = (before: PlacementRecord, after: PlacementRecord): BucketId[] => [...allOf(before)].filter((id) => placeOf(before, id) !== placeOf(after, id));
+
+    it('sends what is on its way to it back where it came from, and then has room for others', () => {
+      const start = withNode(clusterOf(4, 64));
+      const first = plan({ ...CALM, record: start, settled: allOf(start), lost: NOBODY, unreachable: NOBODY, changesMax: 4 });
+      if (first === undefined) throw new Error('the new node gets nothing');
+      const moving = movedIn(start, first);
+      expect(moving).to.have.lengthOf(4);
+      const settled = new Set([...allOf(first)].filter((id) => !moving.includes(id)));
+      const draining = { ...first, draining: [4] };
+      const input = { ...CALM, record: draining, settled, changesMax: 4, lost: NOBODY, unreachable: away };
+      const waiting = plan({ ...input, last: asOf(start) });
+      expect(waiting?.map.filter((_, id) => nodesOf(waiting, id).includes(5)), 'it may come back soon').to.have.lengthOf(moving.length - 1);
+      const next = plan({ ...input, away, last: asOf(start), record: first });
+      if (next === undefined) throw new Error('it waits');
+      for (const id of moving) expect(nodesOf(next, id).sort(), `bucket ${id}`).to.deep.equal(nodesOf(start, id).sort());
+      const drained = plan({ ...input, away, last: asOf(next), record: { ...next, draining: [4] }, settled: allOf(next) });
+      expect(drained && movedIn(next, drained), 'the drain goes on').to.have.lengthOf(4);
+    });
+
+    it('moves no replica that is there, settled or not, unless nobody has ever seen it there', () => {
+      const { record } = settle(withNode(clusterOf(4, 16)));
+      const input = { ...CALM, ...silence, record, changesMax: 8 };
+      const last = asOf(record);
+      expect(plan({ ...input, settled: allOf(record), last })).to.equal(undefined);
+      expect(plan({ ...input, settled: new Set(), last })).to.equal(undefined);
+      const next = plan({ ...input, settled: new Set() });
+      expect(next?.map.some((_, id) => nodesOf(next, id).includes(5))).to.equal(false);
+    });
+
+    it('goes on with as many as there are where there is nobody else', () => {
+      const start = withNode(clusterOf(4, 4, 0, 4));
+      const record = settle({ ...start, system: { ...start.system, replicas: start.system.replicas.slice(0, 4) } }).record;
+      const five = { ...record, replicas: 5, epoch: record.epoch + 1 };
+      const first = plan({ ...CALM, record: five, settled: allOf(five), lost: NOBODY, unreachable: NOBODY, changesMax: 2 });
+      if (first === undefined) throw new Error('nothing is to do');
+      const moving = movedIn(five, first);
+      const settled = new Set([...allOf(first)].filter((id) => !moving.includes(id)));
+      const missing = moving.map((id) => nodesOf(first, id).find((node) => !nodesOf(five, id).includes(node)) ?? 0);
+      const gone = new Set(missing);
+      const input = { ...CALM, lost: NOBODY, unreachable: gone, away: gone, changesMax: 2 };
+      const next = plan({ ...input, record: first, settled, last: asOf(five) });
+      for (const id of moving) expect(next && nodesOf(next, id)).to.deep.equal(nodesOf(five, id));
+      if (next === undefined) throw new Error('it waits');
+      const then = plan({ ...input, record: next, settled: allOf(next), last: asOf(next) }) ?? next;
+      for (const id of moving) expect(nodesOf(then, id)).to.deep.equal(nodesOf(five, id));
+    });
+
+    it('comes to rest though nothing arrives there, and evens out when it is back', () => {
+      for (let seed = 1; seed <= 40; seed += 1) {
+        const random = new SimRandom(`away/${seed}`);
+        let record = withNode(clusterOf(random.between(4, 8) | 0, random.pick([1, 7, 40]), random.pick([0, 2, 3])), random.pick(['', 'z0', 'z1']));
+        // What groups are made of: they go on by themselves as soon as all that are to vote have come.
+        const groups = asOf(record);
+        let last = new Map<BucketId, Replicas>();
+        const isDone = (id: BucketId): boolean => nodesOf(record, id).sort().join() === votersOf(groups.get(id) ?? []).map(({ node }) => node).sort().join();
+        // Nobody knows how it was, and every other node has one.
+        const isHelpless = (id: BucketId, down: ReadonlySet<NodeId>): boolean => {
+          const others = record.nodes.filter((node) => !down.has(node.id) && !record.draining.includes(node.id) && !nodesOf(record, id).includes(node.id));
+          return !last.has(id) && others.length === 0;
+        };
+        const rest = (down: ReadonlySet<NodeId>, changesMax: number): void => {
+          for (let steps = 0; steps < 2000; steps += 1) {
+            const settled = new Set([...allOf(record)].filter(isDone));
+            for (const id of settled) last.set(id, placeOf(record, id)?.replicas ?? []);
+            const next = plan({ ...CALM, record, settled, lost: NOBODY, unreachable: down, away: down, last, changesMax });
+            if (next === undefined && [...allOf(record)].every((id) => settled.has(id) || isHelpless(id, down))) return;
+            record = next ?? record;
+            for (const id of allOf(record)) {
+              const before = votersOf(groups.get(id) ?? []).map(({ node }) => node);
+              const wanted = nodesOf(record, id);
+              expect(wanted.length, `bucket ${id}`).to.be.at.least(Math.min(before.length, record.replicas));
+              const arrived = wanted.every((node) => before.includes(node) || !down.has(node));
+              if (arrived && random.chance(0.5)) groups.set(id, placeOf(record, id)?.replicas ?? []);
+            }
+          }
+          throw new Error(`seed ${seed} does not come to an end`);
+        };
+        for (let turn = 0; turn < 5; turn += 1) {
+          const ids = record.nodes.map(({ id }) => id);
+          if (ids.length - record.draining.length > record.replicas + 1) record = changed(record, { kind: 'drain', node: random.pick(ids) }, true);
+          else for (const node of record.draining) record = changed(record, { kind: 'undrain', node }, true);
+          // Some are on their way to it when it goes.
+          const next = plan({ ...CALM, record, settled: allOf(record), lost: NOBODY, unreachable: NOBODY, last, changesMax: 8 });
+          record = next ?? record;
+          if (random.chance(0.3)) last = new Map();
+          rest(new Set([random.pick(record.nodes).id]), 1 + random.below(6));
+          rest(NOBODY, 8);
+          const counts = replicaLoads(record).filter((_, at) => !record.draining.includes(ids[at] ?? 0));
+          if (record.nodes.every(({ zone }) => zone === '')) expect(spread(counts), `seed ${seed}`).to.be.at.most(1);
+        }
+      }
+    });
   });
 
   it('comes to rest whatever happens, and no bucket ever has fewer replicas than it had', () => {

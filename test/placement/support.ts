@@ -1,13 +1,14 @@
 import { expect } from 'chai';
 import { DEFAULT_LIMITS } from '../../src/env/limits.js';
 import { NO_HEAT } from '../../src/placement/heat-summary.js';
-import { SYSTEM_BUCKET, type NodeId } from '../../src/placement/map.js';
+import { SYSTEM_BUCKET, type BucketId, type NodeId } from '../../src/placement/map.js';
 import { plan } from '../../src/placement/planner.js';
 import { initialRecord, joined, type PlacementRecord } from '../../src/placement/record.js';
+import type { Replicas } from '../../src/placement/replicas.js';
 
 export const NOBODY: ReadonlySet<NodeId> = new Set();
-/** Nothing is hot. */
-export const CALM = { heat: NO_HEAT, cool: new Set<number>(), rules: DEFAULT_LIMITS };
+/** Nothing is hot, and nobody is away. */
+export const CALM = { heat: NO_HEAT, cool: new Set<number>(), rules: DEFAULT_LIMITS, away: NOBODY, last: new Map<BucketId, Replicas>() };
 
 export function clusterOf(count: number, buckets: number, zones = 0, replicas = Math.min(3, count)): PlacementRecord {
   const nodes = Array.from({ length: count }, (_, at) => ({

@@ -88,6 +88,33 @@ describe('one hot key', () => {
     expect(cluster.fatal).to.deep.equal([]);
   });
 
+  it('gets another read replica for one on a node that is dead', async function () {
+    this.timeout(120_000);
+    const cluster = await startCluster({ seed: 'hot-dead', nodes: 6, buckets: 1, limits: { ...LIMITS, coolMs: 600_000 } });
+    const routers = Array.from({ length: 3 }, (_, at) => cluster.client(`c${at}`));
+    const [client] = routers;
+    if (client === undefined) throw new Error('there is no client');
+    await cluster.settle(client.put(HOT, bytes('1')));
+    const readers = new Readers(cluster, routers, HOT, 300);
+    expect(await cluster.loop.runUntil(() => readyReaders(cluster, 0).length === 2, 15_000), 'help comes in time').to.equal(true);
+    const [dead = 0, kept = 0] = placedReaders(cluster, 0);
+    // Not for a moment's absence.
+    cluster.crash(dead);
+    await cluster.loop.runFor(5000);
+    await cluster.restart(dead);
+    await cluster.loop.runFor(15_000);
+    expect(placedReaders(cluster, 0).sort()).to.deep.equal([dead, kept].sort());
+    cluster.crash(dead);
+    const isHelped = (): boolean => readyReaders(cluster, 0).filter((node) => node !== dead).length === 2;
+    expect(await cluster.loop.runUntil(isHelped, 30_000), 'another takes its place').to.equal(true);
+    expect(placedReaders(cluster, 0)).to.have.lengthOf(2).and.to.include(kept).and.not.to.include(dead);
+    await cluster.restart(dead);
+    await cluster.loop.runFor(10_000);
+    expect(replicasOf(cluster, 0)).to.have.lengthOf(5);
+    await readers.stop(cluster);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
   it('is written by its voters alone: no write waits for a read replica, and none ever leads', async function () {
     this.timeout(120_000);
     const limits = { ...LIMITS, coolMs: 600_000 };

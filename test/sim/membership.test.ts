@@ -394,6 +394,30 @@ describe('a node', () => {
     expect(cluster.fatal).to.deep.equal([]);
   });
 
+  it('that dies while it gets its share holds up nobody, and gets it when it is back', async function () {
+    this.timeout(60_000);
+    const limits = { logEntriesKept: 20, snapshotChunkBytes: 1000, snapshotBytesPerSecond: 10_000, bucketsMovingMax: 2 };
+    const cluster = await startCluster({ seed: 'dies-coming', nodes: 4, buckets: 8, limits });
+    const client = cluster.client('c1');
+    const value = Buffer.alloc(2000, 'v');
+    for (let n = 0; n < 80; n += 1) await cluster.settle(client.put(bytes(`large${n}`), value));
+    await cluster.settle(cluster.join(5));
+    const isOnItsWay = (): boolean => newest(cluster).map.some(({ id, replicas }) => {
+      return replicas.some(({ node }) => node === 5) && !cluster.node(5).hosting.replicas.has(id);
+    });
+    expect(await cluster.loop.runUntil(isOnItsWay, 20_000), 'some are on their way').to.equal(true);
+    cluster.crash(5);
+    await until(cluster, { kind: 'drain', node: 1 });
+    const without = async (node: NodeId, withinMs: number): Promise<boolean> =>
+      cluster.loop.runUntil(() => [newest(cluster).system, ...newest(cluster).map].every(({ id }) => replicasOf(cluster, id).every((replica) => replica.node !== node)), withinMs);
+    expect(await without(1, 60_000), 'the drain is done').to.equal(true);
+    expect(counts(newest(cluster))['5']).to.equal(0);
+    await cluster.restart(5);
+    const { map } = await untilPlaced(cluster);
+    expect(map.filter(({ replicas }) => replicas.some(({ node }) => node === 5)).length).to.be.within(5, 7);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
   it('that was founded without a replica makes none by itself when it starts again', async () => {
     const cluster = await startCluster({ seed: 'empty-founder', nodes: 6, buckets: 1, replicas: 1, limits: UNPLANNED });
     const client = cluster.client('c1');
