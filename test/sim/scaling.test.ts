@@ -20,6 +20,7 @@ describe('reads of one hot key', () => {
       expect(five.readsPerSecond / one.readsPerSecond).to.be.at.least(4);
       expect(five.served.size).to.equal(5);
       expect(five.writeMs / one.writeMs, 'write latency').to.be.at.most(1.1);
+      expect(five.writeP99Ms / one.writeP99Ms, 'write latency of the slowest').to.be.at.most(1.1);
     });
   }
 });

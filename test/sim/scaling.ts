@@ -17,8 +17,9 @@ const MEASURED_MS = 2000;
 
 export interface Scaled {
   readonly readsPerSecond: number;
-  /** Mean latency of writes to the same key, beside a fixed and bearable load of reads. */
+  /** Latency of writes to the same key, beside a fixed and bearable load of reads: its mean and its 99th percentile. */
   readonly writeMs: number;
+  readonly writeP99Ms: number;
   readonly served: ReadonlyMap<NodeId, number>;
 }
 
@@ -38,8 +39,9 @@ export async function measure(replicas: number, consistency: Consistency): Promi
   const { served } = await load(cluster, clients, consistency, { readers: 16, thinkMs: 0, writes: false });
   const reads = [...served.values()].reduce((sum, count) => sum + count, 0);
   const writeMs = latenciesMs.reduce((sum, ms) => sum + ms, 0) / latenciesMs.length;
+  const writeP99Ms = latenciesMs.sort((a, b) => a - b)[Math.ceil(latenciesMs.length * 0.99) - 1] ?? 0;
   if (cluster.fatal.length > 0) throw cluster.fatal[0]?.error;
-  return { readsPerSecond: (reads * 1000) / MEASURED_MS, writeMs, served };
+  return { readsPerSecond: (reads * 1000) / MEASURED_MS, writeMs, writeP99Ms, served };
 }
 
 interface Load {
