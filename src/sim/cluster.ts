@@ -77,6 +77,7 @@ export class SimCluster {
   readonly fatal: { readonly node: NodeId; readonly error: unknown }[] = [];
   readonly #options: SimClusterOptions;
   readonly #machines = new Map<NodeId, Machine>();
+  readonly #discarded = new Set<NodeId>();
   readonly #infos: readonly NodeInfo[];
 
   constructor(options: SimClusterOptions) {
@@ -110,10 +111,10 @@ export class SimCluster {
     return this.#boot(this.#addMachine(id), this.#founders);
   }
 
-  /** A machine that left its cluster is switched off and forgotten. */
+  /** A machine that left its cluster is switched off for good. */
   discard(id: NodeId): void {
     if (!this.isDown(id)) this.crash(id);
-    this.#machines.delete(id);
+    this.#discarded.add(id);
   }
 
   get #founders(): readonly NodeId[] {
@@ -121,7 +122,7 @@ export class SimCluster {
   }
 
   get ids(): readonly NodeId[] {
-    return [...this.#machines.keys()];
+    return [...this.#machines.keys()].filter((id) => !this.#discarded.has(id));
   }
 
   get buckets(): number {
@@ -233,6 +234,7 @@ export class SimCluster {
 
   async #boot(machine: Machine, founders: readonly NodeId[]): Promise<void> {
     assert(machine.life === undefined, `node ${machine.id} is running`);
+    assert(!this.#discarded.has(machine.id), `machine ${machine.id} was discarded`);
     const process = this.loop.process(machine.name, machine.clock);
     const life: Life = { process, disk: machine.disk.openNow(process.timers), node: undefined };
     machine.life = life;

@@ -147,6 +147,7 @@ describe('a failing plan', () => {
     const smallest = await shrinkPlan(plan, async ({ work }) => work.some(([name]) => name === 'put'), () => true);
     expect(smallest.work.map(([name]) => name)).to.deep.equal(['put']);
     expect(smallest).to.include({ nodes: 1, buckets: 1, clients: 1, workers: 1 });
+    expect(smallest).to.include({ renewEveryMs: 0, moveEveryMs: 0 });
     expect(smallest.limits).to.deep.equal({});
     expect(smallerPlans(smallest).filter(({ work }) => work.length > 0)).to.deep.equal([]);
   });

@@ -144,7 +144,7 @@ describe('what a swarm breaks', () => {
   it('really puts old copies back, with and without leases', async function () {
     this.timeout(120_000);
     const faults = [['staleDisk', 3] as const, ['crash', 1] as const];
-    const common = { nodes: 3, replicas: 3, buckets: 2, durationMs: 15_000, faults, faultEveryMs: 1500, faultMs: 600, moveEveryMs: 0 };
+    const common = { nodes: 3, replicas: 3, buckets: 2, durationMs: 15_000, faults, faultEveryMs: 1500, faultMs: 600, moveEveryMs: 0, renewEveryMs: 0 };
     const less = { clients: 1, workers: 1, transactions: 0, streams: 0, pinners: 0 };
     for (const leaseReads of [true, false]) {
       let restored = 0;

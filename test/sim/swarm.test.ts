@@ -2,7 +2,7 @@ import { fork, type ChildProcess } from 'node:child_process';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { expect } from 'chai';
-import { planOfSeed } from '../../src/sim/swarm/swarm.js';
+import { planOfSeed, runSwarm } from '../../src/sim/swarm/swarm.js';
 import { judge } from './judge.js';
 import type { Verdict } from './swarm-worker.js';
 
@@ -85,6 +85,16 @@ describe('a swarm of simulated clusters under random faults', () => {
       }
     });
   }
+
+  it('has nodes that come and go', async function () {
+    this.timeout(3 * SEED_MS);
+    const small = { nodes: 3, replicas: 3, buckets: 1, clients: 1, workers: 1, transactions: 0, streams: 0, pinners: 0, limits: {} };
+    const plan = { ...small, durationMs: 20_000, renewEveryMs: 500, faults: [['crash', 1] as const], faultEveryMs: 4000 };
+    const { problems, counts } = await runSwarm(1, { plan: { ...planOfSeed(1), ...plan } });
+    expect(problems).to.deep.equal([]);
+    expect(counts['joined']).to.be.at.least(2);
+    expect(counts['left']).to.be.at.least(2);
+  });
 
   it('would say which seed of which commit fails, how to see it again, and what it had logged, then and at last', async () => {
     const small = { nodes: 3, replicas: 3, buckets: 1, durationMs: 3000, faults: [['pause', 1] as const], faultEveryMs: 100 };

@@ -25,6 +25,7 @@ const THREE = {
   transactions: 0,
   streams: 0,
   moveEveryMs: 0,
+  renewEveryMs: 0,
   pinners: 0,
 };
 const TINY_LOG = { logEntriesKept: 5, snapshotChunkBytes: 300 };

@@ -91,6 +91,7 @@ const plan = {
   transactions: whole(0, COUNT_MAX),
   pinners: whole(0, COUNT_MAX),
   moveEveryMs: timeMs,
+  renewEveryMs: timeMs,
   replicaReads: z.boolean({ error: 'true or false' }),
   nearCache: z.boolean({ error: 'true or false' }),
   streams: whole(0, COUNT_MAX),

@@ -10,6 +10,7 @@ import type { SimRandom } from '../random.js';
 export class Atlas {
   readonly #most: number;
   readonly #damaged = new Set<NodeId>();
+  readonly #spared = new Set<NodeId>();
 
   constructor(replicas: number) {
     // The system bucket has no more replicas than this, however many others have.
@@ -25,9 +26,16 @@ export class Atlas {
     return this.#damaged.has(id);
   }
 
+  /** A node that leaves is not damaged any more: with another disk it would come as a new one. False if it is damaged already. */
+  spareToLeave(id: NodeId): boolean {
+    if (this.#damaged.has(id)) return false;
+    this.#spared.add(id);
+    return true;
+  }
+
   /** From now on nothing counts that this node has on its disk. False if it must be spared. */
   damage(id: NodeId): boolean {
-    if (!this.#damaged.has(id) && this.spare <= 0) return false;
+    if (this.#spared.has(id) || (!this.#damaged.has(id) && this.spare <= 0)) return false;
     this.#damaged.add(id);
     return true;
   }
@@ -134,5 +142,7 @@ export class Damage {
 /** A node that noticed what became of its disk, and said so. */
 export function noticesDamage(error: unknown): boolean {
   const { code, reason } = error as { readonly code?: unknown; readonly reason?: unknown };
-  return code === 'DATA_LOSS' || reason === 'NODE_IDENTITY_CHANGED' || reason === 'STORE_LOST';
+  // One that was not there from the beginning asks to be let in, with a new disk: as another, and there is one at its address.
+  const isNew = reason === 'ADDRESS_TAKEN';
+  return code === 'DATA_LOSS' || reason === 'NODE_IDENTITY_CHANGED' || reason === 'STORE_LOST' || isNew;
 }

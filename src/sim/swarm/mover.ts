@@ -1,5 +1,5 @@
 import { isTidemarkError } from '../../lib/errors.js';
-import { SYSTEM_BUCKET } from '../../placement/map.js';
+import { SYSTEM_BUCKET, type NodeId } from '../../placement/map.js';
 import { placeOf, type PlacementChange, type PlacementRecord } from '../../placement/record.js';
 import type { PlacementKeeper } from '../../node/placement-keeper.js';
 import type { SimCluster } from '../cluster.js';
@@ -41,9 +41,7 @@ export class Mover {
 
   /** Asks whoever leads the system bucket; it may refuse, or end meanwhile. */
   #change(): void {
-    const leader = this.#cluster.ids.find((id) => {
-      return this.#cluster.running(id) && this.#cluster.node(id).hosting.replicas.get(SYSTEM_BUCKET)?.raft.canServe() === true;
-    });
+    const leader = leaderOfSystem(this.#cluster);
     if (leader === undefined) return;
     const { keeper } = this.#cluster.node(leader);
     const deadlineMs = this.#cluster.clock(leader).monotonicMs() + 2000;
@@ -65,8 +63,12 @@ export class Mover {
     const bucket = random.below(record.buckets);
     const learners = placeOf(record, bucket)?.replicas.filter(({ learner }) => learner) ?? [];
     const goes = learners.length > 0 && random.chance(0.5);
-    const node = goes ? random.pick(learners).node : random.pick(this.#cluster.ids);
-    return system.change((present) => withReadReplica(present, bucket, node, !goes), deadlineMs);
+    const node = goes ? random.pick(learners).node : random.pick(record.nodes).id;
+    const isMember = ({ nodes }: PlacementRecord): boolean => nodes.some(({ id }) => id === node);
+    const next = (present: PlacementRecord): PlacementRecord => {
+      return isMember(present) ? withReadReplica(present, bucket, node, !goes) : present;
+    };
+    return system.change(next, deadlineMs);
   }
 
   #other(keeper: PlacementKeeper, deadlineMs: number): Promise<unknown> | undefined {
@@ -78,12 +80,19 @@ export class Mover {
     const random = this.#random;
     const [drained] = record.draining;
     if (random.chance(0.2)) {
-      return drained === undefined ? { kind: 'drain', node: random.pick(this.#cluster.ids) } : { kind: 'undrain', node: drained };
+      return drained === undefined ? { kind: 'drain', node: random.pick(record.nodes).id } : { kind: 'undrain', node: drained };
     }
     const bucket = random.chance(0.1) ? SYSTEM_BUCKET : random.below(record.buckets);
     const nodes = placeOf(record, bucket)?.replicas.map(({ node }) => node) ?? [];
-    const others = this.#cluster.ids.filter((id) => !nodes.includes(id) && !record.draining.includes(id));
+    const others = record.nodes.map(({ id }) => id).filter((id) => !nodes.includes(id) && !record.draining.includes(id));
     if (nodes.length === 0 || others.length === 0) return undefined;
     return { kind: 'move', bucket, from: random.pick(nodes), to: random.pick(others) };
   }
+}
+
+/** A node that leads the system bucket, or thinks so still. */
+export function leaderOfSystem(cluster: SimCluster): NodeId | undefined {
+  return cluster.ids.find((id) => {
+    return cluster.running(id) && cluster.node(id).hosting.replicas.get(SYSTEM_BUCKET)?.raft.canServe() === true;
+  });
 }

@@ -116,6 +116,8 @@ export interface SwarmPlan {
   readonly pinners: number;
   /** Mean time from one change of the placement to the next; 0: there is none. */
   readonly moveEveryMs: number;
+  /** Mean time from one new node, or one that leaves, to the next; 0: the members stay. */
+  readonly renewEveryMs: number;
   /** Linearizable reads of clients go to any replica. */
   readonly replicaReads: boolean;
   /** Clients keep hot keys. */
@@ -189,7 +191,8 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     replicaReads: random.chance(0.5),
     nearCache: random.chance(0.3),
   };
-  return { ...plan, pinners: collectsHistory(plan) && random.chance(0.7) ? 2 : 0 };
+  const pinners = collectsHistory(plan) && random.chance(0.7) ? 2 : 0;
+  return { ...plan, pinners, renewEveryMs: drawRenewal(random.fork('renewal'), plan) };
 }
 
 /** Above all keys that are drawn; those of other clients begin with it. */
@@ -269,6 +272,12 @@ function drawHeat(random: SimRandom): Partial<Limits> {
 /** Some runs hand snapshots out so slowly that writes, moves and faults overtake them. */
 function drawPace(random: SimRandom): Partial<Limits> {
   return random.chance(0.3) ? { snapshotBytesPerSecond: random.pick([30_000, 300_000]) } : {};
+}
+
+/** To come and go takes a node some seconds. */
+function drawRenewal(random: SimRandom, { nodes, durationMs }: Pick<SwarmPlan, 'nodes' | 'durationMs'>): number {
+  const isLong = nodes > 2 && durationMs > 6000;
+  return isLong && random.chance(0.25) ? random.pick([1000, 3000]) : 0;
 }
 
 /** One item of a mix, by weight; undefined if the mix is empty. */

@@ -17,6 +17,7 @@ export function smallerPlans(plan: SwarmPlan): SwarmPlan[] {
   }
   plan.faults.forEach((_, at) => add({ faults: plan.faults.filter((_fault, other) => other !== at) }));
   if (plan.buckets > 1) add({ buckets: half(plan.buckets) });
+  if (plan.renewEveryMs > 0) add({ renewEveryMs: 0 });
   if (plan.moveEveryMs > 0) add({ moveEveryMs: 0 });
   if (plan.replicaReads) add({ replicaReads: false });
   if (plan.pinners > 0) add({ pinners: 0 });

@@ -19,6 +19,7 @@ import { Mover } from './mover.js';
 import { Nemesis } from './nemesis.js';
 import { collectsHistory, describePlan, drawPlan, hasWildClocks, type SwarmPlan } from './plan.js';
 import { firstProblem } from './problems.js';
+import { Renewal } from './renewal.js';
 import { Recorder, type VersionSeen } from './record.js';
 import { Pinners } from './pins.js';
 import { transactionsOf, type TransactionLoad } from './transactions.js';
@@ -90,6 +91,7 @@ class SwarmRun {
   readonly recorder: Recorder;
   readonly #nemesis: Nemesis;
   readonly #mover: Mover | undefined;
+  readonly #renewal: Renewal | undefined;
   readonly #waves: Waves;
   readonly #workload: Workload;
   readonly #consumers: Consumers;
@@ -115,7 +117,10 @@ class SwarmRun {
       onUp: (id, node) => {
         this.#witness.attach(id);
         this.#archive.attach(node);
-        node.view.watch(() => this.#noteReaders(node.keeper.record));
+        node.view.watch(() => {
+          this.#noteReaders(node.keeper.record);
+          this.#renewal?.heard(node.keeper.record);
+        });
         if (!this.#nemesis.atlas.isDamaged(id)) this.#inspector.checkStart(id);
       },
     });
@@ -124,7 +129,7 @@ class SwarmRun {
     const { loop } = cluster;
     this.recorder = new Recorder(() => loop.nowMs);
     this.#nemesis = new Nemesis(cluster, plan, random.fork('nemesis'));
-    const { moveEveryMs } = plan;
+    const { moveEveryMs, renewEveryMs } = plan;
     this.#mover = moveEveryMs > 0 ? new Mover(cluster, moveEveryMs, random.fork('mover')) : undefined;
     this.#inspector = new Inspector(cluster);
     this.#witness = new Witness({
@@ -176,6 +181,15 @@ class SwarmRun {
       gateways: () => cluster.ids.flatMap((id) => (this.#isAwake(id) ? [cluster.node(id).router] : [])),
       excuses: (error) => isExcused(plan, error),
     });
+    this.#renewal = renewEveryMs === 0 ? undefined : new Renewal({
+      cluster,
+      everyMs: renewEveryMs,
+      random: random.fork('renewal'),
+      nodes: plan.nodes,
+      replicas: plan.replicas,
+      onMachine: (id) => cluster.clock(id).jumpWall(skew(plan.clockSkewMs)),
+      spare: (id) => this.#nemesis.atlas.spareToLeave(id),
+    });
     cluster.network.setLatency(plan.latency);
     for (const id of cluster.ids) cluster.clock(id).jumpWall(skew(plan.clockSkewMs));
   }
@@ -199,9 +213,10 @@ class SwarmRun {
     this.#transactions?.start();
     this.#consumers.start();
     this.#pinners.start();
-    const nemesis = Promise.all([this.#nemesis.run(), this.#mover?.run()]);
+    const nemesis = Promise.all([this.#nemesis.run(), this.#mover?.run(), this.#renewal?.run()]);
     await loop.runFor(this.#plan.durationMs);
     this.#mover?.stop();
+    this.#renewal?.stop();
     this.#nemesis.healQuorum();
     this.#waves.stop();
     const clients = [this.#workload.stop(), this.#transactions?.stop(), this.#pinners.stop()];
@@ -223,7 +238,8 @@ class SwarmRun {
     this.#problems.push(...this.#compareReplicas());
     for (const { node, error } of this.cluster.fatal) {
       const isExcused = this.#nemesis.excuses(node) && isDiskFailure(error);
-      if (!isExcused && !(this.#nemesis.atlas.isDamaged(node) && noticesDamage(error))) {
+      const hasLeft = this.#renewal?.hasLeft(node) === true && (error as { readonly reason?: unknown }).reason === 'NODE_REMOVED';
+      if (!isExcused && !hasLeft && !(this.#nemesis.atlas.isDamaged(node) && noticesDamage(error))) {
         this.#problems.push(`node ${node} stopped: ${error instanceof Error ? error.stack : messageOf(error)}`);
       }
     }
@@ -311,6 +327,7 @@ class SwarmRun {
     }
     if (this.#archive.collected > 0) counts['collected'] = this.#archive.collected;
     if (this.#mover !== undefined) counts['moves'] = this.#mover.count;
+    if (this.#renewal !== undefined) Object.assign(counts, this.#renewal.counts);
     if (this.#readers.size > 0) counts['readReplicas'] = this.#readers.size;
     for (const [reason, count] of this.recorder.failures) counts[reason] = count;
     for (const [what, count] of told) counts[what] = count;
