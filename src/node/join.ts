@@ -184,9 +184,13 @@ function isText(value: unknown): value is string {
   return typeof value === 'string' && value.length <= TEXT_MAX;
 }
 
-/** A redirect says where the leader listens: the asker knows no placement. */
+/** What the asker can make use of. A redirect says where the leader listens: the asker knows no placement. */
 function withAddress(error: unknown, { nodes }: PlacementRecord): TidemarkError {
   if (!isTidemarkError(error)) return new TidemarkError('INTERNAL', 'BUG', messageOf(error));
+  if (error.code === 'DATA_LOSS') {
+    // Of this member's disk, which is no concern of who asks: others have good copies.
+    return new TidemarkError('UNAVAILABLE', 'BAD_RECORD', `a record of this member is bad: ${error.message}`, { retriable: true });
+  }
   const address = nodes.find(({ id }) => String(id) === error.details['leader'])?.address;
   if (address === undefined) return error;
   const { code, reason, message, retriable, outcome } = error;
