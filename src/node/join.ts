@@ -189,7 +189,8 @@ function withAddress(error: unknown, { nodes }: PlacementRecord): TidemarkError 
   if (!isTidemarkError(error)) return new TidemarkError('INTERNAL', 'BUG', messageOf(error));
   if (error.code === 'DATA_LOSS') {
     // Of this member's disk, which is no concern of who asks: others have good copies.
-    return new TidemarkError('UNAVAILABLE', 'BAD_RECORD', `a record of this member is bad: ${error.message}`, { retriable: true });
+    const message = `a record of this member is bad: ${error.message}`;
+    return new TidemarkError('UNAVAILABLE', 'BAD_RECORD', message, { retriable: true });
   }
   const address = nodes.find(({ id }) => String(id) === error.details['leader'])?.address;
   if (address === undefined) return error;
