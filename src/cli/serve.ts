@@ -5,7 +5,6 @@ import { parseAddress } from '../env/real/addresses.js';
 import { openDisk } from '../env/real/disk.js';
 import type { PromMetrics } from '../env/real/metrics.js';
 import type { TlsFiles } from '../env/real/network.js';
-import type { Fields } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import type { HttpResponse } from '../env/network.js';
 import { joinCluster, type Admission, type JoinOptions } from '../node/join.js';
@@ -71,7 +70,7 @@ async function runNode({ config: file, id }: ServerArguments): Promise<void> {
   const { id: nodeId, listen, http, dataDir } = settings;
   const nodeConfig = { clusterId, nodeId, nodes, buckets, replicas, listen, timing, limits };
   const { logLevel } = config;
-  await serveNode({ dataDir, http, tls: readTls(config, nodeId), logLevel, fields: { node: nodeId } }, async () => nodeConfig);
+  await serveNode({ dataDir, http, tls: readTls(config, nodeId), logLevel }, async () => nodeConfig);
 }
 
 /** A node that becomes a member of a running cluster, and is one from then on whenever it is started again. */
@@ -84,10 +83,10 @@ export async function runJoining(options: JoinArguments): Promise<void> {
     throw new UsageError(`'${address}' is no address at which the others can find this node; give --address <host:port>`);
   }
   const tls = file === undefined ? undefined : readTls(file);
-  const place = { dataDir: resolve(options.data), http: options.http, tls, logLevel, fields: { address } };
+  const place = { dataDir: resolve(options.data), http: options.http, tls, logLevel };
   const asked = { seeds, clusterId: file?.clusterId ?? '', address, zone, host };
   const configOf = async (onFatal: OnFatal): Promise<NodeConfig> => {
-    const admission = await admitted(place, file?.limits ?? DEFAULTS.limits, asked, onFatal);
+    const admission = await admitted(place, file?.limits ?? DEFAULTS.limits, { ...asked, listen }, onFatal);
     const { clusterId, nodeId, founding, settings, record } = admission;
     const { members, buckets, replicas } = founding;
     const { timing } = file ?? settings ?? DEFAULTS;
@@ -102,14 +101,17 @@ export async function runJoining(options: JoinArguments): Promise<void> {
 
 /** Asks in a world of its own: that of the node is made with the settings of its cluster. */
 async function admitted(
-  { dataDir, tls, logLevel, fields }: NodePlace,
+  { dataDir, tls, logLevel }: NodePlace,
   limits: Limits,
-  asked: Omit<JoinOptions, 'deadlineMs'>,
+  { listen, ...asked }: Omit<JoinOptions, 'deadlineMs'> & { readonly listen: string },
   onFatal: OnFatal,
 ): Promise<Admission> {
-  const world = buildWorld({ limits, tls, logLevel, fields, onBug: onFatal });
+  const world = buildWorld({ limits, tls, logLevel, fields: { joining: asked.address }, onBug: onFatal });
   const disk = await openDisk(dataDir);
   try {
+    // Others count on a member: who cannot listen there had better not become one.
+    const probe = await world.env.network.serveHttp(listen, () => Promise.reject(new Error('nothing is served here yet')));
+    await probe.close(0);
     return await joinCluster({ ...world.env, disk }, { ...asked, deadlineMs: world.env.clock.monotonicMs() + JOIN_MS_MAX });
   } finally {
     await disk.close();
@@ -124,20 +126,18 @@ interface NodePlace {
   readonly http: string | undefined;
   readonly tls: TlsFiles | undefined;
   readonly logLevel: Config['logLevel'];
-  /** In each line of its log. */
-  readonly fields: Fields;
 }
 
 /** Runs a node until it is told to stop. `configOf` may ask others first; `up` is called when it serves. */
 async function serveNode(
-  { dataDir, http: httpAddress, tls, logLevel, fields }: NodePlace,
+  { dataDir, http: httpAddress, tls, logLevel }: NodePlace,
   configOf: (onFatal: OnFatal) => Promise<NodeConfig>,
   up: (node: Node) => void = () => undefined,
 ): Promise<void> {
   setFlagsFromString(`--heap-growing-percent=${HEAP_GROWING_PERCENT}`);
   await serve(async (onFatal) => {
     const config = await configOf(onFatal);
-    const world = buildWorld({ limits: config.limits, tls, logLevel, fields, onBug: onFatal });
+    const world = buildWorld({ limits: config.limits, tls, logLevel, fields: { node: config.nodeId }, onBug: onFatal });
     const disk = await openDisk(dataDir);
     const node = await startNode({ ...world.env, disk }, config, { onFatal });
     up(node);

@@ -85,6 +85,9 @@ describe('a cluster whose nodes are replaced one after the other', function () {
     // It goes by the limits of its cluster, though it was given no file.
     const tooLong = await run(['put', 'long', 'x'.repeat(10_001), ...endpoint]);
     expect(tooLong.err).to.match(/10001 bytes.*10000/);
+    const taken = ['add', '--join', cluster.address(3), '--listen', `127.0.0.1:${first}`, '--data', join(cluster.folder, 'taken')];
+    expect((await run(['cluster', ...taken, '--address', `127.0.0.1:${second}`])).err).to.match(/ADDRESS_IN_USE/);
+    expect((await statusOf(first)).map(([id]) => id), 'who cannot listen is no member').to.deep.equal([1, 2, 3, 4]);
     await add('five', second, cluster.address(3));
     for (const leaving of [1, 2]) {
       const out = await succeeds('remove', String(leaving), ...endpoint);
