@@ -160,7 +160,8 @@ describe('a hot bucket', () => {
     expect(readers.map(({ node }) => node)).to.deep.equal([4, 5]);
     const moved = moveReplica(hot, 0, 1, 4);
     expect(moved.map[0]?.replicas).to.deep.equal([{ ...readers[0], learner: false }, ...(hot.map[0]?.replicas ?? []).filter(({ node }) => node !== 1 && node !== 4)]);
-    expect(() => moveReplica(hot, 0, 4, 1)).to.throw('node 1 has a replica of bucket 0 already');
+    expect(() => moveReplica(hot, 0, 1, 2)).to.throw('node 2 has a replica of bucket 0 already');
+    expect(moveReplica(hot, 0, 4, 1), 'a voter is on the one, and none on the other').to.equal(hot);
     expect(() => moveReplica(hot, 0, 4, 5)).to.throw('node 4 has no voting replica of bucket 0');
     // All nodes have one: only a read replica can take the place of what is drained.
     const { record: drained } = settle({ ...hot, draining: [1] }, asked);
