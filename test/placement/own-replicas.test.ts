@@ -94,7 +94,7 @@ describe('a bucket with a number of replicas of its own', () => {
     const read = (change: object): unknown => decodeRecordOf(Buffer.from(JSON.stringify({ ...stored, ...change })));
     expect(message(() => read({ format: 5 }))).to.equal('the placement has format 5, not 3 or 4');
     for (const ownReplicas of [null, 3, { 8: 3 }, { x: 3 }, { 1: '3' }]) {
-      expect(message(() => read({ ownReplicas })), JSON.stringify(ownReplicas)).to.match(/lacks a field, or holds a wrong one/);
+      expect(message(() => read({ ownReplicas })), JSON.stringify(ownReplicas)).to.match(/bucket has an impossible number of replicas of its own/);
     }
   });
 
