@@ -237,19 +237,23 @@ function ledBy(record: PlacementRecord, bucket: BucketId, node: NodeId): Placeme
   if (!hasVoter(place.replicas, node)) throw notPlaced(place, node, 'to');
   if (leaderOf(place.replicas) === node) return record;
   const next = replaced({ ...record, epoch: record.epoch + 1 }, { ...place, replicas: withLeader(place.replicas, node) });
-  const count = (leader: NodeId): number => next.map.filter(({ replicas }) => leaderOf(replicas) === leader).length;
-  let given = next;
-  let least = count(node) - 1;
+  const leads = new Map<NodeId, number>();
+  const leadsOf = (id: NodeId): number => leads.get(id) ?? 0;
+  for (const { replicas } of next.map) {
+    const leader = leaderOf(replicas);
+    if (leader !== undefined) leads.set(leader, leadsOf(leader) + 1);
+  }
+  let given: BucketInfo | undefined;
+  let least = leadsOf(node) - 1;
   for (const other of next.map) {
     if (other.id === bucket || leaderOf(other.replicas) !== node) continue;
     for (const heir of votersOf(other.replicas)) {
-      const leads = count(heir.node);
-      if (leads >= least || record.draining.includes(heir.node)) continue;
-      given = replaced(next, { ...other, replicas: withLeader(other.replicas, heir.node) });
-      least = leads;
+      if (leadsOf(heir.node) >= least || record.draining.includes(heir.node)) continue;
+      given = { ...other, replicas: withLeader(other.replicas, heir.node) };
+      least = leadsOf(heir.node);
     }
   }
-  return given;
+  return given === undefined ? next : replaced(next, given);
 }
 
 function notPlaced({ id, replicas }: BucketInfo, node: NodeId, field: string): TidemarkError {
