@@ -120,8 +120,8 @@ export function applyRetention({ horizon, pins }: Retained, entry: RetentionEntr
 }
 
 /** Throws BEFORE_HORIZON, which names the earliest moment that can be read of all of these buckets. */
-export function checkReadable(asked: Timestamp, states: readonly { readonly horizon: Timestamp }[]): void {
-  const horizon = Math.max(0, ...states.map((state) => state.horizon));
+export function checkReadable(asked: Timestamp, replicas: readonly { readonly state: Pick<Retained, 'horizon'> }[]): void {
+  const horizon = Math.max(0, ...replicas.map(({ state }) => state.horizon));
   if (asked < horizon) throw beforeHorizon(asked, horizon);
 }
 

@@ -27,8 +27,7 @@ export async function diffPage(
   strides: Strides,
   deadlineMs: number,
 ): Promise<{ result: Result['diff']; served: Served }> {
-  const states = replicas.map((replica) => replica.state);
-  checkReadable(from, states);
+  checkReadable(from, replicas);
   await Promise.all(replicas.map(({ reads }) => reads.openRange(range, { kind: 'asOf', timestamp: to }, deadlineMs)));
   const slots = new Map(replicas.map((replica): [Slot, Replica] => [replica.state.slot, replica]));
   const wanted = Math.min(limit, limits.pageEntriesMax);
@@ -66,7 +65,7 @@ export async function diffPage(
     break;
   }
   for (const [slot, replica] of slots) if (replica.state.slot !== slot || replica.installing) throw replica.notLeader();
-  checkReadable(from, states);
+  checkReadable(from, replicas);
   const end = resume;
   const result = { changes: end === undefined ? changes : changes.filter(({ key }) => key.compare(end) < 0), resume };
   return { result, served: { node: nodeId, timestamp: to, consistency: 'asOf', hops: 0 } };

@@ -146,7 +146,7 @@ export function acceptJoin(hello: Bytes, stream: FrameStream, options: DoorOptio
       stream.send(answer);
       stream.close();
     },
-    (error: unknown) => stream.close(withAddress(error, options.record())),
+    (error: unknown) => stream.close(refusalFor(error, options.record())),
   );
   return { frame: () => undefined, closed: () => undefined };
 }
@@ -185,7 +185,7 @@ function isText(value: unknown): value is string {
 }
 
 /** What the asker can make use of. A redirect says where the leader listens: the asker knows no placement. */
-function withAddress(error: unknown, { nodes }: PlacementRecord): TidemarkError {
+function refusalFor(error: unknown, { nodes }: PlacementRecord): TidemarkError {
   if (!isTidemarkError(error)) return new TidemarkError('INTERNAL', 'BUG', messageOf(error));
   if (error.code === 'DATA_LOSS') {
     // Of this member's disk, which is no concern of who asks: others have good copies.

@@ -1,5 +1,6 @@
 import type { Clock, Logger } from '../env/env.js';
 import { isTidemarkError, messageOf } from '../lib/errors.js';
+import type { PlannerInput } from '../placement/draft.js';
 import type { HeatSummary } from '../placement/heat-summary.js';
 import { Cooling, type HeatRules } from '../placement/hot.js';
 import type { BucketId, NodeId } from '../placement/map.js';
@@ -102,10 +103,15 @@ export class Placer {
 
   /** What the present placement lacks. */
   wanted(): Wanted {
-    const { record, changesMax, heat, rules } = this.#options;
-    const silence = { lost: this.#lost, unreachable: this.unreachable(), away: this.#silent(AWAY_MS) };
-    const input = { settled: this.settled(), last: this.#last, ...silence, changesMax, heat: heat(), cool: NOTHING, rules };
-    return wantedOf({ record: record(), ...input });
+    const { record, heat } = this.#options;
+    return wantedOf({ record: record(), ...this.#input(this.unreachable(), heat(), NOTHING) });
+  }
+
+  /** What the planner goes by, but the record itself. */
+  #input(unreachable: ReadonlySet<NodeId>, heat: HeatSummary, cool: ReadonlySet<BucketId>): Omit<PlannerInput, 'record'> {
+    const { changesMax, rules } = this.#options;
+    const away = this.#silent(AWAY_MS);
+    return { settled: this.settled(), last: this.#last, lost: this.#lost, unreachable, away, changesMax, heat, cool, rules };
   }
 
   tick(): void {
@@ -117,16 +123,14 @@ export class Placer {
       this.#cooling.forget();
       return;
     }
-    const { record, clock, changesMax, rules } = this.#options;
+    const { record, clock, rules } = this.#options;
     const known = record();
     this.#listen(known);
     const heat = this.#options.heat();
     const cool = this.#cooling.look(known, heat, rules, clock.monotonicMs());
     if (this.#running) return;
-    const settled = this.settled();
-    for (const bucket of settled) this.#last.set(bucket, placeOf(known, bucket)?.replicas ?? []);
-    const silence = { lost: this.#lost, unreachable: this.#silent(0), away: this.#silent(AWAY_MS) };
-    const input = { settled, last: this.#last, ...silence, changesMax, heat, cool, rules };
+    const input = this.#input(this.#silent(0), heat, cool);
+    for (const bucket of input.settled) this.#last.set(bucket, placeOf(known, bucket)?.replicas ?? []);
     if (plan({ record: known, ...input }) === undefined) return;
     this.#running = true;
     this.#write(known.epoch, (present) => plan({ record: present, ...input }) ?? present)

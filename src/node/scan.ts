@@ -6,7 +6,6 @@ import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import type { Consistency, KeyRange, Record, Served, Timestamp } from '../bucket/requests.js';
 import { checkReadable } from '../bucket/retention.js';
-import type { BucketState } from '../bucket/state.js';
 import type { StateStore } from '../bucket/state-store.js';
 import type { Strides } from '../bucket/strides.js';
 import {
@@ -51,7 +50,7 @@ export async function scanPage(
   for (const [slot, replica] of slots) {
     if (replica.state.slot !== slot || replica.installing) throw replica.notLeader();
   }
-  if (!mutant('horizon-not-rechecked')) checkReadable(timestamp, statesOf(replicas));
+  if (!mutant('horizon-not-rechecked')) checkReadable(timestamp, replicas);
   return { result, served: { node: options.nodeId, timestamp: asOf, consistency, hops: 0 } };
 }
 
@@ -65,7 +64,7 @@ async function openAll(
   switch (consistency.kind) {
     case 'asOf':
       // Each gate looks at its own bucket's horizon; who is refused should be told what can be read of all of them.
-      checkReadable(consistency.timestamp, statesOf(replicas));
+      checkReadable(consistency.timestamp, replicas);
       await Promise.all(replicas.map(({ reads }) => reads.openRange(range, consistency, deadlineMs)));
       return { timestamp: consistency.timestamp, asOf: consistency.timestamp, consistency: 'asOf' };
     case 'local': {
@@ -79,10 +78,6 @@ async function openAll(
     case 'linearizable':
       throw new TidemarkError('INVALID_ARGUMENT', 'SCAN_NEEDS_TIMESTAMP', 'a linearizable scan is read as of a timestamp');
   }
-}
-
-function statesOf(replicas: readonly Replica[]): BucketState[] {
-  return replicas.map(({ state }) => state);
 }
 
 /** One timestamp for all: what everybody has resolved, if that is recent enough; else leaders may promise a later one. */

@@ -81,6 +81,7 @@ class Pool {
       const task = { job: this.#jobs.at(this.#next), at: this.#next };
       this.#next += 1;
       this.#workers.set(worker, task);
+      // Where it cannot be sent its process is at an end, which is told of as what ended the task.
       worker.send(task.job, () => undefined);
     }
   }
