@@ -113,6 +113,22 @@ describe('the benchmark', () => {
     expect((await runLoad(driverOf({}), { ...OPTIONS, load: 'txn' })).firstError).to.equal('the driver memory has no transactions');
   });
 
+  it('writes two keys at a time, of two buckets if they are to be spread, and counts that as puts', async () => {
+    const written: string[] = [];
+    const write = async (keys: readonly Buffer[]): Promise<void> => {
+      await turn();
+      written.push(keys.map(String).join());
+    };
+    const together = await runLoad(driverOf({ write }), { ...OPTIONS, load: 'write' });
+    expect(together.put?.count).to.equal(together.all.count).and.to.be.greaterThan(0);
+    expect(written[0]).to.match(/^bench\/\{(\d+)\}a,bench\/\{\1\}b$/);
+    written.length = 0;
+    await runLoad(driverOf({ write }), { ...OPTIONS, load: 'write-spread' });
+    expect(written.filter((keys) => !/\{(\d+)\}a.*\{\1\}b/.test(keys)).length).to.be.greaterThan(0);
+    const unable = await runLoad(driverOf({}), { ...OPTIONS, load: 'write' });
+    expect(unable.firstError).to.equal('the driver memory has no Writes of several keys');
+  });
+
   it('measures how far a change stream is behind the puts, at the rate that was asked for', async () => {
     const lagMs = 30;
     let told: (value: Buffer) => void = () => undefined;

@@ -397,7 +397,7 @@ describe('a local cluster', function () {
     expect(run.lag.p99Ms).to.be.greaterThan(0);
     const unary = await tidemark([...stream, '--driver', 'unary']);
     expect(unary).to.include({ code: 2, out: '' });
-    expect(unary.err).to.include('--load txn, txn-spread, stream, as-of need --driver client');
+    expect(unary.err).to.include('--load txn, txn-spread, write, write-spread, stream, as-of need --driver client');
   });
 
   it('is alone in its directory', async () => {

@@ -23,6 +23,7 @@ export async function clientDriver(target: Target): Promise<Driver> {
       });
       return attempts;
     },
+    write: (keys, value) => db.write({ mutations: keys.map((key) => ({ kind: 'put', key, value })) }),
     async follow(told) {
       const follower = await openDatabase(target);
       const changes = follower.changes({ prefix: BENCH_PREFIX });

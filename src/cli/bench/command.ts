@@ -39,11 +39,13 @@ interface BenchArguments extends ConnectionArguments {
 type DriverName = 'client' | 'unary';
 type Aged = NonNullable<RunOptions['back']>;
 
-const LOADS = ['put', 'get', 'mixed', 'txn', 'txn-spread', 'stream', 'as-of'] as const;
+const LOADS = ['put', 'get', 'mixed', 'txn', 'txn-spread', 'write', 'write-spread', 'stream', 'as-of'] as const;
 /** Those that only the client library can do. */
-const LIBRARY_LOADS: readonly Load[] = ['txn', 'txn-spread', 'stream', 'as-of'];
+const LIBRARY_LOADS: readonly Load[] = ['txn', 'txn-spread', 'write', 'write-spread', 'stream', 'as-of'];
 const BACK = [1, 10, 100, 1000];
-const LOADS_SHOWN = 'put, get, mixed, txn (two keys of a bucket), txn-spread (of two), stream, as-of';
+const LOADS_SHOWN =
+  'put, get, mixed, txn (reads and writes two keys of a bucket), txn-spread (of two), write, write-spread (the same ' +
+  'without reading), stream, as-of';
 const USUAL_LOADS = ['put', 'get', 'mixed'] as const;
 const DISTRIBUTIONS = ['uniform', 'zipf'] as const;
 const DRIVERS = ['client', 'unary'] as const;

@@ -18,6 +18,8 @@ export interface Driver {
   };
   /** Reads and writes all these keys in one transaction; answers how many attempts it took. Not every driver can. */
   transact?(keys: readonly Bytes[], value: Bytes): Promise<number>;
+  /** Puts all these keys in one Write, without reading anything. Not every driver can. */
+  write?(keys: readonly Bytes[], value: Bytes): Promise<unknown>;
   /** Hands over the values of all puts from now on, as a change stream tells them. Not every driver can. */
   follow?(told: (value: Bytes) => void): Promise<Following>;
   close(): Promise<void>;
@@ -25,9 +27,10 @@ export interface Driver {
 
 /**
  * `txn`: transactions that read and write two keys of one bucket each; the fewer keys, the more contention. `txn-spread`: of two.
+ * `write`, `write-spread`: the same two keys in one Write that reads nothing.
  * `stream`: puts, whose changes are followed. `as-of`: gets of a few keys as they were so many versions ago.
  */
-export type Load = 'put' | 'get' | 'mixed' | 'txn' | 'txn-spread' | 'stream' | 'as-of';
+export type Load = 'put' | 'get' | 'mixed' | 'txn' | 'txn-spread' | 'write' | 'write-spread' | 'stream' | 'as-of';
 
 export interface RunOptions {
   readonly load: Load;
@@ -87,7 +90,16 @@ export interface RunResult {
 }
 
 /** Under which name it is reported. */
-const SORT = { put: 'put', stream: 'put', get: 'get', 'as-of': 'get', txn: 'txn', 'txn-spread': 'txn' } as const;
+const SORT = {
+  put: 'put',
+  stream: 'put',
+  write: 'put',
+  'write-spread': 'put',
+  get: 'get',
+  'as-of': 'get',
+  txn: 'txn',
+  'txn-spread': 'txn',
+} as const;
 /** A worker whose operation failed waits so long, so that refusals at once do not become a load of their own. */
 const PAUSE_AFTER_ERROR_MS = 10;
 const TICK_MS = 100;
@@ -128,8 +140,10 @@ export async function runLoad(driver: Driver, options: RunOptions): Promise<RunR
       const number = pick();
       try {
         const isTxn = kind === 'txn' || kind === 'txn-spread';
-        const tries = isTxn ? await transact(driver, txnKeys([number, pick()], kind === 'txn-spread'), value) : 0;
-        if (kind === 'as-of') await driver.past?.get(hotKey(number), options.back?.moments[number % HOT_KEYS] ?? 0);
+        const two = (): Bytes[] => txnKeys([number, pick()], kind.endsWith('-spread'));
+        const tries = isTxn ? await transact(driver, two(), value) : 0;
+        if (kind === 'write' || kind === 'write-spread') await writeTwo(driver, two(), value);
+        else if (kind === 'as-of') await driver.past?.get(hotKey(number), options.back?.moments[number % HOT_KEYS] ?? 0);
         else if (kind === 'get') await driver.get(benchKey(number));
         else if (kind === 'put') await driver.put(benchKey(number), value);
         else if (kind === 'stream') await putFollowed(driver, meter, benchKey(number), value);
@@ -207,6 +221,11 @@ async function sleepUntil(dueMs: number, untilMs: number): Promise<void> {
 function transact(driver: Driver, keys: readonly Bytes[], value: Bytes): Promise<number> {
   if (driver.transact === undefined) throw new Error(`the driver ${driver.name} has no transactions`);
   return driver.transact(keys, value);
+}
+
+function writeTwo(driver: Driver, keys: readonly Bytes[], value: Bytes): Promise<unknown> {
+  if (driver.write === undefined) throw new Error(`the driver ${driver.name} has no Writes of several keys`);
+  return driver.write(keys, value);
 }
 
 function latencyOf(histogram: Histogram): Latency {
