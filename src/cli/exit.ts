@@ -30,7 +30,7 @@ export type ExitCode = (typeof EXIT)[keyof typeof EXIT];
 export const EXIT_CODES_HELP = `
 Exit codes:
   0  done                        5  outcome unknown: it may have taken effect
-  1  error                       6  unavailable: it took no effect
+  1  error                       6  unavailable: it took no effect, or replicas are not in their places yet
   2  wrong arguments or input    7  timestamp out of the readable range
   3  key not found               8  a limit was reached, try again later
   4  condition failed            9  this node was removed from its cluster

@@ -13,6 +13,7 @@ import { Router, type Pin, type PinsReply } from '../router/router.js';
 import type { ScanPage } from '../router/scan.js';
 import { ChangeFeed, streamFrom } from './changes.js';
 import { bytesOf, contradiction, Entry, Missing, rangeOf, VersionEntry, type Data, type RangeOf } from './entries.js';
+import { checkOptions } from './options.js';
 import { runTransaction, type TransactionOptions } from './run-transaction.js';
 import { Scan } from './scan.js';
 import type { Transaction } from './transaction.js';
@@ -186,9 +187,7 @@ export class Database implements AsyncDisposable {
 
   constructor(env: ClientEnv, options: DatabaseOptions) {
     const { endpoints, clusterId, zone, timeoutMs, limits, nearCache, hedging } = options;
-    if (endpoints.length === 0) {
-      throw new TidemarkError('INVALID_ARGUMENT', 'NO_ENDPOINTS', 'endpoints is empty; expected host:port of a node or sidecar');
-    }
+    checkOptions(options);
     this.#env = env;
     this.#limits = { ...DEFAULT_LIMITS, ...limits };
     const from = { seeds: endpoints, clusterId, zone, timeoutMs, nearCache, hedging };

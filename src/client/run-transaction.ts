@@ -8,6 +8,7 @@ import { claimOf } from '../bucket/claims.js';
 import type { CallOptions, Router, WriteReply } from '../router/router.js';
 import type { Claim } from '../txn/locks.js';
 import type { Owner } from '../txn/reservations.js';
+import { invalidOption } from './options.js';
 import { Transaction, type TransactionHost } from './transaction.js';
 
 /**
@@ -284,9 +285,4 @@ function nameOf(condition: Condition): [what: string, details: Readonly<Record<s
   }
   const [start, end] = [printable(condition.range.start), printable(condition.range.end)];
   return [`the range from '${start}' to ${end === '' ? 'the end' : `'${end}'`}`, { start, end }];
-}
-
-function invalidOption(field: string, value: unknown, expected: string): TidemarkError {
-  const message = `${field} is ${String(value)}; expected ${expected}`;
-  return new TidemarkError('INVALID_ARGUMENT', 'OPTION_MALFORMED', message, { details: { field } });
 }

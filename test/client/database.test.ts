@@ -162,6 +162,11 @@ describe('client library, over real streams', () => {
     const failure = await failureOf(connect({ endpoints: ['127.0.0.1:1'], timeoutMs: 500 }));
     expect(failure).to.include({ code: 'UNAVAILABLE', reason: 'NO_NODE_REACHED' });
     expect(failure.message).to.include('127.0.0.1:1');
+    const choices = [{ nearCache: { keysMax: 0 } }, { nearCache: { keysMax: 8, bytesMax: NaN } }, { hedging: { share: 5 } }];
+    for (const choice of choices) {
+      const refusal = await failureOf(connect({ endpoints: cluster.endpoints, ...choice }));
+      expect(refusal).to.include({ code: 'INVALID_ARGUMENT', reason: 'OPTION_MALFORMED' });
+    }
     expect(await failureOf(connect({ endpoints: [] }))).to.include({ code: 'INVALID_ARGUMENT', reason: 'NO_ENDPOINTS' });
     const other = await failureOf(connect({ endpoints: cluster.endpoints, clusterId: 'another' }));
     expect(other).to.include({ code: 'FAILED_PRECONDITION', reason: 'WRONG_CLUSTER' });
