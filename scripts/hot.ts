@@ -1,10 +1,12 @@
 /**
- * What a hot key gets: `npx tsx scripts/hot.ts [seconds]`. Five local nodes, reads of which half are of one key and half follow
- * a Zipf distribution over 10,000 others, beside a few writes to the bucket of that key.
+ * What a hot key gets: `npx tsx scripts/hot.ts [seconds] [rounds]`. Five local nodes, reads of which half are of one key and half
+ * follow a Zipf distribution over 10,000 others, beside a few writes to the bucket of that key.
  *
- * Each kind of read is measured while its bucket may have no read replicas, and again with as many as five nodes allow; likewise
- * reads at a given rate, whose latency and that of the writes can be compared. Then how long help takes from the first hot
- * read, and how long it stays when nobody reads any more (`coolMs` is 10 s here instead of 60).
+ * Each kind of read is measured while its bucket may have no read replicas, and again with as many as five nodes allow. Then
+ * how long help takes from the first hot read, and how long it stays when nobody reads any more (`coolMs` is 10 s here, not 60).
+ *
+ * Last, reads at a given rate, so that latencies can be compared: two clusters, one without and one with read replicas, are
+ * measured in turn, so that what else the machine does befalls both alike; the latencies of all rounds count as one.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { build, type Histogram } from 'hdr-histogram-js';
@@ -13,11 +15,14 @@ import type { Database } from '../src/client/index.js';
 import { TestCluster } from '../test/faults/cluster.js';
 
 const SECONDS = Number(process.argv[2] ?? 10);
+const ROUNDS = Number(process.argv[3] ?? 8);
 const WARMUP_MS = 3000;
 const NODES = 5;
 const KEYS = 10_000;
 const IN_FLIGHT = 64;
-const PACED_READS = 7000;
+const PACED_READS = 2000;
+/** So low that reads at that rate make a bucket hot. */
+const PACED_HOT = 200;
 const WRITES = 100;
 const COOL_MS = 10_000;
 const HOT = '{hot}';
@@ -117,8 +122,12 @@ async function fill(db: Database): Promise<void> {
   }
 }
 
+function start(limits: object): Promise<TestCluster> {
+  return TestCluster.start({ nodes: NODES, buckets: 64, limits });
+}
+
 async function measure(readReplicasMax: number): Promise<void> {
-  await using cluster = await TestCluster.start({ nodes: NODES, buckets: 64, limits: { readReplicasMax, coolMs: COOL_MS } });
+  await using cluster = await start({ readReplicasMax, coolMs: COOL_MS });
   const db = await cluster.connect();
   await fill(db);
   for (const kind of KINDS) {
@@ -126,7 +135,6 @@ async function measure(readReplicasMax: number): Promise<void> {
     const helped = readReplicasMax > 0 ? until(startMs, async () => (await readReplicas(cluster)) > 0) : undefined;
     if (helped !== undefined) await load(db, kind, undefined, 5);
     show(`${kind}, ${IN_FLIGHT} in flight, ${readReplicasMax} read replicas`, await load(db, kind));
-    show(`${kind}, at a rate, ${readReplicasMax} read replicas`, await load(db, kind, PACED_READS));
     if (helped === undefined) continue;
     console.log(`${kind}: the first read replica ${await helped} s behind the first read; now ${await readReplicas(cluster)}`);
     const cool = await until(performance.now(), async () => (await readReplicas(cluster)) === 0);
@@ -134,5 +142,35 @@ async function measure(readReplicasMax: number): Promise<void> {
   }
 }
 
+/** Two clusters in turn at the same rate of reads. */
+async function compare(): Promise<void> {
+  await using without = await start({ readReplicasMax: 0 });
+  await using helped = await start({ readReplicasMax: NODES - 3, hotReadsPerSecond: PACED_HOT });
+  const clusters = [without, helped];
+  const dbs = await Promise.all(clusters.map((cluster) => cluster.connect()));
+  for (const db of dbs) await fill(db);
+  for (const kind of KINDS) {
+    await until(performance.now(), async () => {
+      await load(dbs[1] as Database, kind, PACED_READS, 5);
+      return (await readReplicas(helped)) > 0;
+    });
+    const sums = clusters.map(() => ({ read: histogram(), write: histogram() }));
+    const last: Measured[] = [];
+    for (let round = 0; round < ROUNDS * 2; round += 1) {
+      // Each goes first in every other round.
+      const which = (round + (round >> 1)) % 2;
+      const measured = await load(dbs[which] as Database, kind, PACED_READS);
+      sums[which]?.read.add(measured.read);
+      sums[which]?.write.add(measured.write);
+      last[which] = measured;
+    }
+    clusters.forEach((_, which) => {
+      const name = `${kind}, ${PACED_READS} a second, ${which === 0 ? 'no' : 'with'} read replicas, ${ROUNDS} rounds`;
+      show(name, { ...(last[which] as Measured), ...(sums[which] as Pick<Measured, 'read' | 'write'>) });
+    });
+  }
+}
+
 await measure(0);
 await measure(NODES - 3);
+await compare();

@@ -29,6 +29,21 @@ export function tool(path, args) {
   return run(process.execPath, [join(root, 'node_modules', path), ...args]);
 }
 
+/** The same beside others: what it prints comes in one piece, when it has ended. */
+export function toolBeside(path, args) {
+  return new Promise((done, fail) => {
+    const command = [join(root, 'node_modules', path), ...args];
+    const child = spawn(process.execPath, command, { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] });
+    let output = '';
+    for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (output += text));
+    child.once('error', (error) => fail(new Error(`${path} could not be started: ${error.message}`)));
+    child.once('close', (code) => {
+      process.stdout.write(output);
+      done(code ?? 128);
+    });
+  });
+}
+
 export function checkNode() {
   const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
   const [majorMin, minorMin] = NODE_MIN;
