@@ -64,6 +64,7 @@ export class SnapshotTransfer {
   readonly #stopListening: () => void;
   readonly #sent: Counter;
   readonly #received: Counter;
+  readonly #bytesSent: Counter;
   #slotsTaken = 0;
   #waiting: SnapshotSender[] = [];
   #nextTransfer: number;
@@ -75,6 +76,7 @@ export class SnapshotTransfer {
     this.#options = options;
     this.#sent = env.metrics.counter('tidemark_snapshots_sent_total', 'Snapshots that a peer has installed from here.');
     this.#received = env.metrics.counter('tidemark_snapshots_received_total', 'Snapshots from peers installed here.');
+    this.#bytesSent = env.metrics.counter('tidemark_snapshot_bytes_sent_total', 'Bytes of records in snapshots sent to peers.');
     this.#nextTransfer = 1 + env.random.uint32();
     this.#host = {
       env,
@@ -203,6 +205,7 @@ export class SnapshotTransfer {
   }
 
   #post(to: NodeId, item: SnapshotItem): boolean {
+    if (item.kind === 'snapshotChunk') this.#bytesSent.add(item.data.length);
     if (!this.#flushing) {
       this.#flushing = true;
       this.#options.env.timers.turnEnd(() => {
