@@ -2,6 +2,7 @@ import { mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { findFaketime } from '../test/faults/harness/clocks.js';
+import { commitOf } from '../test/faults/harness/commit.js';
 import { NEMESES } from '../test/faults/harness/nemeses.js';
 import { Run, type Report } from '../test/faults/harness/run.js';
 import { WORKLOADS } from '../test/faults/harness/workloads.js';
@@ -74,11 +75,13 @@ async function main(): Promise<number> {
   rmSync(out, { recursive: true, force: true });
   mkdirSync(out, { recursive: true });
   const seed = values.seed ?? String(Math.floor(Math.random() * 1e9));
+  const commit = commitOf();
   const faketime = findFaketime();
   const rounds = values.rounds === undefined ? undefined : positive(values.rounds, '--rounds');
   const hold = values.hold === undefined ? undefined : positive(values.hold, '--hold');
   const options = {
     seed,
+    commit,
     minutes: values.minutes === undefined ? (rounds === undefined ? 1 : Infinity) : positive(values.minutes, '--minutes'),
     rounds: rounds ?? Infinity,
     holdMs: hold === undefined ? undefined : hold * 1000,
@@ -91,7 +94,7 @@ async function main(): Promise<number> {
     say,
   };
   const where = isolated ? 'in network namespaces of their own' : 'ON LOOPBACK: no partitions, no disk faults';
-  say(`seed ${seed}; five nodes ${where}`);
+  say(`seed ${seed}, commit ${commit}; five nodes ${where}`);
   if (faketime === undefined) say('LIBFAKETIME IS NOT INSTALLED: no faults of clocks (Debian: apt-get install libfaketime)');
   const report = await Run.execute(options);
   return tell(report, out, say);

@@ -1,10 +1,12 @@
 import { expect } from 'chai';
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { formatEvent, HistoryReader, type HistoryEvent, type Json, type Operation } from '../../src/check/history.js';
 import { run } from '../../src/check/work.js';
 import { TidemarkError } from '../../src/client/index.js';
+import { commitOf } from './harness/commit.js';
 import { mergeHistories } from './harness/histories.js';
 import { ReadListChecker } from './harness/lists.js';
 import { Caller, Numbers, Recorder, type Sample } from './harness/recorder.js';
@@ -115,6 +117,27 @@ describe('the histories of scripts/faults', () => {
   });
 });
 
+describe('the commit that scripts/faults reports', () => {
+  it('is that of the checkout, with a mark if files differ from it', () => {
+    const folder = mkdtempSync(join(tmpdir(), 'tidemark-commit-'));
+    const git = (...args: string[]): void => {
+      const author = ['-c', 'user.name=nobody', '-c', 'user.email=nobody@localhost'];
+      expect(spawnSync('git', ['-C', folder, ...author, ...args]).status, args.join(' ')).to.equal(0);
+    };
+    try {
+      expect(commitOf(folder)).to.equal('unknown, not a checkout');
+      git('init', '--quiet');
+      git('commit', '--quiet', '--allow-empty', '--message', 'first');
+      const clean = commitOf(folder);
+      expect(clean).to.match(/^[0-9a-f]{40}$/);
+      writeFileSync(join(folder, 'new'), '');
+      expect(commitOf(folder)).to.equal(`${clean}+changes`);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
+});
+
 describe('the unavailability that scripts/faults reports', () => {
   const sample = (group: number, endMs: number, outcome: Sample['outcome'] = 'ok'): Sample => ({ group, beginMs: endMs - 1, endMs, outcome });
   const samples = [sample(0, 100), sample(1, 150), sample(0, 400, 'fail'), sample(1, 450), sample(0, 900), sample(1, 950)];
@@ -126,7 +149,7 @@ describe('the unavailability that scripts/faults reports', () => {
   });
 
   it('stands in a row with the operations that began in the faults of one name', () => {
-    const window = { nemesis: 'kill', what: 'killed 1', beginMs: 300, healMs: 500, endMs: 1000 };
+    const window = { nemesis: 'kill', what: 'killed 1', beginMs: 300, healMs: 500, endMs: 1000, unavailableMs: 600 };
     const [quiet, kill] = rowsOf('set', samples, [window]);
     expect(quiet).to.deep.include({ nemesis: 'none', faults: 0, outcomes: { ok: 2, fail: 0, info: 0 } });
     expect(kill).to.deep.include({ nemesis: 'kill', faults: 1, outcomes: { ok: 3, fail: 1, info: 0 }, unavailableMs: 600 });

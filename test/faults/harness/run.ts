@@ -26,6 +26,7 @@ import { longestSilence, rowsOf, type FaultWindow, type Row } from './windows.js
  */
 export interface RunOptions {
   readonly seed: string;
+  readonly commit: string;
   /** No fault begins after so many minutes ... */
   readonly minutes: number;
   /** ... or when each nemesis had so many turns. */
@@ -47,6 +48,8 @@ export interface RunOptions {
 
 export interface Report {
   readonly seed: string;
+  /** Of the code that ran: see commit.ts. */
+  readonly commit: string;
   readonly seconds: number;
   readonly windows: readonly FaultWindow[];
   readonly rows: readonly Row[];
@@ -191,11 +194,12 @@ export class Run {
     const healMs = this.#nowMs;
     this.#note(`${nemesis.name} is healed`);
     await this.#recovered(healMs);
-    const window = { nemesis: nemesis.name, what: fault.what, beginMs, healMs, endMs: this.#nowMs };
+    const span = { beginMs, endMs: this.#nowMs };
+    const unavailableMs = longestSilence(this.#samplesOf(), [span]);
+    const window = { nemesis: nemesis.name, what: fault.what, ...span, healMs, unavailableMs };
     this.#windows.push(window);
-    const silenceMs = longestSilence(this.#samplesOf(), [window]);
     const times = `${seconds(beginMs)}-${seconds(healMs)} s, served again ${Math.round(window.endMs - healMs)} ms later`;
-    say(`${nemesis.name}: ${window.what}; ${times}; longest silence ${Math.round(silenceMs)} ms`);
+    say(`${nemesis.name}: ${window.what}; ${times}; longest silence ${Math.round(unavailableMs)} ms`);
   }
 
   #note(what: string): void {
@@ -224,7 +228,7 @@ export class Run {
   // --- the end
 
   async #report(duration: number): Promise<Report> {
-    const { seed, out, say, workloads } = this.#options;
+    const { seed, commit, out, say, workloads } = this.#options;
     const verdicts = new Map<string, Result>();
     const rows: Row[] = [];
     const samples = new Map(workloads.map((name) => [name, this.#samplesOf(name)]));
@@ -238,7 +242,7 @@ export class Run {
     }
     writeFileSync(join(out, 'latency.svg'), plot(`seed ${seed}`, samples, this.#windows));
     writeFileSync(join(out, 'table.md'), `${table(rows)}\n`);
-    const report = { seed, seconds: duration, windows: this.#windows, rows, verdicts, surprises: this.#surprises };
+    const report = { seed, commit, seconds: duration, windows: this.#windows, rows, verdicts, surprises: this.#surprises };
     writeFileSync(join(out, 'report.json'), `${JSON.stringify({ ...report, verdicts: Object.fromEntries(verdicts) }, null, 2)}\n`);
     return report;
   }

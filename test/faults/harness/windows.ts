@@ -7,6 +7,8 @@ export interface FaultWindow {
   readonly beginMs: number;
   readonly healMs: number;
   readonly endMs: number;
+  /** The longest time in it in which a group of clients heard nothing. */
+  readonly unavailableMs: number;
 }
 
 /** One line of the table: a workload under a nemesis, over all windows of that nemesis. */
