@@ -11,6 +11,7 @@ import type { NodeId, NodeInfo } from '../placement/map.js';
 import type { HedgingOptions } from '../router/hedging.js';
 import type { NearCacheOptions } from '../router/near-cache.js';
 import { contradictions, limitsOf, schema, type ConfigFile } from './config-schema.js';
+import type { TlsArguments } from './tls.js';
 
 /**
  * The configuration of nodes and sidecars: one YAML file for a whole cluster, read and checked as a whole before anything is
@@ -118,6 +119,13 @@ export function readTls(config: Config, id?: NodeId): TlsFiles | undefined {
     }
   };
   return { ca: read('ca'), cert: read('cert'), key: read('key') };
+}
+
+/** Where they are, for who asks other members. */
+export function tlsPathsOf(config: Config, id?: NodeId): TlsArguments {
+  const { tls } = config.raw;
+  if (tls === undefined) return {};
+  return { tlsCa: pathOf(config, tls.ca, id), tlsCert: pathOf(config, tls.cert, id), tlsKey: pathOf(config, tls.key, id) };
 }
 
 function pathOf({ file }: Config, path: string, id: NodeId | undefined): string {

@@ -18,11 +18,14 @@ export interface ProgressOptions {
   readonly unit: string;
   /** Where it begins, if a part was done before. */
   readonly done?: number;
+  /** No bar, also on a terminal: others write there. */
+  readonly lines?: boolean;
 }
 
 export function showProgress(terminal: Terminal, options: ProgressOptions): Progress {
-  const { total } = options;
-  return terminal.stderr.isTTY === true && total !== undefined ? bar(terminal, options, total) : lines(terminal, options);
+  const { total, lines: isLines = false } = options;
+  const isBar = terminal.stderr.isTTY === true && !isLines;
+  return isBar && total !== undefined ? bar(terminal, options, total) : lines(terminal, options);
 }
 
 function bar(terminal: Terminal, { title, unit, done = 0 }: ProgressOptions, total: number): Progress {

@@ -9,13 +9,14 @@ import type { Limits } from '../env/limits.js';
 import type { HttpResponse } from '../env/network.js';
 import { joinCluster, type Admission, type JoinOptions } from '../node/join.js';
 import { startNode, type Node, type NodeConfig } from '../node/node.js';
-import { NODE_ID_MAX } from '../placement/map.js';
+import { NODE_ID_MAX, type NodeId } from '../placement/map.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { Sidecar } from '../sidecar/sidecar.js';
 import { integer } from './arguments.js';
-import { DEFAULTS, loadConfig, nodeSettings, readTls, sidecarSettings, type Config } from './config.js';
+import { DEFAULTS, loadConfig, nodeSettings, readTls, sidecarSettings, tlsPathsOf, type Config } from './config.js';
 import { describeError, EXIT, exitCodeOf, UsageError } from './exit.js';
 import { aborted, beginLifetime } from './lifetime.js';
+import type { TlsArguments } from './tls.js';
 import { VERSION } from './version.js';
 import { buildWorld } from './world.js';
 
@@ -73,8 +74,21 @@ async function runNode({ config: file, id }: ServerArguments): Promise<void> {
   await serveNode({ dataDir, http, tls: readTls(config, nodeId), logLevel }, async () => nodeConfig);
 }
 
-/** A node that becomes a member of a running cluster, and is one from then on whenever it is started again. */
-export async function runJoining(options: JoinArguments): Promise<void> {
+/** A node that has joined and serves now. */
+export interface Joined {
+  readonly clusterId: string;
+  readonly node: NodeId;
+  readonly listens: string;
+  /** Where the others find it, and the members that it was told of. */
+  readonly endpoints: readonly string[];
+  readonly tls: TlsArguments;
+}
+
+/**
+ * A node that becomes a member of a running cluster, and is one from then on whenever it is started again. `up` is called when it
+ * serves, with a signal that is aborted when it is told to stop.
+ */
+export async function runJoining(options: JoinArguments, up: (joined: Joined, signal: AbortSignal) => void): Promise<void> {
   const { listen, address = listen, zone, host, join: seeds } = options;
   const file = options.config === undefined ? undefined : loadConfig(options.config);
   const { logLevel } = file ?? DEFAULTS;
@@ -94,8 +108,9 @@ export async function runJoining(options: JoinArguments): Promise<void> {
     const limits = file?.limits ?? { ...DEFAULTS.limits, ...settings?.limits };
     return { clusterId, nodeId, nodes: [], buckets, replicas, listen, timing, limits, joined: { members, record } };
   };
-  await serveNode(place, configOf, ({ address: at, config: { nodeId, clusterId } }) => {
-    process.stdout.write(`node ${nodeId} of cluster ${clusterId} listens on ${at}\n`);
+  await serveNode(place, configOf, ({ address: listens, config: { nodeId: node, clusterId } }, signal) => {
+    const paths = file === undefined ? {} : tlsPathsOf(file);
+    up({ clusterId, node, listens, endpoints: [address, ...seeds], tls: paths }, signal);
   });
 }
 
@@ -132,17 +147,17 @@ interface NodePlace {
 async function serveNode(
   { dataDir, http: httpAddress, tls, logLevel }: NodePlace,
   configOf: (onFatal: OnFatal) => Promise<NodeConfig>,
-  up: (node: Node) => void = () => undefined,
+  up: (node: Node, signal: AbortSignal) => void = () => undefined,
 ): Promise<void> {
   setFlagsFromString(`--heap-growing-percent=${HEAP_GROWING_PERCENT}`);
-  await serve(async (onFatal) => {
+  await serve(async (onFatal, signal) => {
     const config = await configOf(onFatal);
     const world = buildWorld({ limits: config.limits, tls, logLevel, fields: { node: config.nodeId }, onBug: onFatal });
     const disk = await openDisk(dataDir);
     const node = await startNode({ ...world.env, disk }, config, { onFatal });
-    up(node);
     const get = (path: string): Promise<HttpResponse> => nodePage(path, node, world.env.metrics);
     const http = httpAddress === undefined ? undefined : await world.env.network.serveHttp(httpAddress, get);
+    up(node, signal);
     return async () => {
       await http?.close(HTTP_GRACE_MS);
       await node.close();
@@ -183,9 +198,9 @@ async function runSidecar({ config: file }: ServerArguments): Promise<void> {
 }
 
 /** Opens a server, waits until it is told to stop, closes it. */
-async function serve(open: (onFatal: OnFatal) => Promise<() => Promise<void>>): Promise<void> {
+async function serve(open: (onFatal: OnFatal, signal: AbortSignal) => Promise<() => Promise<void>>): Promise<void> {
   const lifetime = beginLifetime();
-  const close = await open(die).catch(die);
+  const close = await open(die, lifetime.signal).catch(die);
   lifetime.ready();
   await aborted(lifetime.signal);
   await close();

@@ -79,6 +79,7 @@ describe('a cluster whose nodes are replaced one after the other', function () {
     let four = await add('four', first, cluster.address(2));
     const endpoint = ['--endpoint', `127.0.0.1:${first}`];
     await succeeds('rebalance', ...endpoint);
+    await cluster.eventually('it says that it has its share', async () => /^node 4 has its share of the buckets: 1[23] replicas$/m.test(four.log()));
     // It is a member from now on, wherever its life ends.
     await four.kill();
     four = await add('four', first, cluster.address(2));

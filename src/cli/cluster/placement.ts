@@ -2,10 +2,11 @@ import { Option, type Command } from 'commander';
 import { NODE_ID_MAX, REPLICAS_MAX } from '../../placement/map.js';
 import { endpoints, integer, integers, withConnection, type ConnectionArguments } from '../arguments.js';
 import { UsageError } from '../exit.js';
-import { runJoining, type JoinArguments } from '../serve.js';
+import { runJoining, type Joined, type JoinArguments } from '../serve.js';
 import { jsonLine, table, write, type Terminal } from '../terminal.js';
 import { ask, askFirst } from './ask.js';
 import type { BucketsReply } from './inspect.js';
+import { showShare } from './share.js';
 import { isInPlace, notInPlace, settled, stateOf, WAIT_HELP, type ProgressReply, type Waiting } from './settling.js';
 
 /** Commands that change where replicas are. The cluster does the work; they ask for it, and wait with a progress bar. */
@@ -39,7 +40,11 @@ export function addPlacement(cluster: Command, terminal: Terminal): void {
     .option('--zone <name>', 'what fails with others: replicas of a bucket are put in different zones', '')
     .option('--host <name>', 'the machine, if it runs several nodes: replicas of a bucket are put on different ones', '')
     .option('-c, --config <file>', 'the configuration of the cluster, if it has limits or timing of its own, or TLS')
-    .action((options: JoinArguments) => runJoining(options));
+    .option('--json', 'print JSON', false)
+    .addHelpText('after', ADD_HELP)
+    .action((options: JoinArguments & { json: boolean }) => {
+      return runJoining(options, (joined, signal) => void shareShown(joined, signal, options.json, terminal));
+    });
   waiting(cluster.command('move'))
     .argument('<bucket>', 'its number', bucket)
     .description('give the replica of a bucket that is on one node to another')
@@ -77,6 +82,22 @@ export function addPlacement(cluster: Command, terminal: Terminal): void {
     .argument('<node>', 'the id of the node', nodeId)
     .description('let another of its nodes lead a bucket, from now on; it may get one of that node in return')
     .action((led: number, node: number, options: ConnectionArguments) => transfer(led, node, options, terminal));
+}
+
+const ADD_HELP = `
+It runs until Ctrl-C or SIGTERM. When it serves it tells its number, then how many replicas of its share it has, and at last
+that it has all; what it logs goes to standard error as well. Stopped before that it stays a member, and goes on when the same
+command starts it again. With --json there is one line when it serves, {node, clusterId, listens}, and one for each change,
+{node, replicas, share, moving, complete}, the last of them with complete: true.`;
+/** For each question of a node that shows how it gets its share. */
+const SHARE_ASK_MS = 2000;
+
+async function shareShown(joined: Joined, signal: AbortSignal, json: boolean, terminal: Terminal): Promise<void> {
+  const { node, clusterId, listens, endpoints: asked, tls } = joined;
+  const text = `node ${node} of cluster ${clusterId} listens on ${listens}\n`;
+  await write(terminal.stdout, json ? jsonLine({ node, clusterId, listens }) : text);
+  const connection = { ...tls, endpoint: [...new Set(asked)], timeout: SHARE_ASK_MS, json };
+  await showShare({ node, connection, terminal, signal });
 }
 
 function replicaCount(text: string): ReplicaCount {

@@ -43,7 +43,7 @@ const WANTED = {
 
 const LOOK_MS = 500;
 /** The planner looks once a second: when nothing has moved for this long it is content, or can do nothing. */
-const CONTENT_MS = 3000;
+export const CONTENT_MS = 3000;
 /** Whoever waits wants to know why, when nothing has moved for so long: with the next line that is shown. */
 const EXPLAIN_MS = 4000;
 
@@ -134,7 +134,7 @@ function onTheWay(count: number): string {
   return count === 1 ? '1 bucket is on its way' : `${count} buckets are on their way`;
 }
 
-function reasonOf({ moving, unreachable }: ProgressReply): string {
+export function reasonOf({ moving, unreachable }: ProgressReply): string {
   if (unreachable.length > 0) return `${nodesNamed(unreachable)} cannot be reached`;
   return moving.length > 0 ? onTheWay(moving.length) : 'the planner may not move more (limits.bucketsMovingMax)';
 }

@@ -1,0 +1,54 @@
+import type { ProgressReply } from '../../src/cli/cluster/settling.js';
+import type { TidemarkError } from '../../src/lib/errors.js';
+import { TestNetwork } from '../network/support.js';
+import { tidemark, type Outcome } from './support.js';
+
+const STILL = { tooFewVoters: 0, tooManyVoters: 0, onDraining: 0, onLost: 0, crowded: 0, short: 0, steps: 0 };
+
+/** What a node that plans answers, one reply after the other, and the last one for ever. */
+export class Planner {
+  readonly #net = new TestNetwork();
+  readonly changes: string[] = [];
+  replies: Partial<Omit<ProgressReply, 'wanted'> & { wanted: Partial<ProgressReply['wanted']> }>[] = [{}];
+  refusal: TidemarkError | undefined;
+  address = '';
+  #asked = 0;
+
+  async start(): Promise<void> {
+    const unary = (handle: (request: never) => Promise<object>) => ({ kind: 'unary', handle }) as const;
+    const server = await this.#net.serve({
+      services: {
+        'tidemark.v1.Cluster': {
+          Status: unary(async () => ({ clusterId: 'c', epoch: 1, node: 1, buckets: 8, nodes: this.#nodes() })),
+          ChangePlacement: unary(async ({ change }: { change: string }) => {
+            this.changes.push(change);
+            return this.#next();
+          }),
+          PlacementProgress: unary(async () => this.#next()),
+        },
+      },
+    });
+    this.address = server.address;
+  }
+
+  #nodes(): object[] {
+    return [{ id: 1, address: this.address, zone: '', host: '', reachable: true, replicas: 8, leaders: 8 }];
+  }
+
+  #next(): object {
+    if (this.refusal !== undefined) throw this.refusal;
+    const reply = this.replies[Math.min(this.#asked, this.replies.length - 1)];
+    this.#asked += 1;
+    const nodes = [1, 5].map((id) => ({ id, replicas: 0, draining: id === 5 }));
+    const placement = { epoch: 1, replicas: 3, bucketReplicas: [], nodes, moving: [], unreachable: [] };
+    return { ...placement, ...reply, wanted: { ...STILL, ...reply?.wanted } };
+  }
+
+  run(command: string, ...args: string[]): Promise<Outcome> {
+    return tidemark(['cluster', command, '--endpoint', this.address, '--timeout', '3s', ...args]);
+  }
+
+  close(): Promise<void> {
+    return this.#net.close();
+  }
+}
