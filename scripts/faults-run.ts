@@ -35,6 +35,8 @@ arguments.
 
 It takes Linux with unshare, nsenter and ip (util-linux, iproute2) and root; as another user it uses a user namespace, if the
 system allows that. Faults of clocks take libfaketime (Debian: libfaketime), some of disks mkfs.ext4 (e2fsprogs) and loop devices.
+Nodes are called by their places: 1 to 5 are those of the first ones, which clients are told of, and at 6 and 7 others may join.
+
 All is private to the run: when it ends, by itself, by Ctrl-C or by SIGKILL, the kernel takes everything down.
 
 Workloads

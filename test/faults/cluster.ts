@@ -23,6 +23,8 @@ export interface ClusterOptions {
   readonly buckets?: number;
   readonly sidecar?: boolean;
   readonly limits?: Partial<Limits>;
+  /** Places behind those of the first nodes at which further ones may join. */
+  readonly spares?: number;
   /** Copies of every bucket; by default three, or as many as there are nodes. */
   readonly replicas?: number;
   /** The address at which a node listens, if that is not loopback. */
@@ -51,14 +53,24 @@ process.once('exit', () => {
   for (const folder of folders) rmSync(folder, { recursive: true, force: true });
 });
 
+/**
+ * Nodes are called by their places, each with addresses and a data directory of its own. The first nodes are, as members, what their
+ * places are; who joins later, at a spare place or one that another has left, gets a number that no member had.
+ */
 export class TestCluster implements AsyncDisposable {
   readonly folder: string;
   readonly file: string;
   readonly id: string;
   readonly buckets: number;
+  /** Where the first nodes are: the places that clients are told of. */
+  readonly founders: readonly number[];
   readonly network: RealNetwork;
   readonly #grpc: ReadonlyMap<number, string>;
   readonly #http: ReadonlyMap<number, string>;
+  /** Place -> the node there, as a member. */
+  readonly #members: Map<number, number>;
+  /** Places whose nodes have joined: none of these is named in the file. */
+  readonly #joined = new Set<number>();
   readonly #processes = new Map<number, TestProcess>();
   readonly #clients = new Map<string, RpcClient>();
   readonly #databases: Database[] = [];
@@ -73,10 +85,12 @@ export class TestCluster implements AsyncDisposable {
     // A patient caller: its calls wait for a stopped process instead of giving the connection up.
     this.network = createNetwork({ clock: systemClock(), onBug: fail, keepaliveTimeMs: 60_000, connectTimeoutMs: 20_000 });
     const address = (index: number): string => `${options.hostOf(index >> 1)}:${ports[index] ?? 0}`;
-    const ids = Array.from({ length: options.nodes }, (_, index) => index + 1);
-    this.#grpc = new Map([0, ...ids].map((id) => [id, address(2 * id)]));
-    this.#http = new Map([0, ...ids].map((id) => [id, address(2 * id + 1)]));
-    const nodes = ids.map((id) => ({ id, address: this.address(id), http: this.httpAddress(id) }));
+    const places = Array.from({ length: options.nodes + options.spares }, (_, index) => index + 1);
+    this.#grpc = new Map([0, ...places].map((id) => [id, address(2 * id)]));
+    this.#http = new Map([0, ...places].map((id) => [id, address(2 * id + 1)]));
+    this.founders = places.slice(0, options.nodes);
+    this.#members = new Map(this.founders.map((id) => [id, id]));
+    const nodes = this.founders.map((id) => ({ id, address: this.address(id), http: this.httpAddress(id) }));
     const config = {
       cluster: { id: this.id, buckets: options.buckets, replicas: options.replicas, nodes },
       node: { dataDir: './node-{id}' },
@@ -89,8 +103,10 @@ export class TestCluster implements AsyncDisposable {
 
   /** With everything written that its processes need, and none of them started. */
   static async prepare(options: ClusterOptions = {}): Promise<TestCluster> {
-    const { nodes = 3, buckets = 32, sidecar = false, limits = {}, replicas = Math.min(3, nodes), hostOf = () => HOST } = options;
-    return new TestCluster({ nodes, buckets, sidecar, limits, replicas, hostOf }, await freePorts(2 * (nodes + 1)));
+    const { nodes = 3, spares = 0, buckets = 32, sidecar = false, limits = {} } = options;
+    const { replicas = Math.min(3, nodes), hostOf = () => HOST } = options;
+    const ports = await freePorts(2 * (nodes + spares + 1));
+    return new TestCluster({ nodes, spares, buckets, sidecar, limits, replicas, hostOf }, ports);
   }
 
   /** Resolves when every node serves and every bucket has a leader. */
@@ -107,12 +123,27 @@ export class TestCluster implements AsyncDisposable {
     }
   }
 
-  get nodeIds(): number[] {
+  get places(): number[] {
     return [...this.#grpc.keys()].filter((id) => id > 0);
   }
 
+  /** Places of members. */
+  get nodeIds(): number[] {
+    return this.places.filter((id) => this.#members.has(id));
+  }
+
+  /** What the node at a place is as a member. */
+  memberAt(id: number): number {
+    return this.#members.get(id) ?? missing(id);
+  }
+
+  /** Undefined if that member is none, or none any more. */
+  placeOf(member: number): number | undefined {
+    return [...this.#members].find(([, each]) => each === member)?.[0];
+  }
+
   get runningIds(): number[] {
-    return this.nodeIds.filter((id) => this.#processes.get(id)?.isRunning === true);
+    return this.nodeIds.filter((id) => this.isRunning(id));
   }
 
   address(id: number): string {
@@ -131,16 +162,50 @@ export class TestCluster implements AsyncDisposable {
     return this.#processes.get(id) ?? missing(id);
   }
 
+  isRunning(id: number): boolean {
+    return this.#processes.get(id)?.isRunning === true;
+  }
+
   // --- processes
 
   /** Resolves when it serves, which it says itself and on its page of health. `wrap` may put a command before it. */
   async startNode(id: number, wrap?: Wrap): Promise<TestProcess> {
-    const args = tidemark('node', '--config', this.file, '--id', String(id));
+    return this.#launch(id, this.#joined.has(id) ? this.#joinArgs(id) : ['node', '--config', this.file, '--id', String(id)], wrap);
+  }
+
+  /**
+   * A node joins at a place where no member is, whose data directory is empty, or was left by one that began to join there.
+   * Resolves when it is a member and serves.
+   */
+  async joinNode(id: number, wrap?: Wrap): Promise<TestProcess> {
+    const started = await this.#launch(id, this.#joinArgs(id), wrap);
+    const health = (await (await fetch(`http://${this.httpAddress(id)}/health`)).json()) as { readonly node: number };
+    this.#members.set(id, health.node);
+    this.#joined.add(id);
+    return started;
+  }
+
+  /** The member there has been removed. */
+  vacate(id: number): void {
+    this.#members.delete(id);
+  }
+
+  #joinArgs(id: number): string[] {
+    const others = this.nodeIds.filter((other) => other !== id).map((other) => this.address(other));
+    const own = ['--listen', this.address(id), '--http', this.httpAddress(id), '--data', this.dataDir(id)];
+    return ['cluster', 'add', '--join', others.join(','), ...own];
+  }
+
+  async #launch(id: number, command: readonly string[], wrap?: Wrap): Promise<TestProcess> {
+    const args = tidemark(...command);
     const wrapped = wrap?.([process.execPath, ...args]) ?? { args };
     const started = new TestProcess({ name: `node ${id}`, logPath: this.#logPath(`node-${id}`), ...wrapped });
     this.#processes.set(id, started);
     await started.ready();
-    await this.#healthy(id);
+    const over = started.ended.then(({ code, signal }) => {
+      throw new Error(`node ${id} ended (${signal ?? code}) before its health was good\n${this.log(id)}`);
+    });
+    await Promise.race([this.#healthy(id), over]);
     return started;
   }
 

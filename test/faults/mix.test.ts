@@ -31,7 +31,7 @@ const RUN_MS_MAX = 300_000;
 const USAGE = 2;
 
 /** As it is written. */
-type Written = Pick<Report, 'windows' | 'rows' | 'seconds'> & { readonly verdicts: Readonly<Record<string, { readonly verdict: string }>> };
+type Written = Pick<Report, 'windows' | 'rows' | 'seconds' | 'commit'> & { readonly verdicts: Readonly<Record<string, { readonly verdict: string }>> };
 
 /** The short mix of scripts/faults; its `--help` tells of long ones. */
 describe('five nodes under a mix of faults', function () {
@@ -46,22 +46,30 @@ describe('five nodes under a mix of faults', function () {
     rmSync(out, { recursive: true });
   });
 
-  async function faults(...args: readonly string[]): Promise<Ended & { readonly stdout: string; readonly stderr: string }> {
-    const mix = ['--rounds', '1', '--minutes', String(MINUTES_MAX), '--hold', '1.5', '--nemesis', MIX.join(','), '--seed', '1', '--out', out];
-    return run([SCRIPT, ...mix, ...args], RUN_MS_MAX);
+  type Finished = Ended & { readonly stdout: string; readonly stderr: string };
+
+  async function once(nemeses: readonly string[]): Promise<Finished> {
+    const faults = (...args: readonly string[]): Promise<Finished> => {
+      const mix = ['--rounds', '1', '--minutes', String(MINUTES_MAX), '--hold', '1.5', '--nemesis', nemeses.join(','), '--seed', '1', '--out', out];
+      return run([SCRIPT, ...mix, ...args], RUN_MS_MAX);
+    };
+    const ended = await faults();
+    if (ended.code !== USAGE) return ended;
+    console.log(`      WITHOUT PARTITIONS AND DISK FAULTS: ${ended.stderr.trim()}`);
+    return faults('--loopback');
+  }
+
+  function report(): Written {
+    return JSON.parse(readFileSync(join(out, 'report.json'), 'utf8')) as Written;
   }
 
   it('answer as a correct store could have, and serve again after each', async () => {
-    let ended = await faults();
-    if (ended.code === USAGE) {
-      console.log(`      WITHOUT PARTITIONS AND DISK FAULTS: ${ended.stderr.trim()}`);
-      ended = await faults('--loopback');
-    }
+    const ended = await once(MIX);
     const lines = ended.stdout.split('\n');
     for (const line of lines) if (/^(NOT DONE HERE|LIBFAKETIME)/.test(line)) console.log(`      ${line}`);
     const isPossible = (name: string): boolean => !lines.some((line) => line.startsWith(`NOT DONE HERE: ${name},`));
     expect(ended.code, `${ended.stdout}\n${ended.stderr}`).to.equal(0);
-    const { windows, rows, seconds, verdicts } = JSON.parse(readFileSync(join(out, 'report.json'), 'utf8')) as Written;
+    const { windows, rows, seconds, verdicts } = report();
     const done = windows.map(({ nemesis }) => nemesis);
     const left = MIX.filter((name) => isPossible(name) && !done.includes(name));
     expect(done.length).to.be.above(1);
@@ -74,5 +82,17 @@ describe('five nodes under a mix of faults', function () {
       expect(existsSync(join(out, `${workload}.jsonl`))).to.equal(true);
     }
     expect(readFileSync(join(out, 'latency.svg'), 'utf8')).to.match(/^<svg [^]*<\/svg>\n$/);
+  });
+
+  it('likewise while nodes join and others leave, and a hot key gets read replicas and loses them', async () => {
+    const ended = await once(['join-leave', 'hot']);
+    expect(ended.code, `${ended.stdout}\n${ended.stderr}`).to.equal(0);
+    const { windows, verdicts, commit } = report();
+    expect(commit).to.match(/^[0-9a-f]{40}(\+changes)?$|^unknown/);
+    const whatOf = (name: string): string | undefined => windows.find(({ nemesis }) => nemesis === name)?.what;
+    expect(whatOf('join-leave')).to.match(/\d joined at [1-7].*\d left [1-7]/);
+    expect(whatOf('hot')).to.match(/reads of a key in bucket \d, \d read replicas at most/);
+    for (const { unavailableMs } of windows) expect(unavailableMs).to.be.above(0);
+    for (const [workload, { verdict }] of Object.entries(verdicts)) expect(verdict, workload).to.equal('valid');
   });
 });

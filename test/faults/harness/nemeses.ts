@@ -3,7 +3,8 @@ import type { SimRandom } from '../../../src/sim/random.js';
 import type { Fleet } from './fleet.js';
 import type { NodeClocks } from './clocks.js';
 import type { NodeDisks } from './disks.js';
-import { changePlacement, restorePlacement } from './membership.js';
+import { HotKey } from './hot.js';
+import { changePlacement, renewMembers, restorePlacement } from './membership.js';
 import type { NodeNetwork, Way } from './network.js';
 
 /**
@@ -39,7 +40,7 @@ const kill: Nemesis = {
   begin: async (fleet, random) => {
     const ids = minority(fleet, random);
     await fleet.kill(...ids);
-    return { what: `killed ${list(ids)}`, heal: () => fleet.startMissing(...ids) };
+    return { what: `killed ${list(ids)}`, heal: () => fleet.start(...ids) };
   },
 };
 
@@ -48,7 +49,7 @@ const killAll: Nemesis = {
   help: 'SIGKILL to all nodes at once',
   begin: async (fleet) => {
     await fleet.kill(...fleet.ids);
-    return { what: 'killed all', heal: () => fleet.startMissing(...fleet.ids) };
+    return { what: 'killed all', heal: () => fleet.start(...fleet.ids) };
   },
 };
 
@@ -204,7 +205,7 @@ const diskFull: Nemesis = {
         for (const id of ids) disks.drain(id);
         // One that did not need a block meanwhile may meet the full disk in what it does right now.
         await fleet.kill(...ids);
-        await fleet.startMissing(...ids);
+        await fleet.start(...ids);
       },
     };
   },
@@ -241,7 +242,7 @@ const diskFail: Nemesis = {
       heal: async () => {
         await fleet.kill(id);
         await disks.repair(id);
-        await fleet.startMissing(id);
+        await fleet.start(id);
       },
     };
   },
@@ -262,11 +263,11 @@ const membership: Nemesis = {
     const storm = async (): Promise<void> => {
       await change(`${FEWER_REPLICAS} copies`, { replicas: FEWER_REPLICAS });
       while (!signal.aborted) {
-        const node = random.pick(fleet.ids);
+        const node = fleet.cluster.memberAt(random.pick(fleet.ids));
         await change(`drain ${node}`, { drain: node });
         await sleep(random.between(500, 2000), undefined, { signal }).catch(() => undefined);
         await change(`undrain ${node}`, { undrain: node });
-        const [from = 0, to = 0] = shuffled(fleet.ids, random);
+        const [from = 0, to = 0] = shuffled(fleet.ids, random).map((id) => fleet.cluster.memberAt(id));
         const bucket = random.below(fleet.cluster.buckets);
         await change(`move ${bucket} from ${from} to ${to}`, { move: { bucket, from, to } });
       }
@@ -281,6 +282,54 @@ const membership: Nemesis = {
         ending.abort();
         await over;
         await restorePlacement(fleet, fleet.ids.length);
+      },
+    };
+  },
+};
+
+const joinLeave: Nemesis = {
+  name: 'join-leave',
+  help: 'new nodes join at free places, some killed while they do, and get their share; as many others are removed, and so on',
+  begin: async (fleet, random) => {
+    const ending = new AbortController();
+    const done: string[] = [];
+    const count = fleet.ids.length;
+    const storm = async (): Promise<void> => {
+      // At least once, however short the fault.
+      do await renewMembers(fleet, random, (what) => done.push(what));
+      while (!ending.signal.aborted);
+    };
+    const over = storm();
+    over.catch(() => undefined);
+    return {
+      get what() {
+        return done.join(', ');
+      },
+      heal: async () => {
+        ending.abort();
+        await over;
+        await restorePlacement(fleet, count);
+      },
+    };
+  },
+};
+
+const hot: Nemesis = {
+  name: 'hot',
+  help: 'every bucket gets fewer copies, one key is read so much that its bucket gets read replicas, then by nobody, until they vanish',
+  begin: async (fleet, random) => {
+    const count = fleet.ids.length;
+    const key = new HotKey(fleet, random.below(fleet.cluster.buckets), FEWER_REPLICAS);
+    const over = key.heat();
+    over.catch(() => undefined);
+    return {
+      get what() {
+        return key.what;
+      },
+      heal: async () => {
+        await key.cool();
+        await over;
+        await restorePlacement(fleet, count);
       },
     };
   },
@@ -302,6 +351,8 @@ const ALONE: readonly Nemesis[] = [
   diskStall,
   diskFail,
   membership,
+  joinLeave,
+  hot,
 ];
 
 /** Pairs whose parts do not undo each other. */
@@ -322,6 +373,16 @@ const PAIRS: readonly (readonly [Nemesis, Nemesis])[] = [
   [membership, restartStorm],
   [membership, halves],
   [membership, pause],
+  [joinLeave, kill],
+  [joinLeave, restartStorm],
+  [joinLeave, halves],
+  [joinLeave, isolateLeader],
+  [joinLeave, pause],
+  [hot, kill],
+  [hot, halves],
+  [hot, pause],
+  // Healed in the opposite order: nobody may come or go any more when all is to be in its place.
+  [hot, joinLeave],
 ];
 
 const combination: Nemesis = {

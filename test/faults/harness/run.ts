@@ -11,6 +11,7 @@ import { sharedNowMs } from './clock.js';
 import { NodeClocks } from './clocks.js';
 import { NodeDisks } from './disks.js';
 import { Fleet } from './fleet.js';
+import { HOT_LIMITS } from './hot.js';
 import { mergeHistories, type FaultNote } from './histories.js';
 import type { GroupPlan } from './load.js';
 import { missingPart, type Nemesis } from './nemeses.js';
@@ -59,6 +60,8 @@ export interface Report {
 }
 
 const NODES = 5;
+/** Where nodes may join. */
+const SPARES = 2;
 const BUCKETS = 8;
 const CLIENT_PROCESSES = 2;
 const HOLD_MS: readonly [number, number] = [3000, 10_000];
@@ -96,18 +99,19 @@ export class Run {
   }
 
   static async execute(options: RunOptions): Promise<Report> {
-    const ids = Array.from({ length: NODES }, (_, index) => index + 1);
-    const network = options.isolated ? await NodeNetwork.create(ids) : undefined;
+    const places = Array.from({ length: NODES + SPARES }, (_, index) => index + 1);
+    const network = options.isolated ? await NodeNetwork.create(places) : undefined;
     const hostOf = (id: number): string => network?.hostOf(id) ?? '127.0.0.1';
-    const cluster = await TestCluster.prepare({ nodes: NODES, replicas: NODES, buckets: BUCKETS, hostOf });
-    const dataDirs = new Map(ids.map((id) => [id, cluster.dataDir(id)]));
+    const size = { nodes: NODES, spares: SPARES, replicas: NODES, buckets: BUCKETS };
+    const cluster = await TestCluster.prepare({ ...size, hostOf, limits: HOT_LIMITS });
+    const dataDirs = new Map(places.map((id) => [id, cluster.dataDir(id)]));
     const disks = options.isolated ? await NodeDisks.create(cluster.folder, dataDirs) : undefined;
-    const clocks = options.faketime === undefined ? undefined : new NodeClocks(options.faketime, cluster.folder, ids);
+    const clocks = options.faketime === undefined ? undefined : new NodeClocks(options.faketime, cluster.folder, places);
     const fleet = new Fleet({ cluster, network, disks, clocks });
     const chosen = { ...options, nemeses: possible(options, fleet) };
     let clients: ClientProcesses | undefined;
     try {
-      await fleet.start(...ids);
+      await fleet.start(...cluster.founders);
       await cluster.settled();
       const { seed, workloads, out } = options;
       const groups = Array.from({ length: BUCKETS }, (_, id): GroupPlan => {
@@ -116,14 +120,14 @@ export class Run {
       });
       const folder = join(out, PARTS);
       mkdirSync(folder);
-      const endpoints = ids.map((id) => cluster.address(id));
+      const endpoints = cluster.founders.map((id) => cluster.address(id));
       const originMs = sharedNowMs();
       const common = { processes: CLIENT_PROCESSES, seed, endpoints, clusterId: cluster.id, groups, originMs, folder };
       clients = await ClientProcesses.start(CLIENT_PROCESSES, (index) => ({ ...common, index }));
       return await new Run(chosen, fleet, groups, clients, originMs).#execute();
     } finally {
       clients?.kill();
-      await fleet.kill(...ids);
+      await fleet.close();
       cpSync(join(cluster.folder, 'logs'), join(options.out, 'logs'), { recursive: true });
       await disks?.close();
       await cluster.close();
