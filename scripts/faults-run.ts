@@ -45,6 +45,7 @@ Workloads
   counter      increments, repeated under their request id until it is known what became of them
   append       transactions that read and append to several lists, which lie in two buckets
   bank         transfers between accounts in three buckets, and readers of all accounts at one moment
+  stream       puts, deletes and transactions over four buckets, and consumers of change streams that follow them
 
 Nemeses
 ${[...NEMESES.values()].map(({ name, help }) => `  ${name.padEnd(18)} ${help}`).join('\n')}

@@ -75,7 +75,7 @@ describe('five nodes under a mix of faults', function () {
     expect(done.length).to.be.above(1);
     if (seconds < MINUTES_MAX * 60) expect(left).to.deep.equal([]);
     else if (left.length > 0) console.log(`      LEFT OUT AFTER ${MINUTES_MAX} MINUTES: ${left.join(', ')}`);
-    for (const workload of ['register', 'set', 'counter', 'append', 'bank']) {
+    for (const workload of ['register', 'set', 'counter', 'append', 'bank', 'stream']) {
       expect(verdicts[workload]?.verdict, workload).to.equal('valid');
       const served = rows.filter((row) => row.workload === workload).reduce((sum, { outcomes }) => sum + outcomes.ok, 0);
       expect(served, `operations of ${workload}`).to.be.above(50);

@@ -1,5 +1,4 @@
-import type { KeyRange, Record, Timestamp } from '../../bucket/requests.js';
-import type { Change } from '../../changes/change.js';
+import type { KeyRange, Timestamp } from '../../bucket/requests.js';
 import { EMPTY } from '../../lib/bytes.js';
 import { isTidemarkError, messageOf, type TidemarkError } from '../../lib/errors.js';
 import { keyAfter, prefixEnd } from '../../lib/ordered.js';
@@ -8,30 +7,22 @@ import type { StreamEvent, StreamFrom } from '../../router/change-stream.js';
 import type { Router } from '../../router/router.js';
 import type { SimLoop } from '../loop.js';
 import type { SimRandom } from '../random.js';
+import type { Told, ToldChain } from './check-streams.js';
 
 /**
  * Consumers of change streams in a simulated run, and what they were told, for check-streams.ts.
  *
- * A *chain* is what one consumer was told from one starting point on, over all its connections: each goes on from a cursor of the
- * one before, mostly the last, through another client or node. Now and then a new chain begins: from now, from the beginning with
- * a snapshot, from a moment of the past, or from a cursor that anybody was ever given.
+ * Each connection of a chain goes on from a cursor of the one before, mostly the last, through another client or node. Now and
+ * then a new chain begins: from now, from the beginning with a snapshot, from a moment of the past, or from a cursor that anybody
+ * was ever given.
  */
-export interface Chain {
-  readonly name: string;
-  readonly range: KeyRange;
-  readonly before: boolean;
-  readonly from: StreamFrom;
+export interface Chain extends ToldChain {
   readonly told: Told[];
   /** Marks that the last connection has told since the consumer was asked to catch up. */
   lastMark: Timestamp;
   /** What comes next was collected. */
   isGone: boolean;
 }
-
-export type Told =
-  | { readonly kind: 'entries'; readonly timestamp: Timestamp; readonly entries: readonly Record[] }
-  | { readonly kind: 'changes'; readonly changes: readonly Change[] }
-  | { readonly kind: 'mark'; readonly timestamp: Timestamp };
 
 export interface ConsumersOptions {
   readonly loop: SimLoop;

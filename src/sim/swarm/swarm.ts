@@ -11,7 +11,7 @@ import { readable } from '../readable.js';
 import { Archive } from './archive.js';
 import { check } from './check.js';
 import { noticesDamage } from './damage.js';
-import { checkStreams } from './check-streams.js';
+import { checkStreams, type Committed } from './check-streams.js';
 import { Consumers } from './consumers.js';
 import { isExcused } from './excuses.js';
 import { Inspector } from './inspect.js';
@@ -20,7 +20,7 @@ import { Nemesis } from './nemesis.js';
 import { collectsHistory, describePlan, drawPlan, hasWildClocks, type SwarmPlan } from './plan.js';
 import { firstProblem } from './problems.js';
 import { Renewal } from './renewal.js';
-import { Recorder, type VersionSeen } from './record.js';
+import { Recorder, type Command, type VersionSeen } from './record.js';
 import { Pinners } from './pins.js';
 import { transactionsOf, type TransactionLoad } from './transactions.js';
 import { Witness } from './witness.js';
@@ -250,7 +250,8 @@ class SwarmRun {
     const { chains, broken } = this.#consumers;
     // The keys of transactions are not among those whose history was read.
     const versions = new Map([...this.#archive.all(), ...finals]);
-    this.#problems.push(...broken, ...checkStreams({ chains, finals: versions, buckets, clusterId: CLUSTER }));
+    const commits = committedOf(this.recorder.commands);
+    this.#problems.push(...broken, ...checkStreams({ chains, finals: versions, commits, buckets, clusterId: CLUSTER }));
   }
 
   #noteReaders({ map }: PlacementRecord): void {
@@ -342,6 +343,15 @@ class SwarmRun {
       counts,
     };
   }
+}
+
+/** What clients were told to have committed as one. */
+function committedOf(commands: readonly Command[]): Committed[] {
+  return commands.flatMap(({ changes, attempts }) => {
+    const keys = [...new Set(changes.map(({ key }) => key))];
+    const results = attempts.flatMap(({ result }) => (result?.applied === true ? [result] : []));
+    return results.map(({ timestamp }) => ({ timestamp, keys }));
+  });
 }
 
 function isDiskFailure(error: unknown): boolean {

@@ -8,6 +8,7 @@ import { SetChecker } from '../../../src/check/set.js';
 import { run, type Work } from '../../../src/check/work.js';
 import { BankChecker } from './bank.js';
 import { ReadListChecker } from './lists.js';
+import { StreamChecker } from './streams.js';
 
 /** Which checker judges the history of which workload. */
 interface Checker {
@@ -21,6 +22,7 @@ const CHECKERS: Readonly<Record<string, () => Checker>> = {
   counter: () => new CounterChecker(),
   append: () => new ReadListChecker(),
   bank: () => new BankChecker(),
+  stream: () => new StreamChecker(),
 };
 
 /** A checker that is not done by then says `unknown`, which fails the run. */

@@ -26,6 +26,17 @@ export interface Workload {
   readonly objects: readonly string[];
   /** Reads one of them; false if there was no answer. */
   read(caller: Caller, database: Database, object: string): Promise<boolean>;
+  /** What goes on beside the steps, until it is told to stop. */
+  accompany?(company: Company): Promise<unknown>;
+}
+
+/** For what goes on beside the steps. */
+export interface Company {
+  readonly databases: readonly Database[];
+  /** Of all nodes. */
+  readonly endpoints: readonly string[];
+  readonly newCaller: () => Caller;
+  readonly stopped: AbortSignal;
 }
 
 /** Longer than an election, so that most operations survive one; short enough that some do not. */

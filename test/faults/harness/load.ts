@@ -83,7 +83,7 @@ export class Load {
   readonly #groups: OwnGroup[] = [];
   readonly #report: NodeJS.Timeout;
   #samples: Sample[] = [];
-  #stopping = false;
+  readonly #stopped = new AbortController();
   #work: Promise<unknown> = Promise.resolve();
 
   private constructor(plan: ClientsPlan, databases: readonly Database[], tell: (message: FromClients) => void) {
@@ -122,13 +122,20 @@ export class Load {
   }
 
   #begin(): void {
-    this.#work = Promise.all(this.#groups.flatMap((group) => group.callers.map((caller, n) => this.#call(group, caller, n))));
+    const steps = this.#groups.flatMap((group) => group.callers.map((caller, n) => this.#call(group, caller, n)));
+    this.#work = Promise.all([...steps, ...this.#groups.map((group) => this.#accompany(group))]);
     this.#work.catch((error: unknown) => this.#tell({ kind: 'failed', why: String((error as Error).stack ?? error) }));
+  }
+
+  #accompany({ plan: { id }, workload }: OwnGroup): Promise<unknown> | undefined {
+    const newCaller = (): Caller => new Caller(id, this.#numbers);
+    const { signal: stopped } = this.#stopped;
+    return workload.accompany?.({ databases: this.#databases, endpoints: this.#plan.endpoints, newCaller, stopped });
   }
 
   async #call({ plan, workload }: OwnGroup, caller: Caller, n: number): Promise<void> {
     const random = this.#random.fork(`caller ${plan.id} ${n}`);
-    while (!this.#stopping) {
+    while (!this.#stopped.signal.aborted) {
       await workload.step(caller, random.pick(this.#databases));
       await sleep(random.between(0, 2 * REST_MS));
     }
@@ -137,7 +144,7 @@ export class Load {
   async take(message: Exclude<ToClients, { readonly kind: 'start' }>): Promise<void> {
     switch (message.kind) {
       case 'stop': {
-        this.#stopping = true;
+        this.#stopped.abort();
         await this.#work;
         this.#reportSamples();
         const objects = this.#groups.map(({ plan, workload }): ObjectsOf => ({ group: plan.id, names: workload.objects }));
@@ -154,13 +161,13 @@ export class Load {
     }
   }
 
-  /** Every object, until there is an answer: what was healed must serve. */
+  /** Every object, in the order of their names, until there is an answer: what was healed must serve. */
   async #readAll(id: number, names: readonly string[], untilMs: number): Promise<string[]> {
     const [database] = this.#databases;
     const group = this.#groups.find(({ plan }) => plan.id === id);
     if (database === undefined || group === undefined) throw new RangeError(`no group ${id} here`);
     const caller = new Caller(id, this.#numbers);
-    for (const name of names) {
+    for (const name of names.toSorted()) {
       while (!(await group.workload.read(caller, database, name))) {
         if (sharedNowMs() > untilMs) return [`${group.plan.workload} on bucket ${id}: ${name} could not be read when all was over`];
         await sleep(POLL_MS);

@@ -1,6 +1,6 @@
 import { closeSync, openSync, writeSync } from 'node:fs';
 import type { EventType, Json } from '../../../src/check/history.js';
-import { isTidemarkError } from '../../../src/client/index.js';
+import { isTidemarkError, type TidemarkError } from '../../../src/client/index.js';
 import { sharedNowMs } from './clock.js';
 
 /**
@@ -100,7 +100,7 @@ export class Recorder {
       end(type, answer);
       return { type, ...answer };
     } catch (error) {
-      if (!isTidemarkError(error) || !HONEST.has(error.code)) throw error;
+      if (!isTidemarkError(error) || !isHonest(error)) throw error;
       const outcome = error.outcome === 'none' || isRead ? 'fail' : 'info';
       end(outcome, { error: error.reason, message: error.message });
       if (outcome === 'info') caller.renew();
@@ -129,3 +129,7 @@ export class Recorder {
 
 /** What a caller may be told while nodes fail. Anything else, such as INVALID_ARGUMENT or DATA_LOSS, is a failure of the run. */
 const HONEST: ReadonlySet<string> = new Set(['UNAVAILABLE', 'DEADLINE_EXCEEDED', 'RESOURCE_EXHAUSTED', 'ABORTED', 'FAILED_PRECONDITION']);
+
+export function isHonest({ code }: TidemarkError): boolean {
+  return HONEST.has(code);
+}

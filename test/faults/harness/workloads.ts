@@ -12,6 +12,7 @@ import {
 import { BankWorkload } from './bank-workload.js';
 import { Objects, timely, unchanged, type Group, type Workload } from './group.js';
 import type { Answered, Caller } from './recorder.js';
+import { StreamWorkload } from './stream-workload.js';
 
 /** What the clients of a run do. Each workload is one object model of the checkers: see check.ts. */
 export const WORKLOADS: Readonly<Record<string, (group: Group) => Workload>> = {
@@ -20,6 +21,7 @@ export const WORKLOADS: Readonly<Record<string, (group: Group) => Workload>> = {
   counter: (group) => new CounterWorkload(group),
   append: (group) => new AppendWorkload(group),
   bank: (group) => new BankWorkload(group),
+  stream: (group) => new StreamWorkload(group),
 };
 
 /** A register with read, write and compare-and-set. No value is written twice. */
