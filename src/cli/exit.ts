@@ -8,7 +8,7 @@ export const EXIT = {
   ERROR: 1,
   /** The arguments, the input or the configuration are wrong: the same call will never succeed. */
   USAGE: 2,
-  /** The key does not exist. */
+  /** The key, or the pin, does not exist. */
   NOT_FOUND: 3,
   /** A condition did not hold; nothing was written. */
   CONDITION_FAILED: 4,
@@ -32,7 +32,7 @@ Exit codes:
   0  done                        5  outcome unknown: it may have taken effect
   1  error                       6  unavailable: it took no effect, or replicas are not in their places yet
   2  wrong arguments or input    7  timestamp out of the readable range
-  3  key not found               8  a limit was reached, try again later
+  3  key or pin not found        8  a limit was reached, try again later
   4  condition failed            9  this node was removed from its cluster
                                130  interrupted`;
 

@@ -1,10 +1,11 @@
 import { Option, type Command } from 'commander';
-import type { Pin } from '../client/index.js';
+import type { Diff, Pin } from '../client/index.js';
 import type { Bytes } from '../lib/bytes.js';
-import { formatTimestamp, later } from '../mvcc/timestamp.js';
+import { formatTimestamp, later, type Timestamp } from '../mvcc/timestamp.js';
 import { duration, moment, withConnection, type ConnectionArguments } from './arguments.js';
 import { dataCommand, encodingOf, rangeOf, withRange, type RangeArguments } from './data-arguments.js';
 import { withDatabase } from './database.js';
+import { Exit, EXIT } from './exit.js';
 import { jsonLine, LineWriter, table, write, type Terminal } from './terminal.js';
 import { encode, jsonFields, type Encoding } from './values.js';
 
@@ -51,7 +52,10 @@ async function diff(prefix: string | undefined, options: DiffArguments, terminal
   const range = rangeOf(prefix, options);
   await withDatabase(options, async (db) => {
     const lines = new LineWriter(terminal.stdout);
-    for await (const { kind, key, before, after, served } of db.diff({ ...range, from, to })) {
+    const changes = db.diff({ ...range, from, to });
+    let count = 0;
+    for await (const { kind, key, before, after, served } of changes) {
+      count += 1;
       if (json) {
         const sides = keysOnly ? {} : { before: side(before, encoding), after: side(after, encoding) };
         await lines.add(jsonLine({ kind, ...jsonFields('key', key, encoding), ...sides, served }));
@@ -61,7 +65,22 @@ async function diff(prefix: string | undefined, options: DiffArguments, terminal
       }
     }
     await lines.flush();
+    // Standard output has changes only, for whoever reads them line by line.
+    if (count === 0) terminal.stderr.write(json ? jsonLine(momentsOf(changes)) : `tidemark: ${equal(momentsOf(changes))}\n`);
   });
+}
+
+interface Moments {
+  readonly from: Timestamp;
+  readonly to: Timestamp;
+}
+
+function momentsOf({ from, to = from }: Diff): Moments {
+  return { from, to };
+}
+
+function equal({ from, to }: Moments): string {
+  return `nothing changed from ${from} (${formatTimestamp(from)}) to ${to} (${formatTimestamp(to)})`;
 }
 
 function side(shown: { readonly value: Bytes; readonly version: number } | undefined, encoding: Encoding): object | undefined {
@@ -79,8 +98,16 @@ async function addPin(name: string, options: PinArguments, terminal: Terminal): 
 }
 
 async function removePin(name: string, options: ConnectionArguments, terminal: Terminal): Promise<void> {
-  await withDatabase(options, (db) => db.unpin(name));
-  await write(terminal.stdout, options.json ? jsonLine({ removed: name }) : `removed ${name}\n`);
+  const existed = await withDatabase(options, async (db) => {
+    const { pins } = await db.pins();
+    // Also if it was not in the list: it may be just on its way there, and to remove what is absent does no harm.
+    await db.unpin(name);
+    return pins.some((pin) => pin.name === name);
+  });
+  if (options.json) await write(terminal.stdout, jsonLine(existed ? { removed: name } : { found: false, name }));
+  else if (existed) await write(terminal.stdout, `removed ${name}\n`);
+  else terminal.stderr.write(`tidemark: there is no pin ${name}; \`tidemark pin list\` shows those that there are\n`);
+  if (!existed) throw new Exit(EXIT.NOT_FOUND);
 }
 
 async function listPins(options: ConnectionArguments, terminal: Terminal): Promise<void> {

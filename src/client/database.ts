@@ -1,6 +1,6 @@
 import type { Env } from '../env/env.js';
 import { DEFAULT_LIMITS, type Limits } from '../env/limits.js';
-import { EMPTY, type Bytes } from '../lib/bytes.js';
+import { EMPTY } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { checkTimestamp, parseTimestamp } from '../mvcc/timestamp.js';
@@ -12,6 +12,7 @@ import type { NearCacheOptions } from '../router/near-cache.js';
 import { Router, type Pin, type PinsReply } from '../router/router.js';
 import type { ScanPage } from '../router/scan.js';
 import { ChangeFeed, streamFrom } from './changes.js';
+import { Diff } from './diff.js';
 import { bytesOf, contradiction, Entry, Missing, rangeOf, VersionEntry, type Data, type RangeOf } from './entries.js';
 import { checkOptions } from './options.js';
 import { runTransaction, type TransactionOptions } from './run-transaction.js';
@@ -154,16 +155,6 @@ export interface WriteOutcome extends Written {
 export interface DiffOptions extends RequestOptions, RangeOf<Data> {
   readonly from: Timestamp | string;
   readonly to?: Timestamp | string | undefined;
-}
-
-export interface Change {
-  readonly kind: 'added' | 'changed' | 'removed';
-  readonly key: Bytes;
-  /** What `from` shows; undefined for an added key. */
-  readonly before: { readonly value: Bytes; readonly version: Timestamp } | undefined;
-  /** What `to` shows; undefined for a removed key. */
-  readonly after: { readonly value: Bytes; readonly version: Timestamp } | undefined;
-  readonly served: Served;
 }
 
 export interface PinOptions extends RequestOptions {
@@ -327,17 +318,12 @@ export class Database implements AsyncDisposable {
 
   /**
    * What changed between two moments, in the order of keys; of a key that changed several times, only what came of it. Moments as
-   * in `asOf()`; without `to`, up to a moment that covers all that is acknowledged.
+   * in `asOf()`; without `to`, up to a moment that covers all that is acknowledged, which the result names.
    */
-  async *diff({ from, to, timeoutMs, signal, ...range }: DiffOptions): AsyncGenerator<Change> {
+  diff({ from, to, timeoutMs, signal, ...range }: DiffOptions): Diff {
+    const since = this.#momentOf(from, 'from');
     const until = to === undefined ? undefined : this.#momentOf(to, 'to');
-    const pages = this.#router.diff(rangeOf(range), { from: this.#momentOf(from, 'from'), to: until, timeoutMs, signal });
-    for await (const { changes, served } of pages) {
-      for (const { key, before, after } of changes) {
-        const kind = before === undefined ? 'added' : after === undefined ? 'removed' : 'changed';
-        yield { kind, key, before, after, served };
-      }
-    }
+    return new Diff(since, this.#router.diff(rangeOf(range), { from: since, to: until, timeoutMs, signal }));
   }
 
   /**

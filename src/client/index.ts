@@ -4,7 +4,6 @@ export {
   Database,
   Session,
   type ConditionOf,
-  type Change,
   type ChangesOptions,
   type DatabaseOptions,
   type DiffOptions,
@@ -21,6 +20,7 @@ export {
   type Written,
 } from './database.js';
 export { ChangeEntry, ChangeFeed, SnapshotEntry, type ChangeEvent, type Mark } from './changes.js';
+export { Diff, type Change } from './diff.js';
 export { Entry, Missing, VersionEntry, type Data, type RangeOf } from './entries.js';
 export { TransactionConflict, type Commit, type TransactionOptions } from './run-transaction.js';
 export { Scan } from './scan.js';

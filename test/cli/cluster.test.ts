@@ -219,7 +219,11 @@ describe('a local cluster', function () {
     const to = String(jsonOf(await succeed('delete', 'tour/gone', '--json', ...nodes)).version);
     expect((await diff('--from', from)).out).to.equal('~ tour/a\tone\ttwo\n+ tour/b\tnew\n- tour/gone\tx\n');
     expect((await diff('--from', from, '--to', to, '--keys-only')).out).to.equal('~ tour/a\n+ tour/b\n- tour/gone\n');
-    expect((await diff('--from', to)).out).to.equal('');
+    const nothing = await tidemark(['diff', 'tour/', '--from', to, ...sidecar]);
+    expect([nothing.code, nothing.out]).to.deep.equal([0, '']);
+    expect(nothing.err).to.match(new RegExp(`^tidemark: nothing changed from ${to} \\(20\\S+Z\\S*\\) to \\d+ \\(20\\S+Z\\S*\\)\n$`));
+    const same = await tidemark(['diff', 'tour/', '--from', to, '--to', to, '--json', ...sidecar]);
+    expect([same.out, JSON.parse(same.err)]).to.deep.equal(['', { from: Number(to), to: Number(to) }]);
     const lines = (await diff('--from', from, '--to', to, '--json')).out.trimEnd().split('\n');
     const changes = lines.map((line) => JSON.parse(line) as Record<string, unknown>);
     expect(changes[0]).to.deep.include({ kind: 'changed', key: 'tour/a', before: { value: 'one', version: first.version } });
@@ -314,7 +318,14 @@ describe('a local cluster', function () {
     expect((await tidemark(['pin', 'add', 'no name', ...nodes])).err).to.include('PIN_NAME_MALFORMED');
     expect((await tidemark(['pin', 'add', 'old', '--as-of', '2019-12-31', ...nodes])).code).to.equal(7);
     expect((await pin('remove', 'release-1')).out).to.equal('removed release-1\n');
-    expect(jsonOf(await pin('remove', 'never-there', '--json'))).to.deep.equal({ removed: 'never-there' });
+    const absent = await tidemark(['pin', 'remove', 'release-1', ...nodes]);
+    expect([absent.code, absent.out, absent.err]).to.deep.equal([
+      3,
+      '',
+      'tidemark: there is no pin release-1; `tidemark pin list` shows those that there are\n',
+    ]);
+    const never = await tidemark(['pin', 'remove', 'never-there', '--json', ...nodes]);
+    expect([never.code, jsonOf(never)]).to.deep.equal([3, { found: false, name: 'never-there' }]);
     const { pins } = jsonOf(await pin('list', '--json')) as { pins: { name: string }[] };
     expect(pins.map(({ name }) => name)).to.deep.equal(['just-now']);
     await pin('remove', 'just-now');
