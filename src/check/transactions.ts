@@ -41,10 +41,37 @@ export function transactionOf(operation: Operation, node: number): Transaction {
       return { node, operation, steps: outcome === 'ok' ? [{ kind: 'read', key, list: listOf(operation, output) }] : [] };
     case 'txn':
       if (!Array.isArray(value)) throw unfit(operation, 'the value of a txn is a list of steps');
+      if (outcome === 'ok') checkAnswer(operation);
       return { node, operation, steps: (value as readonly Json[]).flatMap((step) => stepOf(operation, step)) };
     default:
       throw unfit(operation, 'lists have txn, append and read');
   }
+}
+
+/**
+ * An answer has every step that was asked for, with what was read. One that leaves steps out would hide what they did: a history
+ * that nobody can find anything wrong with.
+ */
+function checkAnswer(operation: Operation): void {
+  const { input, output } = operation;
+  if (!Array.isArray(input)) throw unfit(operation, 'the value of a txn is a list of steps');
+  const asked = (input as readonly Json[]).map(requestOf);
+  if (output === undefined || output === null) {
+    if (asked.some((step) => step.startsWith('["r"'))) throw unfit(operation, 'it ended with ok, but without what it has read');
+    return;
+  }
+  const answered = (output as readonly Json[]).map(requestOf);
+  const at = asked.findIndex((step, index) => step !== answered[index]);
+  if (at < 0 && answered.length === asked.length) return;
+  const step = at < 0 ? asked.length : at;
+  const difference = `step ${step + 1} was ${asked[step] ?? 'not there'}, and the answer has ${answered[step] ?? 'none'}`;
+  throw unfit(operation, `its answer must have the steps that were asked for; ${difference}`);
+}
+
+/** A step as it is asked: without what a read answers. */
+function requestOf(step: Json): string {
+  const isRead = Array.isArray(step) && step[0] === 'r';
+  return JSON.stringify(isRead ? (step as readonly Json[]).slice(0, 2) : step);
 }
 
 function stepOf(operation: Operation, step: Json): Step[] {

@@ -71,7 +71,7 @@ const ANOMALIES: [kind: string, weakest: Level, play: (history: Recorder) => voi
     'G-single-process',
     'strong-session-serializable',
     (history) => {
-      const other = history.call(7, 'txn', undefined, []);
+      const other = history.call(7, 'txn', undefined, [['r', 'x', null]]);
       inTurn([0, [['append', 'x', 1]]], [0, [['r', 'x', []]]])(history);
       other('ok', [['r', 'x', [1]]]);
     },
@@ -164,6 +164,22 @@ describe('transactions over lists', () => {
     expect(play(together([[['w', 'x', 1]]]))).to.throw(/\["w","x",1\] is neither/);
     expect(play(together([[['r', 'x', 5]]]))).to.throw(/a read of a list answers a list/);
     expect(play((history) => history.call(0, 'write', 'x', 1)('ok'))).to.throw(/lists have txn, append and read/);
+  });
+
+  it('refuse answers that leave out what was asked for', () => {
+    const asked: Json[] = [['append', 'x', 1], ['r', 'x', null]];
+    const answer = (value: Json, steps = asked): (() => Result) => {
+      const history = new Recorder();
+      history.call(0, 'txn', undefined, steps);
+      history.events.push({ index: 1, timeNs: 1, process: 0, type: 'ok', f: 'txn', value });
+      return () => check(history.operations, 'serializable');
+    };
+    expect(answer([['append', 'x', 1], ['r', 'x', [1]]])().verdict).to.equal('valid');
+    expect(answer([['append', 'x', 1]])).to.throw(/step 2 was \["r","x"\], and the answer has none/);
+    expect(answer([['append', 'x', 2], ['r', 'x', [2]]])).to.throw(/step 1 was \["append","x",1\], and the answer has \["append","x",2\]/);
+    expect(answer([['append', 'x', 1], ['r', 'x', [1]], ['r', 'y', []]])).to.throw(/step 3 was not there, and the answer has \["r","y"\]/);
+    expect(answer(null)).to.throw(/it ended with ok, but without what it has read/);
+    expect(answer(null, [['append', 'x', 1]])().verdict).to.equal('valid');
   });
 
   it('are unknown when the check is given up', () => {
