@@ -217,6 +217,9 @@ async function readLines(file: string, terminal: Terminal, lifetime: Lifetime, t
       take(line);
       progress.update('Reading', 'bytes', line.endByte, total);
     }
+  } catch (error) {
+    // There may be two files.
+    throw error instanceof UsageError ? new UsageError(`${file === '-' ? 'standard input' : file}: ${error.message}`) : error;
   } finally {
     progress.end();
     await handle?.close();

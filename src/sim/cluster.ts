@@ -42,7 +42,8 @@ export interface SimClusterOptions {
   readonly onUp?: (id: NodeId, node: Node) => void;
 }
 
-const TIMING: Timing = {
+/** Where a cluster is given no other. */
+export const SIM_TIMING: Timing = {
   heartbeatMs: 100,
   electionTimeoutMs: 500,
   electionJitterMs: 300,
@@ -247,7 +248,7 @@ export class SimCluster {
       buckets,
       replicas,
       listen: addressOf(machine.id),
-      timing: { ...TIMING, ...timing },
+      timing: { ...SIM_TIMING, ...timing },
       limits: this.limits,
     };
     const onFatal = (error: unknown): void => {

@@ -101,6 +101,10 @@ describe('tidemark check', () => {
     expect(bad.code).to.equal(2);
     expect(bad.err).to.include('line 1: this is not JSON: nonsense');
     expect((await tidemark(['check', '/nowhere'])).code).to.equal(2);
+    const directory = await tidemark(['check', folder]);
+    expect([directory.code, directory.err.includes(`${folder}: the input cannot be read: EISDIR`)]).to.deep.equal([2, true]);
+    const nested = await check(goodRegister, '--versions', folder);
+    expect([nested.code, nested.err.includes(`${folder}: the input cannot be read: EISDIR`)]).to.deep.equal([2, true]);
     const mixed = await check((history) => {
       history.call(0, 'write', 'x', 1)('ok');
       history.call(0, 'increment', 'x', 1)('ok');

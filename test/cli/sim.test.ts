@@ -31,6 +31,13 @@ describe('tidemark sim', () => {
     }
   });
 
+  it('says so when there is nothing to make smaller', async () => {
+    const { code, out, err } = await tidemark(['sim', '--seed', '3', '--shrink', '--plan', SHORT]);
+    expect(code).to.equal(0);
+    expect(out).to.match(/^1 seed, /);
+    expect(err).to.include('nothing failed, so there is no plan to make smaller\n');
+  });
+
   it('tells of a seed that fails what failed and how to see it again, and shrinks it', async function () {
     this.timeout(60_000);
     const bug = ['--mutant', 'answer-before-commit', '--plan', JSON.stringify({ durationMs: 2000, faults: [['crashAll', 1]] })];
@@ -68,7 +75,7 @@ describe('tidemark sim', () => {
     expect([...all.err.matchAll(/: seed (\d+) fails:/g)].map(([, seed]) => Number(seed))).to.deep.equal(numbers);
     const first = await tidemark(['sim', '--seeds', '1..4', ...bug, '--jobs', '3']);
     expect(first.code).to.equal(1);
-    expect(first.out).to.match(new RegExp(`^${numbers[0]} seeds, .*; 1 failed: ${numbers[0]}\n$`));
+    expect(first.out).to.match(new RegExp(`^${numbers[0]} seeds?, .*; 1 failed: ${numbers[0]}\n$`));
   });
 
   it('draws a run, within bounds, and watches it without changing it', async function () {
@@ -116,6 +123,12 @@ describe('tidemark sim', () => {
       /plan\.disk\.tornChance: expected a number from 0 to 1, got 2\n {2}plan\.keys: expected at least one key, got \[\]/,
     );
     expect(await refused({ limits: { pageEntriesMax: 0.5 } })).to.include('plan.limits.pageEntriesMax: expected a whole number');
+    expect(await refused({ latency: { minMs: 9, maxMs: 5 }, disk: { syncMinMs: 3, syncMaxMs: 2 } })).to.match(
+      /plan\.latency\.minMs: expected at most maxMs, 5, got 9\n {2}plan\.disk\.syncMinMs: expected at most syncMaxMs, 2, got 3/,
+    );
+    expect(await refused({ timing: { heartbeatMs: 700 } })).to.include(
+      'plan.timing.heartbeatMs: expected less than electionTimeoutMs, 500, got 700',
+    );
   });
 
   it('takes every plan that a seed draws', () => {
@@ -135,7 +148,15 @@ describe('tidemark sim', () => {
   });
 
   it('refuses what it does not know', async () => {
-    expect(await tidemark(['sim', '--seeds', '9..1'])).to.include({ code: 2 });
+    const refused = async (message: string, ...args: string[]): Promise<void> => {
+      const { code, err } = await tidemark(['sim', ...args]);
+      expect([code, err.includes(message)], err).to.deep.equal([2, true]);
+    };
+    await refused('The first seed, 9, is above the last one, 1.', '--seeds', '9..1');
+    await refused('Expected a seed like 7, or seeds like 1..200, of at most 12 digits.', '--seeds', `1..${'9'.repeat(13)}`);
+    await refused('Expected one seed like 7; --seeds takes several.', '--seed', '1..3');
+    await refused('/nowhere/run.log', '--seeds', '1..1000000', '--trace', '/nowhere/run.log');
+    await refused('/nowhere/run.svg', '--seeds', '1..1000000', '--svg', '/nowhere/run.svg');
     expect(await tidemark(['sim', '--jobs', '0'])).to.include({ code: 2 });
     expect((await tidemark(['sim', '--mutant', 'no-such'])).err).to.include('there is no such bug');
   });

@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import type { Mutant } from '../../lib/mutants.js';
@@ -9,6 +9,7 @@ import type { SwarmResult } from '../../sim/swarm/swarm.js';
 import { duration, integer } from '../arguments.js';
 import { EXIT, Exit, UsageError } from '../exit.js';
 import { beginLifetime } from '../lifetime.js';
+import { openFile } from '../lines.js';
 import { showProgress, type Progress } from '../progress.js';
 import { jsonLine, write, type Terminal } from '../terminal.js';
 import type { Jobs } from './pool.js';
@@ -41,11 +42,13 @@ interface Totals {
 }
 
 const JOBS_MAX = 256;
+const SEED_DIGITS_MAX = 12;
 const PROBLEMS_DRAWN = 6;
 
 /** Loaded only here: the process of a node never has the simulator in it. */
 async function loadSimulator() {
-  const [swarm, plans, shrinking, schema, pool, commit, record, drawing] = await Promise.all([
+  const [job, swarm, plans, shrinking, schema, pool, commit, record, drawing] = await Promise.all([
+    import('./job.js'),
     import('../../sim/swarm/swarm.js'),
     import('../../sim/swarm/plan.js'),
     import('../../sim/swarm/shrink.js'),
@@ -55,7 +58,7 @@ async function loadSimulator() {
     import('../../sim/diagram/record.js'),
     import('../../sim/diagram/draw.js'),
   ]);
-  return { ...swarm, ...plans, ...shrinking, ...schema, ...pool, ...commit, ...record, ...drawing };
+  return { ...job, ...swarm, ...plans, ...shrinking, ...schema, ...pool, ...commit, ...record, ...drawing };
 }
 
 type Simulator = Awaited<ReturnType<typeof loadSimulator>>;
@@ -65,7 +68,7 @@ export function addSim(program: Command, terminal: Terminal): void {
     .command('sim')
     .description('run simulated clusters under random faults; the same seed is the same run')
     .addOption(new Option('--seeds <first..last>', 'these seeds, in order').argParser(seedRange).conflicts('seed'))
-    .addOption(new Option('--seed <n>', 'this seed alone').argParser(seedRange))
+    .addOption(new Option('--seed <n>', 'this seed alone').argParser(oneSeed))
     .addOption(
       new Option('--jobs <n>', `processes that run seeds at a time (this machine has room for ${availableParallelism()})`)
         .default(1)
@@ -84,11 +87,30 @@ export function addSim(program: Command, terminal: Terminal): void {
 }
 
 function seedRange(text: string): SeedRange {
-  const match = /^(\d{1,12})(?:\.\.(\d{1,12}))?$/.exec(text);
-  const first = Number(match?.[1]);
-  const last = Number(match?.[2] ?? match?.[1]);
-  if (match === null || last < first) throw new InvalidArgumentError('Expected a seed like 7, or seeds like 1..200.');
+  const match = /^(\d+)(?:\.\.(\d+))?$/.exec(text);
+  const [, from = '', to = from] = match ?? [];
+  if (match === null || Math.max(from.length, to.length) > SEED_DIGITS_MAX) {
+    throw new InvalidArgumentError(`Expected a seed like 7, or seeds like 1..200, of at most ${SEED_DIGITS_MAX} digits.`);
+  }
+  const [first, last] = [Number(from), Number(to)];
+  if (last < first) throw new InvalidArgumentError(`The first seed, ${first}, is above the last one, ${last}.`);
   return { first, last };
+}
+
+function oneSeed(text: string): SeedRange {
+  if (text.includes('..')) throw new InvalidArgumentError('Expected one seed like 7; --seeds takes several.');
+  return seedRange(text);
+}
+
+/** Opened before the first run: who finds out only behind the last seed that there is no such folder has lost all of them. */
+async function openOutputs({ trace, svg }: SimArguments): Promise<{ readonly trace?: FileHandle; readonly svg?: FileHandle }> {
+  const traceFile = trace === undefined ? {} : { trace: await openFile(trace, 'w') };
+  try {
+    return { ...traceFile, ...(svg === undefined ? {} : { svg: await openFile(svg, 'w') }) };
+  } catch (error) {
+    await traceFile.trace?.close();
+    throw error;
+  }
 }
 
 async function simulate(options: SimArguments, terminal: Terminal): Promise<void> {
@@ -101,6 +123,7 @@ async function simulate(options: SimArguments, terminal: Terminal): Promise<void
     count: last - first + 1,
     at: (index) => ({ seed: first + index, plan, mutant, twice, keepLog: trace !== undefined }),
   };
+  const outputs = await openOutputs(options);
   const lifetime = beginLifetime();
   const progress = showProgress(terminal, { title: 'Simulating', total: jobs.count, unit: 'seeds' });
   const totals: Totals = { seeds: 0, simulatedMs: 0, failed: [] };
@@ -122,16 +145,21 @@ async function simulate(options: SimArguments, terminal: Terminal): Promise<void
       if (lifetime.signal.aborted) break;
     }
     progress.end();
-    if (trace !== undefined && shown !== undefined) await writeFile(trace, `${shown.log.join('\n')}\n`);
     if (!options.json) await write(terminal.stdout, summary(totals, performance.now() - beganMs));
-    if (options.svg !== undefined && shown !== undefined) {
-      await writeFile(options.svg, await draw(simulator, shown, options, mutant));
+    if (shown !== undefined) {
+      await outputs.trace?.writeFile(`${shown.log.join('\n')}\n`);
+      await outputs.svg?.writeFile(await draw(simulator, shown, options, mutant));
     }
-    if (failed === undefined) return;
+    if (failed === undefined) {
+      if (options.shrink) await write(terminal.stderr, 'nothing failed, so there is no plan to make smaller\n');
+      return;
+    }
     if (options.shrink) await shrink(simulator, failed, options, mutant, terminal, lifetime.signal);
     throw new Exit(EXIT.ERROR);
   } finally {
     lifetime.end();
+    await outputs.trace?.close();
+    await outputs.svg?.close();
   }
 }
 
@@ -165,7 +193,8 @@ function summary({ seeds, simulatedMs, failed }: Totals, tookMs: number): string
   const speed = Math.round(simulatedMs / Math.max(1, tookMs));
   const seconds = Math.round(simulatedMs / 1000);
   const bad = failed.length === 0 ? '' : `; ${failed.length} failed: ${failed.join(', ')}`;
-  return `${seeds} seeds, ${seconds} simulated seconds: ${perMinute} seeds a minute, ${speed} times as fast as time${bad}\n`;
+  const size = `${seeds} seed${seeds === 1 ? '' : 's'}, ${seconds} simulated seconds`;
+  return `${size}: ${perMinute} seeds a minute, ${speed} times as fast as time${bad}\n`;
 }
 
 function replayOf({ seed }: SwarmResult, { mutant, twice }: SimArguments, plan?: Partial<SwarmPlan>): string {
@@ -199,7 +228,7 @@ async function draw(
 }
 
 async function shrink(
-  { runSwarm, shrinkPlan, describePlan }: Simulator,
+  { runJob, shrinkPlan, describePlan }: Simulator,
   failed: SwarmResult,
   options: SimArguments,
   mutant: Mutant | undefined,
@@ -210,7 +239,9 @@ async function shrink(
   let tries = 0;
   const fails = async (plan: SwarmPlan): Promise<boolean> => {
     tries += 1;
-    return (await runSwarm(failed.seed, { plan, mutant })).problems.length > 0;
+    // As the seeds were run: what fails may be that a second run differs.
+    const job = { seed: Number(failed.seed), plan, mutant, twice: options.twice, keepLog: false };
+    return (await runJob(job)).problems.length > 0;
   };
   const plan = await shrinkPlan(failed.plan, fails, () => !signal.aborted && performance.now() < untilMs);
   const text = `smallest of ${tries} plans: ${describePlan(plan)}\nreplay: ${replayOf(failed, options, plan)}\n`;

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import type { Timing } from '../../bucket/replica.js';
 import { DEFAULT_LIMITS, type Limits } from '../../env/limits.js';
+import { SIM_TIMING } from '../../sim/cluster.js';
 import type { DiskFaults } from '../../sim/disk.js';
 import type { Latency } from '../../sim/network.js';
 import { FAULTS, WORK, type SwarmPlan } from '../../sim/swarm/plan.js';
@@ -116,9 +117,29 @@ export function parsePlan(text: string): Partial<SwarmPlan> | readonly string[] 
     });
   }
   const found = withoutUndefined(parsed.data);
-  const { nodes, replicas } = found;
-  if (nodes !== undefined && replicas !== undefined && replicas > nodes) {
-    return [lineOf(['replicas'], `at most the number of nodes, ${nodes}`, value)];
+  const mistakes = contradictions(found);
+  return mistakes.length > 0 ? mistakes.map(({ path, expected }) => lineOf(path, expected, value)) : found;
+}
+
+interface Contradiction {
+  readonly path: readonly string[];
+  readonly expected: string;
+}
+
+/** Fields that are good by themselves and cannot be together. */
+function contradictions({ nodes, replicas, latency, disk, timing }: Partial<SwarmPlan>): Contradiction[] {
+  const found: Contradiction[] = [];
+  const atMost = (path: readonly string[], value: number | undefined, max: number | undefined, what: string): void => {
+    if (value !== undefined && max !== undefined && value > max) found.push({ path, expected: `at most ${what}, ${max}` });
+  };
+  atMost(['replicas'], replicas, nodes, 'the number of nodes');
+  atMost(['latency', 'minMs'], latency?.minMs, latency?.maxMs, 'maxMs');
+  atMost(['disk', 'syncMinMs'], disk?.syncMinMs, disk?.syncMaxMs, 'syncMaxMs');
+  atMost(['disk', 'readMinMs'], disk?.readMinMs, disk?.readMaxMs, 'readMaxMs');
+  if (timing !== undefined) {
+    const { heartbeatMs, electionTimeoutMs } = { ...SIM_TIMING, ...timing };
+    const expected = `less than electionTimeoutMs, ${electionTimeoutMs}`;
+    if (heartbeatMs >= electionTimeoutMs) found.push({ path: ['timing', 'heartbeatMs'], expected });
   }
   return found;
 }
