@@ -117,10 +117,28 @@ const MESSAGE_ROOM_BYTES = 2 * 1024 * 1024;
 const MUTATION_ROOM_BYTES = 64;
 const RETENTION_MS_MIN = 10_000;
 
+type Complain = (path: readonly (string | number)[], expected: string, got: unknown) => void;
+
+/** The second server at one address would find the port in use, and not say by whom. */
+function complainOfSharedPorts({ cluster: { nodes }, node, sidecar }: ConfigFile, complain: Complain): void {
+  const another = (path: readonly (string | number)[], http: string | undefined): void => {
+    const index = nodes.findIndex(({ address: taken }) => taken === http);
+    if (index >= 0) complain(path, `another than the address of nodes[${index}]`, http);
+  };
+  for (const [index, { http }] of nodes.entries()) another(['cluster', 'nodes', index, 'http'], http);
+  another(['node', 'http'], node?.http);
+  another(['sidecar', 'listen'], sidecar?.listen);
+  another(['sidecar', 'http'], sidecar?.http);
+  for (const [section, { listen, http } = {}] of Object.entries({ node, sidecar })) {
+    const fixed = http !== undefined && parseAddress(http)?.port !== 0;
+    if (fixed && http === listen) complain([section, 'http'], `another than ${section}.listen`, http);
+  }
+}
+
 /** What no single field can tell. Returns a complaint for each rule that does not hold. */
 export function contradictions(config: ConfigFile): { path: readonly (string | number)[]; expected: string; got: unknown }[] {
   const found: { path: readonly (string | number)[]; expected: string; got: unknown }[] = [];
-  const complain = (path: readonly (string | number)[], expected: string, got: unknown): void => {
+  const complain: Complain = (path, expected, got) => {
     found.push({ path, expected, got });
   };
   const { nodes, replicas } = config.cluster;
@@ -134,6 +152,7 @@ export function contradictions(config: ConfigFile): { path: readonly (string | n
       seen.set(each[field], first ?? index);
     }
   }
+  complainOfSharedPorts(config, complain);
   if (replicas > nodes.length) complain(['cluster', 'replicas'], `at most the number of nodes, ${nodes.length}`, replicas);
   const id = config.node?.id;
   if (id !== undefined && !nodes.some((each) => each.id === id)) {

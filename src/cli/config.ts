@@ -143,22 +143,31 @@ function readText(file: string): string {
 
 function parseYaml(text: string, file: string): unknown {
   const lines = new LineCounter();
-  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false });
-  if (document.errors.length > 0) {
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, stringKeys: true });
+  // A warning tells of something that was read as if it were not there, such as an unknown tag.
+  const wrong = [...document.errors, ...document.warnings];
+  if (wrong.length > 0) {
     throw invalid(
       file,
-      document.errors.map((error) => {
-        const { line, col } = lines.linePos(error.pos[0]);
-        return `line ${line}, column ${col}: not valid YAML: ${error.message}`;
+      wrong.map(({ code, message, pos }) => {
+        const { line, col } = lines.linePos(pos[0]);
+        const what = code === 'MULTIPLE_DOCS' ? 'a second document begins here; expected one' : message;
+        return `line ${line}, column ${col}: not valid YAML: ${what}`;
       }),
     );
   }
-  return document.toJS();
+  try {
+    return document.toJS();
+  } catch (error) {
+    // Only now it follows the aliases.
+    throw invalid(file, [`not valid YAML: ${messageOf(error)}`]);
+  }
 }
 
 function check(data: unknown, file: string): ConfigFile {
   const result = schema.safeParse(data, { reportInput: true });
-  if (!result.success) throw invalid(file, result.error.issues.flatMap(describe));
+  // A number may be wrong in two ways, for which the same is said.
+  if (!result.success) throw invalid(file, [...new Set(result.error.issues.flatMap(describe))]);
   const wrong = contradictions(result.data);
   if (wrong.length === 0) return result.data;
   throw invalid(
@@ -185,6 +194,7 @@ const SHOWN_MAX = 60;
 
 function show(value: unknown): string {
   if (typeof value === 'string') return `'${value.slice(0, SHOWN_MAX)}'`;
+  if (typeof value === 'number') return String(value); // JSON has no infinity
   return (JSON.stringify(value) ?? String(value)).slice(0, SHOWN_MAX);
 }
 

@@ -105,6 +105,10 @@ describe('the configuration', () => {
   it('says where the file is no YAML', () => {
     expect(wrong('cluster:\n  id: [1\nnode: 2')[0]).to.match(/^line 3, column \d+: not valid YAML: /);
     expect(wrong(`${GOOD}\ncluster: {}`)[0]).to.match(/^line \d+, column \d+: not valid YAML: /);
+    expect(wrong(`${GOOD}---\n${GOOD}`)).to.deep.equal(['line 13, column 1: not valid YAML: a second document begins here; expected one']);
+    expect(wrong(GOOD.replace('id: test', 'id: *name'))[0]).to.match(/^not valid YAML: Unresolved alias .*: name$/);
+    expect(wrong(GOOD.replace('id: test', 'id: !name test'))[0]).to.match(/^line 3, column 7: not valid YAML: Unresolved tag: !name/);
+    expect(wrong(`${GOOD}? [a]\n: x\n`)[0]).to.match(/^line 13, column 3: not valid YAML: .*all keys must be strings/);
     expect(wrong('')).to.deep.equal(['the file: expected a mapping with some of cluster, node, sidecar, tls, limits, raft, log, got null']);
   });
 
@@ -116,10 +120,16 @@ describe('the configuration', () => {
       [(t) => t.replace('replicas: 1', 'replicas: one'), `cluster.replicas: expected a whole number from 1 to 7, got 'one'`],
       [(t) => t.replace('replicas: 1', 'replicas: 1\n  buckets: 0'), 'cluster.buckets: expected a whole number from 1 to 65536, got 0'],
       [(t) => t.replace('replicas: 1', 'replicas: 1\n  buckets: 1.5'), 'cluster.buckets: expected a whole number from 1 to 65536, got 1.5'],
+      [(t) => t.replace('replicas: 1', 'replicas: 1\n  buckets: .inf'), 'cluster.buckets: expected a whole number from 1 to 65536, got Infinity'],
       [(t) => t.replace('replicas: 1', 'replicas: 1\n  bucket: 8'), 'cluster.bucket: unknown field; expected one of id, buckets, replicas, nodes'],
       [(t) => t.replace('127.0.0.1:7101', 'host-2'), `cluster.nodes[0].address: expected host:port or [ipv6]:port with a port from 1 to 65535, got 'host-2'`],
       [(t) => t.replace('127.0.0.1:7101', 'host:0'), `cluster.nodes[0].address: expected host:port or [ipv6]:port with a port from 1 to 65535, got 'host:0'`],
       [(t) => t.replace(`'[::1]:7102'`, '127.0.0.1:7101'), `cluster.nodes[1].address: expected another than that of nodes[0], got '127.0.0.1:7101'`],
+      [(t) => t.replace('7201', '7101'), `cluster.nodes[0].http: expected another than the address of nodes[0], got '127.0.0.1:7101'`],
+      [(t) => `${t}  http: '[::1]:7102'\n`, `node.http: expected another than the address of nodes[1], got '[::1]:7102'`],
+      [(t) => `${t}  listen: 'h:1'\n  http: 'h:1'\n`, `node.http: expected another than node.listen, got 'h:1'`],
+      [(t) => `${t}sidecar: { listen: '127.0.0.1:7101' }\n`, `sidecar.listen: expected another than the address of nodes[0], got '127.0.0.1:7101'`],
+      [(t) => `${t}sidecar: { listen: 'h:1', http: 'h:1' }\n`, `sidecar.http: expected another than sidecar.listen, got 'h:1'`],
       [(t) => t.replace('id: 2', 'id: 1'), 'cluster.nodes[1].id: expected another than that of nodes[0], got 1'],
       [(t) => t.replace('id: 2', 'id: 2\n      zones: x'), 'cluster.nodes[1].zones: unknown field; expected one of id, address, http, zone, host'],
       [(t) => t.replace('id: 2', `id: 2\n      host: ''`), `cluster.nodes[1].host: expected a text that is not empty, got ''`],
@@ -152,6 +162,7 @@ describe('the configuration', () => {
 
   it('tells every mistake at once', () => {
     expect(wrong(GOOD.replace('replicas: 1', 'replicas: 0').replace('id: test', 'id: 7'))).to.have.lengthOf(2);
+    expect(wrong(GOOD.replace('replicas: 1', 'replicas: 99999999999999999999'))).to.have.lengthOf(1);
   });
 
   it('has a sidecar ask the nodes of the cluster first, unless it names others', () => {
