@@ -11,6 +11,7 @@ import type { Alarms } from './alarms.js';
 import type { AnswerBudget } from './answer-budget.js';
 import { ChangeStream, type StreamEvent, type StreamFrom } from './change-stream.js';
 import type { Call } from './call.js';
+import { closedError } from './closing.js';
 import type { Dispatcher } from './dispatch.js';
 import { FeedReader } from './feed-reader.js';
 import { FeedReplicas } from './feed-replicas.js';
@@ -38,6 +39,8 @@ export interface ChangeStreamsPorts {
   readonly dispatcher: Dispatcher;
   readonly answers: AnswerBudget;
   readonly isClosed: () => boolean;
+  /** This router serves others. */
+  readonly isHop: boolean;
   readonly placement: (signal: CancelSignal | undefined) => Promise<Placement>;
   readonly seen: () => Timestamp;
   readonly saw: (bucket: BucketId, timestamp: Timestamp) => void;
@@ -138,7 +141,7 @@ export class ChangeStreams {
   }
 
   #call(deadlineMs: number, signal: CancelSignal | undefined): Call {
-    if (this.#ports.isClosed()) throw new TidemarkError('CANCELLED', 'CLOSED', 'this client was closed');
+    if (this.#ports.isClosed()) throw closedError(this.#ports.isHop);
     if (signal?.aborted === true) throw new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away');
     const nowMs = this.#ports.env.clock.monotonicMs();
     if (nowMs >= deadlineMs) {

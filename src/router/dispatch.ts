@@ -6,6 +6,7 @@ import { formatTimestamp } from '../mvcc/timestamp.js';
 import type { BucketId, NodeId } from '../placement/map.js';
 import type { Alarms } from './alarms.js';
 import type { Call } from './call.js';
+import { closedError } from './closing.js';
 import type { Connections } from './connections.js';
 import type { Hedging } from './hedging.js';
 import { NodeLoads } from './node-loads.js';
@@ -184,7 +185,7 @@ export class Dispatcher {
     const { cache, connections, retried } = this.#options;
     const unsettled = trail.mayHaveApplied;
     trail.failed(node, connections.addressOf(node), error);
-    if (this.#options.isClosed()) throw closed(trail);
+    if (this.#options.isClosed()) throw closedError(this.#options.isHop, trail.outcome);
     switch (error.reason) {
       case 'NOT_LEADER':
       case 'NOT_HOSTED':
@@ -243,7 +244,7 @@ export class Dispatcher {
 
   /** Throws when the caller went away, when the router was closed, and when it is time to give up. */
   checkTime(trail: Trail, call: Call, what: () => string): void {
-    if (this.#options.isClosed()) throw closed(trail);
+    if (this.#options.isClosed()) throw closedError(this.#options.isHop, trail.outcome);
     if (call.signal?.aborted === true) {
       throw new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away', { outcome: trail.outcome });
     }
@@ -259,12 +260,6 @@ export class Dispatcher {
     const details = trail.resolved === 0 ? {} : { resolved: String(trail.resolved) };
     throw new TidemarkError('UNAVAILABLE', reason, message, { retriable: true, outcome: trail.outcome, details });
   }
-}
-
-function closed(trail: Trail): TidemarkError {
-  return new TidemarkError('CANCELLED', 'CLOSED', 'the client was closed while the request was under way', {
-    outcome: trail.outcome,
-  });
 }
 
 /** The session was born in the future of the node that was asked, whose clock is the detail `now`; nothing was done. */

@@ -13,6 +13,7 @@ import { AnswerBudget } from './answer-budget.js';
 import { bytesOfRecord, bytesOfWrite, homeOfWrite, checkPinAction } from './checks.js';
 import type { StreamEvent } from './change-stream.js';
 import { ChangeStreams, type ChangesOptions } from './change-streams.js';
+import { closedError } from './closing.js';
 import { Connections } from './connections.js';
 import type { Call } from './call.js';
 import { Dispatcher } from './dispatch.js';
@@ -143,6 +144,7 @@ export class Router implements NodeHandle {
       dispatcher: this.#dispatcher,
       answers: this.answers,
       isClosed: () => this.#closed,
+      isHop: role !== 'client',
       placement: async (signal) => this.#cache.placement ?? this.#knownPlacement(this.#callOf({ signal })),
       seen: () => this.#seen,
       saw: (bucket, timestamp) => this.#saw(bucket, timestamp),
@@ -489,7 +491,7 @@ export class Router implements NodeHandle {
   async #admitted<T>(sort: Sort, bytes: number, work: () => Promise<T>): Promise<T> {
     const { routerInFlightMax, routerBytesInFlightMax } = this.#options.limits;
     const load = this.#load[sort];
-    if (this.#closed) throw new TidemarkError('CANCELLED', 'CLOSED', 'this client was closed');
+    if (this.#closed) throw closedError(this.#options.role !== 'client');
     if (load.count >= routerInFlightMax || (load.count > 0 && load.bytes + bytes > routerBytesInFlightMax)) {
       this.#refusals.add();
       const message =

@@ -184,4 +184,21 @@ describe('router: what it refuses, and when it gives up', () => {
     await cluster.time.pass(60_000);
     expect(cluster.nodes.flatMap((node) => node.asked).length).to.equal(asked);
   });
+
+  it('tells who asked a node or a sidecar that is stopping to ask another, not that they have cancelled', async () => {
+    await cluster.startAll(1);
+    cluster.node(1).behave = (operation, { hops }) => {
+      if (operation.kind === 'write') return new Promise(() => {});
+      return cluster.node(1).answer(operation, hops);
+    };
+    router = cluster.router({ role: 'sidecar' });
+    const sent = failureOf(router.put(KEY, VALUE));
+    await cluster.time.pass(300);
+    await router.close();
+    const stopping = { code: 'UNAVAILABLE', reason: 'SHUTTING_DOWN', retriable: true };
+    expect(await cluster.time.run(sent)).to.include({ ...stopping, outcome: 'unknown' });
+    expect(await cluster.time.run(failureOf(router.get(KEY)))).to.include({ ...stopping, outcome: 'none' });
+    const stream = router.changes({ start: KEY, end: KEY }, { from: { kind: 'now' } });
+    expect(await cluster.time.run(failureOf(stream.next()))).to.include({ ...stopping, outcome: 'none' });
+  });
 });
