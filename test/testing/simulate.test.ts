@@ -261,8 +261,44 @@ describe('simulate', function () {
     await refused({ faults: ['wipeDisk'] }, "faults: there is no 'wipeDisk'; expected");
     await refused({ faults: { crash: -1 } }, 'faults.crash: expected a weight of 0 or more, not -1');
     await refused({ faultMs: 0 }, 'faultMs: expected a number above 0, not 0');
+    await refused({ fault: 'swarm' }, "options: there is no 'fault'; expected some of seed, seeds, twice, nodes, ");
+    await refused({ faults: 'swarn' }, "faults: expected 'none', 'swarm', or some of isolate, ");
+    await refused({ limits: { nope: 1 } }, "limits: there is no 'nope'; expected some of keyBytesMax, ");
+    await refused({ limits: { keyBytesMax: -1 } }, 'limits.keyBytesMax: expected a whole number of 1 or more, not -1');
+    await refused({ timeoutMs: Number.NaN }, 'timeoutMs: expected a number above 0, not NaN');
+    await refused({ forMs: Infinity }, 'forMs: expected milliseconds, 0 or more, not Infinity');
+    await refused({ latency: { minMs: 5 } }, 'latency.maxMs: expected milliseconds, 0 or more, not undefined');
+    await refused({ latency: { minMs: 5, maxMs: 1 } }, 'latency.minMs: expected at most maxMs, 1, not 5');
+    await refused({ disk: { syncMinMs: 'x' } }, 'disk.syncMinMs: expected milliseconds, 0 or more, not "x"');
+    await refused({ timing: { heartbeatMs: 900 } }, 'timing.heartbeatMs: expected less than electionTimeoutMs, 500, not 900');
+    await refused([], 'options: expected an object with some of seed, seeds, ');
     let error: unknown;
     await simulateMany({ seeds: '9..1' }, async () => undefined).catch((thrown: unknown) => (error = thrown));
     expect(String(error)).to.include("seeds: expected seeds like 1..50, or one like 7, not '9..1'");
+    await simulateMany({ seeds: [] }, async () => undefined).catch((thrown: unknown) => (error = thrown));
+    expect(String(error)).to.include('seeds: expected seeds like 1..50, or a list with at least one, not []');
+    await simulate({}, undefined as never).catch((thrown: unknown) => (error = thrown));
+    expect(String(error)).to.equal('TypeError: there is no test; expected simulate(options, async (world) => { ... })');
+  });
+
+  it('takes more seeds than fit into a list, until one fails', async () => {
+    let error: unknown;
+    const test = async (): Promise<void> => {
+      throw new Error('the first');
+    };
+    await simulateMany({ seeds: '5..999999999999' }, test).catch((thrown: unknown) => (error = thrown));
+    expect(String(error)).to.match(/^SimulationError: seed 5: Error: the first\n/);
+  });
+
+  it('refuses faults that would be none', async () => {
+    await simulate({}, async (world) => {
+      world.machine({ name: 'shop' });
+      world.partition('n1', ['shop']);
+      expect(() => world.partition('n1', 'shpo')).to.throw(RangeError, "there is no 'shpo'; there are n1, n2, n3, shop");
+      expect(() => world.isolate('n4')).to.throw(RangeError, "there is no 'n4'");
+      expect(() => world.setLatency({ minMs: 10 } as never)).to.throw(RangeError, 'setLatency().maxMs: expected milliseconds');
+      expect(() => world.jumpClock(1, Number.NaN)).to.throw(RangeError, 'jumpClock(): expected a number, not NaN');
+      expect(() => world.machine({ rate: 0 })).to.throw(RangeError, 'rate: expected a number above 0, not 0');
+    });
   });
 });

@@ -4,6 +4,7 @@ import type { DiskFaults } from '../disk.js';
 import type { Latency } from '../network.js';
 import { DAMAGES, drawPlan, FAULTS, type Fault, type SwarmPlan } from '../swarm/plan.js';
 import type { SimRandom } from '../random.js';
+import { malformed } from './check-options.js';
 
 export type Seed = string | number;
 
@@ -63,8 +64,8 @@ export function planOf(options: ClusterOptions, random: SimRandom): SwarmPlan {
     buckets,
     replicas,
     faults: mixOf(faults, drawn),
-    faultEveryMs: positive('faultEveryMs', faultEveryMs),
-    faultMs: positive('faultMs', faultMs),
+    faultEveryMs,
+    faultMs,
     latency,
     disk,
     clockSkewMs,
@@ -76,34 +77,37 @@ export function planOf(options: ClusterOptions, random: SimRandom): SwarmPlan {
 function mixOf(faults: Faults, drawn: SwarmPlan): SwarmPlan['faults'] {
   if (faults === 'none') return [];
   if (faults === 'swarm') return drawn.faults.filter(([name]) => ALLOWED.includes(name));
+  if (typeof faults !== 'object' || faults === null) {
+    throw malformed('faults', `'none', 'swarm', or some of ${ALLOWED.join(', ')}`, faults);
+  }
   const mix = Array.isArray(faults) ? (faults as readonly Fault[]).map((name) => [name, 1] as const) : Object.entries(faults);
   for (const [name, weight] of mix) {
     if (!ALLOWED.some((fault) => fault === name)) {
       throw new RangeError(`faults: there is no '${name}'; expected 'none', 'swarm', or some of ${ALLOWED.join(', ')}`);
     }
-    if (!(weight >= 0)) throw new RangeError(`faults.${name}: expected a weight of 0 or more, not ${weight}`);
+    if (!(weight >= 0)) throw malformed(`faults.${name}`, 'a weight of 0 or more', weight);
   }
   return mix as SwarmPlan['faults'];
 }
 
 function whole(name: string, value: number, max: number): void {
   if (Number.isSafeInteger(value) && value >= 1 && value <= max) return;
-  throw new RangeError(`${name}: expected a whole number from 1 to ${max}, not ${value}`);
-}
-
-function positive(name: string, value: number): number {
-  if (value > 0) return value;
-  throw new RangeError(`${name}: expected a number above 0, not ${value}`);
+  throw malformed(name, `a whole number from 1 to ${max}`, value);
 }
 
 /** `1..50`, `7`, or seeds by themselves. */
-export function seedsOf(seeds: string | readonly Seed[], name: string): readonly Seed[] {
+export function seedsOf(seeds: string | readonly Seed[], name: string): Iterable<Seed> {
   if (typeof seeds !== 'string') {
-    if (seeds.length > 0) return seeds;
-    throw new RangeError(`${name}: expected at least one seed`);
+    if (Array.isArray(seeds) && seeds.length > 0) return seeds as readonly Seed[];
+    throw malformed(name, 'seeds like 1..50, or a list with at least one', seeds);
   }
   const match = /^(\d{1,12})(?:\.\.(\d{1,12}))?$/.exec(seeds);
   const [first, last] = [Number(match?.[1]), Number(match?.[2] ?? match?.[1])];
   if (match === null || last < first) throw new RangeError(`${name}: expected seeds like 1..50, or one like 7, not '${seeds}'`);
-  return Array.from({ length: last - first + 1 }, (_, at) => first + at);
+  return range(first, last);
+}
+
+/** One by one, for there may be more than fit into a list. */
+function* range(first: number, last: number): Iterable<Seed> {
+  for (let seed = first; seed <= last; seed += 1) yield seed;
 }

@@ -3,6 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { messageOf } from '../../lib/errors.js';
 import { VERSION } from '../../lib/version.js';
 import { readable } from '../readable.js';
+import { checkOptions } from './check-options.js';
 import { seedsOf, type ClusterOptions, type Seed } from './options.js';
 import { Run, type Body, type Simulation, type Verdict } from './run.js';
 
@@ -35,12 +36,14 @@ export interface SimulateManyOptions extends Omit<SimulateOptions, 'seed'> {
 }
 
 export async function simulate(options: SimulateOptions, test: Body): Promise<Simulation> {
+  check(options, test);
   const replay = process.env['TIDEMARK_SIM_SEED'];
   return runSeed(replay ?? options.seed ?? 1, options, test, callerOf(simulate));
 }
 
 /** The same for many seeds, one after the other, until one fails. */
 export async function simulateMany(options: SimulateManyOptions, test: Body): Promise<readonly Simulation[]> {
+  check(options, test);
   const { TIDEMARK_SIM_SEED: replay, TIDEMARK_SIM_SEEDS: instead } = process.env;
   const [seeds, name] = instead === undefined ? [options.seeds, 'seeds'] : [instead, 'TIDEMARK_SIM_SEEDS'];
   const caller = callerOf(simulateMany);
@@ -49,6 +52,11 @@ export async function simulateMany(options: SimulateManyOptions, test: Body): Pr
     runs.push(await runSeed(seed, options, test, caller));
   }
   return runs;
+}
+
+function check(options: unknown, test: unknown): void {
+  checkOptions(options);
+  if (typeof test !== 'function') throw new TypeError('there is no test; expected simulate(options, async (world) => { ... })');
 }
 
 type Options = Omit<SimulateOptions, 'seed'>;

@@ -5,6 +5,7 @@ import type { SimCluster } from '../cluster.js';
 import type { Latency } from '../network.js';
 import type { SimRandom } from '../random.js';
 import { WALL_START_MS } from '../clock.js';
+import { checkLatency, checkStep } from './check-options.js';
 import { insistentRandom, Machine, networkName, watchedTimers } from './machine.js';
 import type { ConnectOptions, MachineHost, MachineOptions } from './machine.js';
 import { Watch } from './watch.js';
@@ -72,6 +73,9 @@ export class World {
     if (this.#machines.some((machine) => machine.name === name && machine.alive) || /^n\d+$/.test(name)) {
       throw new RangeError(`machine(): the name ${name} is taken`);
     }
+    const { skewMs = 0, rate = 1 } = clocks;
+    checkStep('skewMs', skewMs);
+    if (!(rate > 0)) throw new RangeError(`rate: expected a number above 0, not ${rate}`);
     const machine = new Machine(this.#host, name, clocks);
     this.#machines.push(machine);
     return machine;
@@ -131,6 +135,7 @@ export class World {
   /** Steps the wall clock of a node. More than `maxClockOffsetMs` (500) apart, nodes may refuse requests. */
   jumpClock(node: NodeId, byMs: number): void {
     this.#fault('jumpClock', node);
+    checkStep('jumpClock()', byMs);
     this.#cluster.clock(node).jumpWall(byMs);
   }
 
@@ -171,6 +176,7 @@ export class World {
 
   /** From now on each message takes between `minMs` and `maxMs`. */
   setLatency(latency: Latency): void {
+    checkLatency('setLatency()', latency);
     this.#note('latency', { minMs: latency.minMs, maxMs: latency.maxMs });
     this.#cluster.network.setLatency(latency);
   }
@@ -235,7 +241,14 @@ export class World {
   }
 
   #name(who: Who): string {
+    if (typeof who === 'string') this.#insistOnName(who);
     return networkName(who, this.#cluster);
+  }
+
+  /** A partition from nobody would be none. */
+  #insistOnName(name: string): void {
+    const names = [...this.nodes.map((node) => `n${node}`), ...this.#machines.map((machine) => machine.name)];
+    if (!names.includes(name)) throw new RangeError(`there is no '${name}'; there are ${[...new Set(names)].join(', ')}`);
   }
 
   #fault(fault: string, node: NodeId): void {
