@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { findFaketime } from '../test/faults/harness/clocks.js';
@@ -27,7 +27,8 @@ and was told is written down as it happens, and at the end a checker decides whe
   --seed TEXT      decides order, victims and operations (default: by chance; printed). The machine adds its own timing, so a
                    seed repeats the plan, not the run; for that there is the simulator.
   --hold SECONDS   how long each fault lasts (default: drawn, 3 to 10)
-  --out FOLDER     histories, latency.svg, table.md, report.json and the nodes' logs (default data/faults; emptied first)
+  --out FOLDER     histories, latency.svg, table.md, report.json and the nodes' logs (default data/faults; what an
+                   earlier run left there is deleted first)
   --loopback       nodes on 127.0.0.1 without namespaces: no partitions, no disk faults
 
 Exit code 0 if every history is valid and every node did as it should; 1 if not, or if a checker could not tell; 2 for wrong
@@ -75,8 +76,6 @@ async function main(): Promise<number> {
   const isolated = !values.loopback;
   if (isolated && process.pid !== 1) throw new UsageError('start this with scripts/faults, which gives it namespaces of its own');
   const out = resolve(values.out);
-  rmSync(out, { recursive: true, force: true });
-  mkdirSync(out, { recursive: true });
   const seed = values.seed ?? String(Math.floor(Math.random() * 1e9));
   const commit = commitOf();
   const faketime = findFaketime();
@@ -96,11 +95,25 @@ async function main(): Promise<number> {
     signal: stopSignal(),
     say,
   };
+  emptyFolder(out);
   const where = isolated ? 'in network namespaces of their own' : 'ON LOOPBACK: no partitions, no disk faults';
   say(`seed ${seed}, commit ${commit}; five nodes ${where}`);
   if (faketime === undefined) say('LIBFAKETIME IS NOT INSTALLED: no faults of clocks (Debian: apt-get install libfaketime)');
   const report = await Run.execute(options);
   return tell(report, out, say);
+}
+
+/** What a run leaves. */
+const OWN = /^(parts|logs|latency\.svg|table\.md|report\.json|[a-z]+\.jsonl)$/;
+
+/** Of a run before this one; what else somebody keeps in a folder is not to be lost by a slip of the pen, as with `--out .`. */
+function emptyFolder(path: string): void {
+  const other = existsSync(path) ? readdirSync(path).find((name) => !OWN.test(name)) : undefined;
+  if (other !== undefined) {
+    throw new UsageError(`--out ${path} holds ${other}, which is of no run of this script; choose another folder`);
+  }
+  rmSync(path, { recursive: true, force: true });
+  mkdirSync(path, { recursive: true });
 }
 
 /** Names, separated by commas; all if none are given. */

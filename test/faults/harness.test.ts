@@ -1,8 +1,9 @@
 import { expect } from 'chai';
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { formatEvent, HistoryReader, type HistoryEvent, type Json, type Operation } from '../../src/check/history.js';
 import { run } from '../../src/check/work.js';
 import { TidemarkError } from '../../src/client/index.js';
@@ -10,6 +11,7 @@ import { commitOf } from './harness/commit.js';
 import { mergeHistories } from './harness/histories.js';
 import { ReadListChecker } from './harness/lists.js';
 import { Caller, Numbers, Recorder, type Sample } from './harness/recorder.js';
+import { run as runProcess } from './process.js';
 import { longestSilence, rowsOf } from './harness/windows.js';
 
 type Step = readonly [process: number, type: HistoryEvent['type'], micros: Json];
@@ -153,5 +155,34 @@ describe('the unavailability that scripts/faults reports', () => {
     const [quiet, kill] = rowsOf('set', samples, [window]);
     expect(quiet).to.deep.include({ nemesis: 'none', faults: 0, outcomes: { ok: 2, fail: 0, info: 0 } });
     expect(kill).to.deep.include({ nemesis: 'kill', faults: 1, outcomes: { ok: 3, fail: 1, info: 0 }, unavailableMs: 600 });
+  });
+});
+
+describe('the arguments of scripts/faults', () => {
+  const SCRIPT = fileURLToPath(new URL('../../scripts/faults-run.ts', import.meta.url));
+  let folder: string;
+
+  beforeEach(() => {
+    folder = mkdtempSync(join(tmpdir(), 'tidemark-out-'));
+  });
+
+  afterEach(() => {
+    rmSync(folder, { recursive: true });
+  });
+
+  it('name no folder in which somebody keeps other things, nor delete anything when others are wrong', async function () {
+    this.timeout(120_000);
+    const refused = async (...args: string[]): Promise<string> => {
+      const { code, stderr } = await runProcess(['--import', 'tsx', SCRIPT, '--loopback', '--out', folder, ...args], 100_000);
+      expect(code, stderr).to.equal(2);
+      return stderr;
+    };
+    const [report, thesis] = [join(folder, 'report.json'), join(folder, 'thesis.md')];
+    writeFileSync(report, '');
+    expect(await refused('--minutes', 'x')).to.include("--minutes is 'x', expected a number above 0");
+    expect(existsSync(report)).to.equal(true);
+    writeFileSync(thesis, '');
+    expect(await refused()).to.include('holds thesis.md, which is of no run of this script');
+    expect([existsSync(report), existsSync(thesis)]).to.deep.equal([true, true]);
   });
 });
