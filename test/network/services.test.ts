@@ -1,5 +1,11 @@
 import { Client, credentials, type ServiceError } from '@grpc/grpc-js';
-import { loadFileDescriptorSetFromBuffer, loadSync, type MethodDefinition, type ServiceDefinition } from '@grpc/proto-loader';
+import {
+  loadFileDescriptorSetFromBuffer,
+  loadSync,
+  type MessageTypeDefinition,
+  type MethodDefinition,
+  type ServiceDefinition,
+} from '@grpc/proto-loader';
 import { protoPath as healthProto } from 'grpc-health-check';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -236,6 +242,7 @@ describe('public services on the network', () => {
       expect(names.sort()).to.deep.equal(['grpc.health.v1.Health', COMMANDS]);
       const files = await reflect(server.address, version, { fileContainingSymbol: COMMANDS });
       const { fileDescriptorProto } = files.fileDescriptorResponse as { fileDescriptorProto: Buffer[] };
+      expectRulesOfProtobuf(fileDescriptorProto);
       // A FileDescriptorSet is field 1, repeated.
       const set = Buffer.concat(fileDescriptorProto.flatMap((file) => [Buffer.from([0x0a, ...varint(file.length)]), file]));
       const definition = loadFileDescriptorSetFromBuffer(set, { longs: Number, enums: String, defaults: true, oneofs: true });
@@ -252,6 +259,27 @@ describe('public services on the network', () => {
     });
   }
 });
+
+interface Described {
+  readonly name: string;
+  readonly field: readonly { readonly name: string; readonly typeName?: string }[];
+  readonly nestedType: readonly Described[];
+  readonly options?: { readonly mapEntry?: boolean };
+}
+
+/** What the runtimes of other languages insist on, and that of JavaScript does not. */
+function expectRulesOfProtobuf(files: readonly Buffer[]): void {
+  const descriptors = loadSync('google/protobuf/descriptor.proto', { arrays: true });
+  const { deserialize } = descriptors['google.protobuf.FileDescriptorProto'] as MessageTypeDefinition<object, { messageType: Described[] }>;
+  const messages = files.flatMap((data) => deserialize(data).messageType);
+  const messageNamed = (name: string): Described | undefined => messages.find((each) => each.name === name);
+  expect(messageNamed('ReadOptions')?.field.map(({ name }) => name)).to.deep.equal(['consistency', 'max_staleness_ms', 'as_of', 'at_least']);
+  const entries = messages.flatMap(({ name, field, nestedType }) =>
+    nestedType
+      .filter(({ options }) => options?.mapEntry === true)
+      .map((entry) => [name, field.find(({ typeName }) => typeName === entry.name)?.name, entry.name]));
+  expect(entries).to.deep.equal([['ErrorDetail', 'details', 'DetailsEntry']]);
+}
 
 describe('plain HTTP', () => {
   it('serves GET and HEAD, and says what else is wrong', async () => {

@@ -5,6 +5,7 @@ import {
   loadSync,
   type MessageTypeDefinition,
   type MethodDefinition,
+  type Options,
   type PackageDefinition,
   type ServiceDefinition,
 } from '@grpc/proto-loader';
@@ -20,10 +21,11 @@ import { fieldTables, scan, type FieldTable } from './strict.js';
 const FILES = ['common', 'commands', 'queries', 'changes', 'cluster', 'internal'];
 const INCLUDED = protoDirectory();
 
-export const packageDefinition: PackageDefinition = loadSync(
-  FILES.map((name) => `tidemark/v1/${name}.proto`),
-  { includeDirs: [INCLUDED], longs: Number, enums: String, defaults: true, oneofs: true },
-);
+export const packageDefinition = loadProtos({ longs: Number, enums: String, defaults: true, oneofs: true });
+
+export function loadProtos(options: Options): PackageDefinition {
+  return loadSync(FILES.map((name) => `tidemark/v1/${name}.proto`), { ...options, includeDirs: [INCLUDED] });
+}
 
 const tables = fieldTables(packageDefinition);
 

@@ -1,14 +1,13 @@
 import { Server as GrpcServer, type ChannelOptions, type ServerCredentials, type ServerDuplexStream } from '@grpc/grpc-js';
-import { ReflectionService } from '@grpc/reflection';
-import { loadSync } from '@grpc/proto-loader';
-import { HealthImplementation, protoPath as healthProto } from 'grpc-health-check';
+import { HealthImplementation } from 'grpc-health-check';
 import type { Bytes } from '../../../lib/bytes.js';
 import { messageOf, TidemarkError } from '../../../lib/errors.js';
 import type { ChannelName, ServeOptions, Server } from '../../network.js';
 import { formatAddress, listenError, resolveListener } from '../addresses.js';
 import { asTidemarkError, ServerFrameStream, type StreamLimits } from './frame-stream.js';
 import { decodeFrame, encodeFrame, type Frame } from './frames.js';
-import { methodNamed, packageDefinition } from './protos.js';
+import { methodNamed } from './protos.js';
+import { addReflection } from './reflection.js';
 import { bindService, type ServicePorts } from './services.js';
 
 /** One gRPC listener: frame streams, public services, health and reflection. */
@@ -89,15 +88,6 @@ function helloOf(call: ServerDuplexStream<Frame, Frame>): Bytes {
   if (Buffer.isBuffer(hello)) return hello;
   const message = `the stream began without the metadata ${HELLO}`;
   throw new TidemarkError('INVALID_ARGUMENT', 'HELLO_MISSING', message);
-}
-
-function addReflection(server: GrpcServer, services: readonly string[]): void {
-  const health = loadSync(healthProto, { longs: Number, enums: String, defaults: true, oneofs: true });
-  const reflection = new ReflectionService(
-    { ...packageDefinition, ...health },
-    { services: [...services, 'grpc.health.v1.Health'] },
-  );
-  reflection.addToServer(server);
 }
 
 /** Listens on every address that the name stands for, or on none. */
