@@ -1,4 +1,5 @@
 import type { Bytes } from '../lib/bytes.js';
+import type { CancelSignal } from '../lib/cancel.js';
 import type { TidemarkError } from '../lib/errors.js';
 
 /**
@@ -54,7 +55,7 @@ export interface RpcContext {
   readonly deadlineMs: number;
   readonly remote: string;
   /** Aborted when the caller went away. */
-  readonly signal: AbortSignal;
+  readonly signal: CancelSignal;
   /** Calls `done` once, when the call is over and nothing of its replies is kept here any more. */
   onClosed(done: () => void): void;
   /** Ends the call at once and drops what its caller has not read. The caller gets RESOURCE_EXHAUSTED. */

@@ -34,3 +34,15 @@ export class Cancellation implements CancelSignal {
     if (at >= 0) this.#listeners?.splice(at, 1);
   }
 }
+
+/** Where many listen, one listens for them: an AbortSignal takes more than ten for a leak, and warns. `stop` ends it. */
+export function oneListener(
+  signal: CancelSignal | undefined,
+): { readonly signal: CancelSignal | undefined; readonly stop: () => void } {
+  if (signal === undefined || signal instanceof Cancellation) return { signal, stop: () => undefined };
+  const relayed = new Cancellation();
+  const abort = (): void => relayed.abort();
+  if (signal.aborted) abort();
+  else signal.addEventListener('abort', abort);
+  return { signal: relayed, stop: () => signal.removeEventListener('abort', abort) };
+}

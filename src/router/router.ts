@@ -1,5 +1,6 @@
 import type { Counter } from '../env/env.js';
 import type { Bytes } from '../lib/bytes.js';
+import { oneListener } from '../lib/cancel.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { EPOCH_MS, checkNotAhead, checkTimestamp, later } from '../mvcc/timestamp.js';
@@ -341,17 +342,28 @@ export class Router implements NodeHandle {
   async *getMany(keys: readonly Bytes[], options: ReadOptions = {}): AsyncGenerator<readonly GetManyEntry[]> {
     const { limits } = this.#options;
     for (const [index, key] of keys.entries()) checkKey(key, limits, `keys[${index}]`);
-    const deadlineMs = this.#deadlineOf(options);
+    const { signal, stop } = oneListener(options.signal);
+    try {
+      yield* this.#getMany(keys, { ...options, signal, timeoutMs: undefined, deadlineMs: this.#deadlineOf(options) });
+    } finally {
+      stop();
+    }
+  }
+
+  async *#getMany(
+    keys: readonly Bytes[],
+    options: ReadOptions & { readonly deadlineMs: number },
+  ): AsyncGenerator<readonly GetManyEntry[]> {
+    const { limits } = this.#options;
     const batchBytes = GET_MANY_WINDOW_MIN * limits.valueBytesMax;
     let largest = limits.valueBytesMax;
     for (let start = 0; start < keys.length; ) {
       // As many at a time as have room if none is larger than the largest so far.
       const window = Math.min(GET_MANY_WINDOW_MAX, Math.max(GET_MANY_WINDOW_MIN, Math.floor(batchBytes / largest)));
       const some = keys.slice(start, start + window);
-      const hold = await this.answers.reserve(some.length * Math.min(largest, batchBytes), deadlineMs, options.signal);
+      const hold = await this.answers.reserve(some.length * Math.min(largest, batchBytes), options.deadlineMs, options.signal);
       try {
-        const gets = some.map((key) => this.get(key, { ...options, timeoutMs: undefined, deadlineMs }));
-        const replies = await Promise.all(gets);
+        const replies = await Promise.all(some.map((key) => this.get(key, options)));
         const sizes = replies.map(({ record }) => (record === undefined ? 0 : bytesOfRecord(record)));
         largest = Math.max(1024, ...sizes, start === 0 ? 0 : largest);
         this.#pages.park(hold, sizes.reduce((sum, size) => sum + size, 0), options.cut);

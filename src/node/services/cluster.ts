@@ -1,4 +1,5 @@
 import type { RpcContext, RpcService } from '../../env/network.js';
+import type { CancelSignal } from '../../lib/cancel.js';
 import { TidemarkError } from '../../lib/errors.js';
 import { VERSION } from '../../lib/version.js';
 import { checkTimestamp } from '../../mvcc/timestamp.js';
@@ -112,7 +113,7 @@ function existing(map: readonly BucketInfo[], id: number, buckets: number): Buck
 }
 
 /** The present placement if it is later than `known`, then each later one. */
-async function* placements(cluster: ClusterView, known: number, signal: AbortSignal): AsyncGenerator<Placement> {
+async function* placements(cluster: ClusterView, known: number, signal: CancelSignal): AsyncGenerator<Placement> {
   let epoch = known;
   while (!signal.aborted) {
     const placement = cluster.placement();
@@ -125,7 +126,7 @@ async function* placements(cluster: ClusterView, known: number, signal: AbortSig
   }
 }
 
-function changeOf(cluster: ClusterView, signal: AbortSignal): Promise<void> {
+function changeOf(cluster: ClusterView, signal: CancelSignal): Promise<void> {
   return new Promise((resolve) => {
     const done = (): void => {
       stop();

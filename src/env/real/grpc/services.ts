@@ -2,6 +2,7 @@ import { constants, type ServerHttp2Stream } from 'node:http2';
 import type { sendUnaryData, ServerUnaryCall, ServerWritableStream, UntypedServiceImplementation } from '@grpc/grpc-js';
 import type { MethodDefinition, ServiceDefinition } from '@grpc/proto-loader';
 import { assert } from '../../../lib/assert.js';
+import { Cancellation, type CancelSignal } from '../../../lib/cancel.js';
 import { TidemarkError } from '../../../lib/errors.js';
 import type { RpcContext, RpcMethod, RpcService } from '../../network.js';
 import type { Clock } from '../../time.js';
@@ -95,14 +96,14 @@ function streaming(method: Handler<'stream'>, ports: ServicePorts) {
 }
 
 /** One reply at a time, each handed to the connection before the next is asked for. False once the caller is gone. */
-function write(call: StreamCall, reply: unknown, signal: AbortSignal): Promise<boolean> {
+function write(call: StreamCall, reply: unknown, signal: CancelSignal): Promise<boolean> {
   return new Promise((resolve) => {
     if (signal.aborted) {
       resolve(false);
       return;
     }
     const gone = (): void => resolve(false);
-    signal.addEventListener('abort', gone, { once: true });
+    signal.addEventListener('abort', gone);
     call.write(reply, () => {
       signal.removeEventListener('abort', gone);
       resolve(!signal.aborted);
@@ -115,7 +116,7 @@ class CallContext implements RpcContext {
   readonly deadlineMs: number;
   readonly remote: string;
   readonly #onBug: (error: unknown) => void;
-  #signal: AbortSignal | undefined;
+  #signal: Cancellation | undefined;
   #metadata: ReadonlyMap<string, string> | undefined;
 
   #failed = false;
@@ -128,13 +129,13 @@ class CallContext implements RpcContext {
     this.deadlineMs = deadline === Infinity ? Infinity : clock.monotonicMs() + deadline - clock.wallMs();
   }
 
-  /** Made when first asked for: most handlers never do. */
-  get signal(): AbortSignal {
+  /** Made when first asked for: most handlers never do. One query listens many times, once for each bucket that it asks. */
+  get signal(): CancelSignal {
     if (this.#signal === undefined) {
-      const controller = new AbortController();
-      this.#signal = controller.signal;
-      if (this.#call.cancelled) controller.abort();
-      else this.#call.once('cancelled', () => controller.abort());
+      const signal = new Cancellation();
+      this.#signal = signal;
+      if (this.#call.cancelled) signal.abort();
+      else this.#call.once('cancelled', () => signal.abort());
     }
     return this.#signal;
   }
