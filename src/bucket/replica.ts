@@ -403,9 +403,10 @@ export class Replica {
 
   notLeader(): TidemarkError {
     const leader = this.leaderNode;
-    const hint = leader === 0 ? 'no leader is known' : `node ${leader} leads it`;
+    const another = leader !== 0 && leader !== nodeOfReplica(this.id);
+    const hint = another ? `node ${leader} leads it` : leader === 0 ? 'no leader is known' : 'it takes over or hands over now';
     const message = `this replica does not lead bucket ${this.bucket}: ${hint}`;
-    const details = leader === 0 || leader === nodeOfReplica(this.id) ? {} : { leader: String(leader) };
+    const details = another ? { leader: String(leader) } : {};
     return withoutStack(() => new TidemarkError('UNAVAILABLE', 'NOT_LEADER', message, { retriable: true, details }));
   }
 
