@@ -48,6 +48,13 @@ describe('a node that has joined', function () {
     expect(err).to.equal('');
   });
 
+  it('counts as there with one less than others have, if the planner wants no more', async () => {
+    planner.replies = [placed(5, [5]), { ...placed(5, []), wanted: { steps: 0 } }];
+    const { out, err } = await shown(false);
+    expect(out).to.equal('node 5 has its share of the buckets: 5 replicas\n');
+    expect(err).to.match(/node 5 gets its share: 100%, 5 of 5 replicas, \d\/s\n$/);
+  });
+
   it('has no progress to show when it is started again and all is there', async () => {
     planner.replies = [placed(6, [])];
     expect(await shown(false)).to.deep.equal({ out: 'node 5 has its share of the buckets: 6 replicas\n', err: '' });

@@ -20,7 +20,7 @@ export interface ShareOptions {
 interface Share {
   /** Replicas that the node has, as far as is known: those on their way to it are not counted. */
   readonly replicas: number;
-  /** As many as an even spread gives each node, or one less. */
+  /** What an even spread gives each node, about: a node may have none of the system bucket, which is counted with the others. */
   readonly share: number;
   readonly moving: number;
 }
@@ -54,7 +54,7 @@ export async function showShare(options: ShareOptions): Promise<void> {
     if (last !== undefined && now !== undefined && note === '' && !signal.aborted) {
       await shown.update(now);
       const stillMs = performance.now() - movedMs;
-      if (now.moving === 0 && now.replicas >= now.share && stillMs >= CONTENT_MS) return shown.complete(now);
+      if (isThere(now, last) && stillMs >= CONTENT_MS) return shown.complete({ ...now, share: now.replicas });
       if (stillMs >= STUCK_MS) return shown.end(`${partOf(node, now)}, and nothing moves: ${whyStill(last)}; ${LATER}`);
     }
     shown.note(note);
@@ -78,6 +78,11 @@ function whyStill(progress: ProgressReply): string {
   return isAble ? `${stateOf(progress)}; zones or hosts may keep buckets where they are` : reasonOf(progress);
 }
 
+/** Nothing is on its way, and it has as many as others, or as many as the planner wants it to have. */
+function isThere({ replicas, share, moving }: Share, { wanted }: ProgressReply): boolean {
+  return moving === 0 && (wanted.steps === 0 || (replicas > 0 && replicas >= share));
+}
+
 function hasMoved(before: ProgressReply, now: ProgressReply): boolean {
   return before.epoch !== now.epoch || before.moving.length !== now.moving.length || before.wanted.steps !== now.wanted.steps;
 }
@@ -90,7 +95,7 @@ function shareOf({ nodes, moving }: ProgressReply, node: NodeId): Share | undefi
   const sum = nodes.reduce((all, { replicas }) => all + replicas, 0);
   const share = Math.floor(sum / taking.length);
   // Which of the buckets that move are on their way to it is not told: at most all of them.
-  return { replicas: Math.max(0, own.replicas - moving.length), share: Math.max(share, 0), moving: moving.length };
+  return { replicas: Math.max(0, own.replicas - moving.length), share, moving: moving.length };
 }
 
 function areSame(before: Share | undefined, now: Share): boolean {
@@ -134,6 +139,8 @@ class Shown {
 
   async complete(now: Share): Promise<void> {
     const { node, connection, terminal } = this.#options;
+    this.#last = now;
+    this.#show();
     this.#progress?.end();
     const text = `node ${node} has its share of the buckets: ${now.replicas} replicas\n`;
     await write(terminal.stdout, connection.json ? jsonLine({ node, ...now, complete: true }) : text);

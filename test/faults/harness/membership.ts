@@ -99,12 +99,13 @@ async function joinAt(id: number, fleet: Fleet, random: SimRandom, done: (what: 
   await cluster.eventually(`node ${member} has its share`, async () => hasShare(await progressOf(fleet), member), SETTLE_MS_MAX);
 }
 
-/** As many as an even spread gives each, or one less. */
+/** As many as others, or as many as the planner wants it to have: not every node has a replica of the system bucket. */
 function hasShare(progress: ProgressReply | undefined, member: number): boolean {
   if (progress === undefined) return false;
   const counts = progress.nodes.map(({ replicas }) => replicas);
   const share = Math.floor(counts.reduce((sum, each) => sum + each, 0) / counts.length);
-  return (progress.nodes.find(({ id }) => id === member)?.replicas ?? 0) >= share;
+  const own = progress.nodes.find(({ id }) => id === member)?.replicas ?? 0;
+  return own >= share || (own > 0 && isInPlace(progress) && progress.wanted.steps === 0);
 }
 
 async function leave(id: number, fleet: Fleet, done: (what: string) => void): Promise<void> {
