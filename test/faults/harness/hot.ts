@@ -16,7 +16,8 @@ import { changePlacement, heatOf } from './membership.js';
 /** The least at which what the clients do makes no bucket hot by itself: two busy cores can do several times as much. */
 export const HOT_LIMITS = { hotReadsPerSecond: 90, coolMs: 2000 };
 
-const READERS = 24;
+/** So many that answers which take long on a busy machine do not keep it cool. */
+const READERS = 64;
 const READS_PER_SECOND = 600;
 const WRITE_MS = 50;
 const CALL_MS = 2000;
