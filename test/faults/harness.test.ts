@@ -8,6 +8,7 @@ import { formatEvent, HistoryReader, type HistoryEvent, type Json, type Operatio
 import { run } from '../../src/check/work.js';
 import { TidemarkError } from '../../src/client/index.js';
 import { commitOf } from './harness/commit.js';
+import { checkHistory } from './harness/check.js';
 import { mergeHistories } from './harness/histories.js';
 import { ReadListChecker } from './harness/lists.js';
 import { Caller, Numbers, Recorder, type Sample } from './harness/recorder.js';
@@ -155,6 +156,35 @@ describe('the unavailability that scripts/faults reports', () => {
     const [quiet, kill] = rowsOf('set', samples, [window]);
     expect(quiet).to.deep.include({ nemesis: 'none', faults: 0, outcomes: { ok: 2, fail: 0, info: 0 } });
     expect(kill).to.deep.include({ nemesis: 'kill', faults: 1, outcomes: { ok: 3, fail: 1, info: 0 }, unavailableMs: 600 });
+  });
+});
+
+describe('what judges the registers of scripts/faults', () => {
+  const judged = async (versions?: readonly (readonly [number, number])[]): Promise<string[]> => {
+    const folder = mkdtempSync(join(tmpdir(), 'tidemark-register-'));
+    try {
+      const history: [f: string, asked: Json, answered: Readonly<Record<string, Json>>][] = [
+        ['write', 1, { value: 1, version: 5 }],
+        ['write', 2, { value: 2, version: 7 }],
+        ['read', null, { value: 2, version: 7, ...(versions === undefined ? {} : { versions }) }],
+      ];
+      const path = join(folder, 'register.jsonl');
+      const events = history.flatMap(([f, value, answer], at): HistoryEvent[] => [
+        { index: 2 * at, timeNs: 2 * at, process: 1, type: 'invoke', f, key: 'x', value },
+        { index: 2 * at + 1, timeNs: 2 * at + 1, process: 1, type: 'ok', f, key: 'x', ...answer },
+      ]);
+      writeFileSync(path, events.map(formatEvent).join(''));
+      const { verdict, findings, unknown } = await checkHistory('register', path);
+      return [verdict, ...findings.map(({ kind }) => kind), ...unknown];
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  };
+
+  it('holds them against all versions that their keys had: a write that was lost before anybody read it is found', async () => {
+    expect(await judged([[7, 2], [5, 1]])).to.deep.equal(['valid']);
+    expect(await judged([[7, 2]])).to.deep.equal(['invalid', 'missing']);
+    expect(await judged()).to.deep.equal(['unknown', 'nobody read the versions of 1 keys in the end']);
   });
 });
 

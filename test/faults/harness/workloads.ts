@@ -44,7 +44,7 @@ class RegisterWorkload implements Workload {
     const { recorder, random } = this.#group;
     const key = this.#keys.pick();
     const kind = random.float();
-    if (kind < 0.4) return void (await this.read(caller, database, key));
+    if (kind < 0.4) return void (await this.#read(caller, database, key, false));
     const value = this.#group.values.next();
     const expected = this.#seen.get(key);
     if (kind < 0.65 || expected === undefined) {
@@ -66,15 +66,30 @@ class RegisterWorkload implements Workload {
     return undefined;
   }
 
-  async read(caller: Caller, database: Database, key: string): Promise<boolean> {
+  /** When all is over, with every version that the key had: each read before must show one that was current then. */
+  read(caller: Caller, database: Database, key: string): Promise<boolean> {
+    return this.#read(caller, database, key, true);
+  }
+
+  async #read(caller: Caller, database: Database, key: string, isLast: boolean): Promise<boolean> {
     const answer = await this.#group.recorder.record(caller, { f: 'read', key, isRead: true }, async () => {
       const entry = await database.get(key, timely);
+      const { version } = entry;
       const value = entry.found ? Number(entry.text()) : null;
       if (value !== null) this.#seen.set(key, value);
-      return { value, version: entry.version };
+      return isLast ? { value, version, versions: await versionsOf(database, key) } : { value, version };
     });
     return answer !== undefined;
   }
+}
+
+/** Pairs of a version and its value. */
+async function versionsOf(database: Database, key: string): Promise<Json> {
+  const versions: Json[] = [];
+  for await (const { version, deleted, value } of database.history(key, timely)) {
+    versions.push([version, deleted ? null : Number(value.toString())]);
+  }
+  return versions;
 }
 
 /** A set whose elements are keys: added one by one, read by a scan. */
