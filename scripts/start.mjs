@@ -6,6 +6,7 @@
  */
 import { pathToFileURL } from 'node:url';
 import { build, buildNeeded, checkNode, install, installNeeded, root } from './prepare.mjs';
+import { endWithRunner } from './runner.mjs';
 
 async function prepare() {
   checkNode();
@@ -20,6 +21,7 @@ async function prepare() {
 }
 
 try {
+  endWithRunner();
   await prepare();
   const main = `${root}/dist/cli/main.js`;
   process.argv = [process.execPath, main, 'cluster', 'start', ...process.argv.slice(2)];

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { Child } from '../../src/cli/cluster/child.js';
+import { Child, startAll } from '../../src/cli/cluster/child.js';
 
 const READY = `process.send({ ready: true });\n`;
 /** Lives until told to go, or until its parent is gone. */
@@ -61,6 +61,14 @@ describe('a child process of a local cluster', () => {
     expect(child.logTail()).to.match(/hello$/);
     await child.stop(5000);
     expect(child.pid).to.equal(0);
+  });
+
+  it('that is late is named, with its log', async () => {
+    const quick = childOf('', { args: ['--eval', `${READY}${LIVES}`] });
+    await startAll([quick], 30_000);
+    const late = childOf(LIVES, { name: 'node 2', logPath: join(folder, 'logs', 'node-2.log') });
+    const error: unknown = await startAll([late], 50).catch((reason: unknown) => reason);
+    expect(String(error)).to.match(/not ready within 0\.05 s: node 2; see \S*node-2\.log$/);
   });
 
   it('shows the end of its log if it ends before it is ready', async () => {

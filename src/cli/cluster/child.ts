@@ -127,6 +127,28 @@ export class Child {
   }
 }
 
+/** Resolves when all of them are ready; rejects with the first failure, or with the names of those that are late. */
+export async function startAll(children: readonly Child[], withinMs: number): Promise<void> {
+  const waiting = new Set(children);
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, fail) => {
+    timer = setTimeout(() => {
+      const names = [...waiting].map(({ name }) => name).join(', ');
+      const logs = [...waiting].map(({ logPath }) => logPath).join(', ');
+      fail(new Error(`not ready within ${withinMs / 1000} s: ${names}; see ${logs}`));
+    }, withinMs);
+  });
+  const start = async (child: Child): Promise<void> => {
+    await child.start();
+    waiting.delete(child);
+  };
+  try {
+    await Promise.race([Promise.all(children.map(start)), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 function openLog(path: string): number {
   mkdirSync(dirname(path), { recursive: true });
   const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0;

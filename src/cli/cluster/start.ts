@@ -9,7 +9,7 @@ import { aborted, beginLifetime, type Lifetime } from '../lifetime.js';
 import { showProgress } from '../progress.js';
 import { write, type Terminal } from '../terminal.js';
 import { VERSION } from '../version.js';
-import { Child } from './child.js';
+import { Child, startAll } from './child.js';
 import { LICENCE, loadCities, loadState, readCities, type CityStore } from './cities.js';
 import { localCluster, type LocalCluster, type Member } from './local.js';
 import { tour } from './tour.js';
@@ -28,8 +28,8 @@ interface StartArguments {
 }
 
 const GRACE_MS = 10_000;
-/** A new cluster elects its leaders, an old one reads its logs; both are quick, a disk may not be. */
-const READY_MS = 60_000;
+/** A new cluster elects its leaders, an old one reads its logs; both are quick, a disk or a busy machine may not be. */
+const READY_MS = 120_000;
 
 export function addClusterStart(cluster: Command, terminal: Terminal): void {
   cluster
@@ -70,7 +70,7 @@ async function runCluster(cluster: LocalCluster, sample: boolean, lifetime: Life
   try {
     const found = cluster.existed ? 'the data is there' : 'a new cluster';
     await say(`Tidemark ${VERSION}: ${cluster.nodes} nodes and a sidecar, data in ${cluster.data} (${found}). Starting ...`);
-    await unlessInterrupted(signal, startAll([...children.values()]));
+    await unlessInterrupted(signal, startAll([...children.values()], READY_MS));
     await unlessInterrupted(signal, served(cluster));
     await say(describe(children));
     if (sample) await useSample(cluster, terminal, signal);
@@ -105,19 +105,6 @@ function childOf(member: Member, cluster: LocalCluster, terminal: Terminal): Chi
 
 function unlessInterrupted(signal: AbortSignal, work: Promise<void>): Promise<void> {
   return Promise.race([work, aborted(signal).then(() => Promise.reject(new Exit(EXIT.INTERRUPTED)))]);
-}
-
-/** Rejects with the first failure. */
-async function startAll(children: readonly Child[]): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, fail) => {
-    timer = setTimeout(() => fail(new Error(`not ready within ${READY_MS / 1000} s`)), READY_MS);
-  });
-  try {
-    await Promise.race([Promise.all(children.map((child) => child.start())), late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 /** Resolves when the sidecar reaches a leader of every bucket: processes that are up have yet to meet and to elect. */
