@@ -25,6 +25,8 @@ const PACED_READS = 2000;
 const PACED_HOT = 200;
 const WRITES = 100;
 const COOL_MS = 10_000;
+/** Half of the default, so that slower machines make a bucket hot as well. */
+const HOT_READS = 1000;
 const HOT = '{hot}';
 
 const KINDS = ['linearizable', 'bounded'] as const;
@@ -127,7 +129,7 @@ function start(limits: object): Promise<TestCluster> {
 }
 
 async function measure(readReplicasMax: number): Promise<void> {
-  await using cluster = await start({ readReplicasMax, coolMs: COOL_MS });
+  await using cluster = await start({ readReplicasMax, coolMs: COOL_MS, hotReadsPerSecond: HOT_READS });
   const db = await cluster.connect();
   await fill(db);
   for (const kind of KINDS) {
