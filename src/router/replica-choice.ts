@@ -14,7 +14,8 @@ import type { PlacementCache } from './placement-cache.js';
  *   not those that      have just refused such a read. What is not fresh enough for a bound of 10 ms may be for 10 s, so what is
  *                       remembered is for which bound
  *
- * The leader of a bucket with read replicas counts twice: it has all the writes, and the questions of the others.
+ * The leader of a bucket with read replicas counts two and a half times: it has all the writes, and the questions of the others.
+ * Of linearizable reads it is always one of the two.
  *
  * It is memory about the present; forgetting it costs a hop.
  */
@@ -26,7 +27,7 @@ export interface ReadNeed {
 }
 
 const FARTHER_COSTS = 4;
-const HOT_LEADER_COSTS = 2;
+const HOT_LEADER_COSTS = 2.5;
 /** A follower that hears its leader is no further behind it. */
 export const FOLLOWERS_LAG_MS = 1000;
 const REFUSED_MS = 500;
@@ -161,8 +162,12 @@ export class ReplicaChoice {
 
   #lessBusy(need: ReadNeed, nodes: readonly NodeId[]): NodeId | undefined {
     if (nodes.length < 2) return nodes[0];
-    const { random } = this.#options.env;
-    const at = random.uint32() % nodes.length;
+    const { cache, env } = this.#options;
+    const { random } = env;
+    // A linearizable read elsewhere is a question to the leader all the same, so the leader is one of the two: it answers as long
+    // as it is not much busier than the other.
+    const leader = need.sort === 'confirmed' ? nodes.indexOf(cache.leaderOf(need.bucket)) : -1;
+    const at = leader >= 0 ? leader : random.uint32() % nodes.length;
     const [one, two] = [nodes[at], nodes[(at + 1 + (random.uint32() % (nodes.length - 1))) % nodes.length]];
     if (one === undefined || two === undefined) return one;
     return this.#cost(need, two) < this.#cost(need, one) ? two : one;
