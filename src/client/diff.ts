@@ -1,6 +1,7 @@
 import type { Served, Timestamp } from '../bucket/requests.js';
 import type { Bytes } from '../lib/bytes.js';
 import type { DiffPage } from '../router/diff.js';
+import { Pages } from './pages.js';
 
 export interface Change {
   readonly kind: 'added' | 'changed' | 'removed';
@@ -12,54 +13,24 @@ export interface Change {
   readonly served: Served;
 }
 
-/**
- * What changed between two moments, and which these are, also where nothing changed. It is left with `break`, as any other loop.
- */
-export class Diff implements AsyncIterableIterator<Change>, AsyncDisposable {
+/** What changed between two moments, and which these are, also where nothing changed. */
+export class Diff extends Pages<DiffPage, Change> {
   readonly from: Timestamp;
-  readonly #changes: AsyncGenerator<Change, undefined>;
-  #served: Served | undefined;
 
   constructor(from: Timestamp, pages: AsyncGenerator<DiffPage>) {
+    super(pages, changesOf);
     this.from = from;
-    this.#changes = this.#read(pages);
-  }
-
-  /** Of the last page that was read. Undefined before the first. */
-  get served(): Served | undefined {
-    return this.#served;
   }
 
   /** Undefined before the first page was read. */
   get to(): Timestamp | undefined {
-    return this.#served?.timestamp;
+    return this.served?.timestamp;
   }
+}
 
-  [Symbol.asyncIterator](): this {
-    return this;
-  }
-
-  async next(): Promise<IteratorResult<Change, undefined>> {
-    return this.#changes.next();
-  }
-
-  async return(): Promise<IteratorResult<Change, undefined>> {
-    await this.#changes.return(undefined);
-    return { done: true, value: undefined };
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.return();
-  }
-
-  async *#read(pages: AsyncGenerator<DiffPage>): AsyncGenerator<Change, undefined> {
-    for await (const { changes, served } of pages) {
-      this.#served = served;
-      for (const { key, before, after } of changes) {
-        const kind = before === undefined ? 'added' : after === undefined ? 'removed' : 'changed';
-        yield { kind, key, before, after, served };
-      }
-    }
-    return undefined;
-  }
+function changesOf({ changes, served }: DiffPage): Change[] {
+  return changes.map(({ key, before, after }): Change => {
+    const kind = before === undefined ? 'added' : after === undefined ? 'removed' : 'changed';
+    return { kind, key, before, after, served };
+  });
 }
