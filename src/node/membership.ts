@@ -3,7 +3,7 @@ import type { Bytes } from '../lib/bytes.js';
 import { isTidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
-import { nodeOfReplica, type BucketId, type NodeId, type NodeInfo, type ReplicaInfo } from '../placement/map.js';
+import { nodeOfReplica, SYSTEM_BUCKET, type BucketId, type NodeId, type NodeInfo, type ReplicaInfo } from '../placement/map.js';
 import { checkSuccessor, epochOfReplica, placeOf, type PlacementRecord } from '../placement/record.js';
 import { decodeRecordOf, encodeRecordOf } from '../placement/record-format.js';
 import type { Message, ReplicaId } from '../raft/types.js';
@@ -243,27 +243,29 @@ export class Membership {
   #report(): void {
     const { nodeId, clock, record, send, reported } = this.#options;
     const { epoch, system } = record();
-    const buckets = this.#settledBuckets();
+    const { leads, buckets } = this.#led();
     const now = clock.monotonicMs();
-    const told = `${epoch}: ${buckets.join()}`;
+    const told = `${epoch}, ${leads}: ${buckets.join()}`;
     if (told === this.#told && now - this.#toldMs < REPORT_AGAIN_MS) return;
     this.#told = told;
     this.#toldMs = now;
-    const item = { kind: 'settled', epoch, buckets } as const;
+    const item = { kind: 'settled', epoch, leads, buckets } as const;
     for (const { node } of system.replicas) {
       if (node === nodeId) reported(nodeId, item);
       else send(node, item);
     }
   }
 
-  #settledBuckets(): BucketId[] {
+  #led(): Pick<SettledItem, 'leads' | 'buckets'> {
     const placement = this.#options.record();
-    const settled: BucketId[] = [];
+    const buckets: BucketId[] = [];
+    let leads = 0;
     for (const { bucket, isLeader, raft, state } of this.#options.hosting.replicas.values()) {
+      if (!isLeader) continue;
+      if (bucket !== SYSTEM_BUCKET) leads += 1;
       const place = placeOf(placement, bucket);
-      if (!isLeader || place === undefined || !raft.canServe()) continue;
-      if (isSettled(state.meta.config, place.replicas)) settled.push(bucket);
+      if (place !== undefined && raft.canServe() && isSettled(state.meta.config, place.replicas)) buckets.push(bucket);
     }
-    return settled;
+    return { leads, buckets };
   }
 }

@@ -75,10 +75,12 @@ export interface BelongsItem {
   readonly replica: number;
 }
 
-/** The buckets that the sender leads and that are as the placement of this epoch wants them. */
+/** The buckets that the sender leads and that are as the placement of this epoch wants them; and how many it leads in all. */
 export interface SettledItem {
   readonly kind: 'settled';
   readonly epoch: number;
+  /** The system bucket does not count. */
+  readonly leads: number;
   readonly buckets: readonly BucketId[];
 }
 
@@ -248,7 +250,7 @@ function toArray(item: PeerItem): readonly unknown[] {
     case 'gone':
       return [item.kind === 'belongs' ? BELONGS : GONE, item.bucket, item.replica];
     case 'settled':
-      return [SETTLED, item.epoch, ...item.buckets];
+      return [SETTLED, item.epoch, item.leads, ...item.buckets];
     case 'heat':
       return [HEAT, ...reportToArray(item.report)];
     case 'digestAsked':
@@ -268,8 +270,8 @@ function fromArray(parts: unknown, frameBytes: number): PeerItem {
   // A copy: it is kept, and its frame need not be.
   if (kind === PLACEMENT) return { kind: 'placement', record: Buffer.from(bytes(second)) };
   if (kind === SETTLED) {
-    const buckets = parts.slice(2).map((bucket) => natural(bucket, 'bucket'));
-    return { kind: 'settled', epoch: natural(second, 'epoch'), buckets };
+    const buckets = rest.map((bucket) => natural(bucket, 'bucket'));
+    return { kind: 'settled', epoch: natural(second, 'epoch'), leads: natural(third, 'leads'), buckets };
   }
   if (kind === HEAT) return { kind: 'heat', report: reportFromArray(parts.slice(1)) };
   const bucket = natural(second, 'bucket');

@@ -59,6 +59,7 @@ export interface KeeperProgress {
   readonly moving: readonly BucketId[];
   readonly wanted: Wanted;
   readonly unreachable: readonly NodeId[];
+  readonly leads: (node: NodeId) => number;
 }
 
 /** In the state store: the latest placement that this node has heard of. */
@@ -188,13 +189,14 @@ export class PlacementKeeper {
   }
 
   /**
-   * Buckets whose replicas are not known to be where they should be, what the placement itself lacks, and nodes that cannot be
-   * reached; undefined if this node does not lead the system bucket.
+   * Buckets whose replicas are not known to be where they should be, what the placement itself lacks, nodes that cannot be
+   * reached, and how many buckets each node leads; undefined if this node does not lead the system bucket.
    */
   get progress(): KeeperProgress | undefined {
     if (!this.system.isLeading) return undefined;
     const unreachable = [...this.#placer.unreachable()].sort((a, b) => a - b);
-    return { moving: this.#moving(this.#record), wanted: this.#placer.wanted(), unreachable };
+    const leads = (node: NodeId): number => this.#placer.leads(node);
+    return { moving: this.#moving(this.#record), wanted: this.#placer.wanted(), unreachable, leads };
   }
 
   #moving({ epoch, map }: PlacementRecord): number[] {

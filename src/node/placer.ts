@@ -33,6 +33,7 @@ export interface PlacerOptions {
 
 interface Report {
   readonly epoch: number;
+  readonly leads: number;
   readonly buckets: readonly BucketId[];
   readonly heardMs: number;
 }
@@ -67,23 +68,32 @@ export class Placer {
     this.#options = options;
   }
 
-  heard(from: NodeId, { epoch, buckets }: SettledItem): void {
+  heard(from: NodeId, { epoch, leads, buckets }: SettledItem): void {
     // Of a placement that is not known here nothing can be told; it is reported again.
     if (epoch > this.#options.record().epoch) return;
-    this.#reports.set(from, { epoch, buckets, heardMs: this.#options.clock.monotonicMs() });
+    this.#reports.set(from, { epoch, leads, buckets, heardMs: this.#options.clock.monotonicMs() });
   }
 
   /** Buckets that their leaders say are as the present placement wants them. */
   settled(): ReadonlySet<BucketId> {
-    const { clock, record } = this.#options;
-    this.#compare(record());
-    const recent = clock.monotonicMs() - REPORT_MS_MAX;
+    this.#compare(this.#options.record());
     const settled = new Set<BucketId>();
-    for (const { epoch, buckets, heardMs } of this.#reports.values()) {
-      if (heardMs <= recent) continue;
+    for (const report of this.#reports.values()) {
+      if (!this.#isRecent(report)) continue;
+      const { epoch, buckets } = report;
       for (const bucket of buckets) if (epoch >= (this.#placedSince.get(bucket) ?? Infinity)) settled.add(bucket);
     }
     return settled;
+  }
+
+  #isRecent({ heardMs }: Report): boolean {
+    return heardMs > this.#options.clock.monotonicMs() - REPORT_MS_MAX;
+  }
+
+  /** How many buckets a node said that it leads, the system bucket not counted; none if it has said nothing of late. */
+  leads(node: NodeId): number {
+    const report = this.#reports.get(node);
+    return report !== undefined && this.#isRecent(report) ? report.leads : 0;
   }
 
   /** What was reported of a bucket counts until the bucket is placed otherwise. */

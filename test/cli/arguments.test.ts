@@ -182,7 +182,7 @@ describe('output', () => {
 
   it('shows the status of a cluster', () => {
     const node = { id: 1, address: '127.0.0.1:7101', zone: '', host: 'm1', reachable: true, replicas: 256, leaders: 86 };
-    const text = describeStatus({
+    const status = {
       clusterId: 'demo',
       epoch: 3,
       node: 1,
@@ -191,15 +191,33 @@ describe('output', () => {
       version: '0.1.0',
       uptimeMs: 61_000,
       nodes: [node, { ...node, id: 2, address: '127.0.0.1:7102', reachable: false, leaders: 0 }],
-    });
-    expect(text).to.equal(
+    };
+    const head = [
+      'cluster demo: 256 buckets, placement epoch 3',
+      'answered by node 1, version 0.1.0, up 61 s, clock 2020-01-01T00:00:01.000Z+2',
+    ];
+    expect(describeStatus(status)).to.equal(
       [
-        'cluster demo: 256 buckets, placement epoch 3',
-        'answered by node 1, version 0.1.0, up 61 s, clock 2020-01-01T00:00:01.000Z+2',
+        ...head,
         '',
-        'node  address         zone  host  state        replicas  leads',
-        '   1  127.0.0.1:7101  -     m1    reachable         256     86',
-        '   2  127.0.0.1:7102  -     m1    UNREACHABLE       256      0',
+        'node  address         zone  host  state        replicas  leads, as far as node 1 knows',
+        '   1  127.0.0.1:7101  -     m1    reachable         256                             86',
+        '   2  127.0.0.1:7102  -     m1    UNREACHABLE       256                              0',
+        '',
+      ].join('\n'),
+    );
+    // Who plans was told by each node how much it leads.
+    const wanted = { tooFewVoters: 0, tooManyVoters: 0, onDraining: 0, onLost: 0, crowded: 0, short: 0, steps: 0 };
+    const placed = { epoch: 3, replicas: 2, bucketReplicas: [], moving: [], wanted, unreachable: [2] };
+    const nodes = [86, 170].map((leads, at) => ({ id: at + 1, replicas: 257, draining: at === 1, leads }));
+    expect(describeStatus(status, { ...placed, nodes })).to.equal(
+      [
+        ...head,
+        'placement: everything is in its place',
+        '',
+        'node  address         zone  host  state                  replicas  leads',
+        '   1  127.0.0.1:7101  -     m1    reachable                   256     86',
+        '   2  127.0.0.1:7102  -     m1    UNREACHABLE, draining       256    170',
         '',
       ].join('\n'),
     );

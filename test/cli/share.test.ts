@@ -20,8 +20,8 @@ describe('a node that has joined', function () {
 
   /** As the planner tells it: nodes 1 to 3 have what node 5 does not have yet. */
   const placed = (own: number, moving: number[], draining = false): Planner['replies'][number] => {
-    const others = [1, 2, 3].map((id) => ({ id, replicas: 8 - own / 3, draining: false }));
-    return { nodes: [...others, { id: NODE, replicas: own, draining }], moving, epoch: own + 2, wanted: { steps: 6 - own } };
+    const others = [1, 2, 3].map((id) => ({ id, replicas: 8 - own / 3, draining: false, leads: 0 }));
+    return { nodes: [...others, { id: NODE, replicas: own, draining, leads: 0 }], moving, epoch: own + 2, wanted: { steps: 6 - own } };
   };
 
   async function shown(json: boolean, signal = new AbortController().signal): Promise<{ readonly out: string; readonly err: string }> {

@@ -249,10 +249,14 @@ describe('the public services of a node', function () {
     expect(absurd.message).to.contain(`known_epoch says that the placement is at epoch ${2 ** 52}; here it is known at epoch 1`);
     expect(await rpc.unary(CLUSTER, 'TransferLeader', { bucket: 3, node: 1 })).to.deep.equal({ leader: 1 });
     // A new cluster writes its placement down within about a second.
-    const asked = (): Promise<{ epoch: number; replicas: number; nodes: unknown[] }> => rpc.unary(CLUSTER, 'PlacementProgress', {});
+    const asked = (): Promise<{ epoch: number; replicas: number; nodes: { leads: number }[] }> => {
+      return rpc.unary(CLUSTER, 'PlacementProgress', {});
+    };
     let progress = await asked().catch(() => undefined);
-    for (; progress === undefined; progress = await asked().catch(() => undefined)) await new Promise((done) => setTimeout(done, 50));
-    expect(progress).to.deep.include({ epoch: 1, replicas: 1, nodes: [{ id: 1, replicas: 9, draining: false }] });
+    for (; (progress?.nodes[0]?.leads ?? 0) === 0; progress = await asked().catch(() => undefined)) {
+      await new Promise((done) => setTimeout(done, 50));
+    }
+    expect(progress).to.deep.include({ epoch: 1, replicas: 1, nodes: [{ id: 1, replicas: 9, draining: false, leads: 8 }] });
     for (const [request, code, reason] of [
       [{}, 'INVALID_ARGUMENT', 'CHANGE_MISSING'],
       [{ move: { bucket: 8, from: 1, to: 2 } }, 'INVALID_ARGUMENT', 'UNKNOWN_BUCKET'],

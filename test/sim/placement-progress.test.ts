@@ -35,6 +35,20 @@ describe('what people ask of a placement', () => {
     expect(cluster.fatal).to.deep.equal([]);
   });
 
+  it('is known with how many buckets each node leads, wherever their replicas are', async function () {
+    this.timeout(60_000);
+    const cluster = await startCluster({ seed: 'leads', nodes: 5, buckets: 12 });
+    await cluster.loop.runFor(10_000);
+    const led = new Map<NodeId, number>();
+    for (let bucket = 0; bucket < 12; bucket += 1) {
+      const { node } = replicasOf(cluster, bucket).find(({ replica }) => replica.raft.canServe()) ?? { node: 0 };
+      led.set(node, (led.get(node) ?? 0) + 1);
+    }
+    const told = [1, 2, 3, 4, 5].map((node) => progressOf(cluster)?.leads(node));
+    expect(told).to.deep.equal([1, 2, 3, 4, 5].map((node) => led.get(node) ?? 0));
+    expect(led.has(0)).to.equal(false);
+  });
+
   it('is known to be undone as long as a node that it needs is away', async function () {
     this.timeout(60_000);
     const cluster = await startCluster({ seed: 'undone', nodes: 5, buckets: 4 });

@@ -62,7 +62,7 @@ async function progressOf(options: ConnectionArguments): Promise<ProgressReply |
 }
 
 export function describeStatus(reply: StatusReply, placement?: ProgressReply): string {
-  const isDraining = (node: number): boolean => placement?.nodes.some(({ id, draining }) => id === node && draining) === true;
+  const placed = new Map(placement?.nodes.map((node) => [node.id, node]));
   const seconds = Math.round(reply.uptimeMs / 1000);
   // A sidecar is no node.
   const who = reply.node === 0 ? 'a sidecar' : `node ${reply.node}`;
@@ -71,16 +71,18 @@ export function describeStatus(reply: StatusReply, placement?: ProgressReply): s
     node.address,
     node.zone === '' ? '-' : node.zone,
     node.host === '' ? '-' : node.host,
-    `${node.reachable ? 'reachable' : 'UNREACHABLE'}${isDraining(node.id) ? ', draining' : ''}`,
+    `${node.reachable ? 'reachable' : 'UNREACHABLE'}${placed.get(node.id)?.draining === true ? ', draining' : ''}`,
     String(node.replicas),
-    String(node.leaders),
+    String(placed.get(node.id)?.leads ?? node.leaders),
   ]);
+  // A node knows the leaders of its own buckets only.
+  const leads = placement === undefined ? `leads, as far as ${who} knows` : 'leads';
   return [
     `cluster ${reply.clusterId}: ${reply.buckets} buckets, placement epoch ${reply.epoch}`,
     `answered by ${who}, version ${reply.version}, up ${seconds} s, clock ${formatTimestamp(reply.timestamp)}`,
     ...(placement === undefined ? [] : [`placement: ${stateOf(placement)}`]),
     '',
-    table(['node', 'address', 'zone', 'host', 'state', 'replicas', 'leads'], rows),
+    table(['node', 'address', 'zone', 'host', 'state', 'replicas', leads], rows),
   ].join('\n');
 }
 

@@ -7,12 +7,19 @@ import { showProgress, type Progress } from '../progress.js';
 import type { Terminal } from '../terminal.js';
 import { ask } from './ask.js';
 
+export interface PlacedNode {
+  readonly id: number;
+  readonly replicas: number;
+  readonly draining: boolean;
+  readonly leads: number;
+}
+
 /** What the node that plans tells of the placement, and the wait until it is as it should be. */
 export interface ProgressReply {
   readonly epoch: number;
   readonly replicas: number;
   readonly bucketReplicas: readonly { readonly buckets: readonly number[]; readonly count: number }[];
-  readonly nodes: readonly { readonly id: number; readonly replicas: number; readonly draining: boolean }[];
+  readonly nodes: readonly PlacedNode[];
   readonly moving: readonly number[];
   readonly wanted: Readonly<Record<keyof typeof WANTED | 'steps', number>>;
   readonly unreachable: readonly number[];

@@ -58,12 +58,20 @@ export interface ClusterView {
   transferLeader(bucket: BucketId, to: NodeId, deadlineMs: number): Promise<NodeId>;
 }
 
+export interface PlacedNode {
+  readonly id: NodeId;
+  readonly replicas: number;
+  readonly draining: boolean;
+  /** Data buckets that it has said it leads. */
+  readonly leads: number;
+}
+
 export interface PlacementProgress {
   readonly epoch: number;
   readonly replicas: number;
   /** Of the buckets that have a number of their own. */
   readonly bucketReplicas: readonly { readonly buckets: readonly BucketId[]; readonly count: number }[];
-  readonly nodes: readonly { readonly id: NodeId; readonly replicas: number; readonly draining: boolean }[];
+  readonly nodes: readonly PlacedNode[];
   /** Buckets whose replicas are not known to be where they should be. */
   readonly moving: readonly BucketId[];
   /** What the placement itself lacks, and the nodes that cannot be reached now: that may be why. */

@@ -5,7 +5,7 @@ import type { Timestamp } from '../../bucket/requests.js';
 import { nodeOfReplica, type BucketId, type NodeId, type NodeInfo, type Placement } from '../../placement/map.js';
 import { replicasOn, type PlacementChange, type PlacementRecord } from '../../placement/record.js';
 import type { PlacementKeeper } from '../placement-keeper.js';
-import type { ClusterHeat, ClusterStatus, ClusterView, NodeStatus, PlacementProgress, ReplicaStatus } from './api.js';
+import type { ClusterHeat, ClusterStatus, ClusterView, NodeStatus, PlacedNode, PlacementProgress, ReplicaStatus } from './api.js';
 import { heatView } from './heat-view.js';
 
 /** The cluster as one node sees it. Everything here is answered from memory, also by a node that is cut off. */
@@ -89,8 +89,12 @@ export class NodeView implements ClusterView {
     const { record, progress, system } = this.#parts.keeper();
     if (progress === undefined) throw system.notLeading();
     const { epoch, replicas, ownReplicas, nodes, draining } = record;
-    const placed = nodes.map(({ id }) => ({ id, replicas: replicasOn(record, id), draining: draining.includes(id) }));
-    return { epoch, replicas, bucketReplicas: byCount(ownReplicas), nodes: placed, ...progress };
+    const { moving, wanted, unreachable, leads } = progress;
+    const stateOf = (id: NodeId): PlacedNode => {
+      return { id, replicas: replicasOn(record, id), draining: draining.includes(id), leads: leads(id) };
+    };
+    const placed = nodes.map(({ id }) => stateOf(id));
+    return { epoch, replicas, bucketReplicas: byCount(ownReplicas), nodes: placed, moving, wanted, unreachable };
   }
 
   heat(bucketsMax: number, keysMax: number): ClusterHeat {
