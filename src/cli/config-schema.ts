@@ -2,6 +2,8 @@ import { z } from 'zod';
 import { DEFAULT_LIMITS, type Limits } from '../env/limits.js';
 import { parseAddress } from '../env/real/addresses.js';
 import { BUCKETS_MAX, NODE_ID_MAX, REPLICAS_MAX } from '../placement/map.js';
+import { HEDGING_BOUNDS } from '../router/hedging.js';
+import { NEAR_CACHE_BOUNDS } from '../router/near-cache.js';
 
 /**
  * What a configuration file may hold. Every field says what it expects; that text completes the sentence
@@ -19,6 +21,11 @@ export function fields<Shape extends z.core.$ZodLooseShape>(shape: Shape) {
 export function whole(min: number, max: number) {
   const error = `a whole number from ${min} to ${max}`;
   return z.int({ error }).min(min, { error }).max(max, { error });
+}
+
+function part(min: number, max: number) {
+  const error = `a number from ${min} to ${max}`;
+  return z.number({ error }).min(min, { error }).max(max, { error });
 }
 
 export function oneOf<const Values extends readonly [string, ...string[]]>(...values: Values) {
@@ -59,15 +66,15 @@ const node = fields({
 });
 
 const nearCache = fields({
-  keysMax: whole(1, 256),
-  bytesMax: whole(1024, 2 ** 40).optional(),
-  readsPerSecondMin: whole(1, 1_000_000).optional(),
+  keysMax: whole(...NEAR_CACHE_BOUNDS.keysMax),
+  bytesMax: whole(...NEAR_CACHE_BOUNDS.bytesMax).optional(),
+  readsPerSecondMin: whole(...NEAR_CACHE_BOUNDS.readsPerSecondMin).optional(),
 });
 
-const PART = { error: 'a number from 0 to 1' };
-const share = z.number(PART).min(0, PART).max(1, PART);
-
-const hedging = fields({ share: share.optional(), afterMsMin: whole(0, 60_000).optional() });
+const hedging = fields({
+  share: part(...HEDGING_BOUNDS.share).optional(),
+  afterMsMin: whole(...HEDGING_BOUNDS.afterMsMin).optional(),
+});
 
 const sidecar = fields({
   listen: listener,

@@ -1,6 +1,6 @@
 import { TidemarkError } from '../lib/errors.js';
-import type { HedgingOptions } from '../router/hedging.js';
-import type { NearCacheOptions } from '../router/near-cache.js';
+import { HEDGING_BOUNDS, type HedgingOptions } from '../router/hedging.js';
+import { NEAR_CACHE_BOUNDS, type NearCacheOptions } from '../router/near-cache.js';
 
 export interface RouterChoices {
   readonly endpoints: readonly string[];
@@ -9,23 +9,26 @@ export interface RouterChoices {
   readonly hedging?: HedgingOptions | undefined;
 }
 
-/** The same bounds as in the configuration of a sidecar: JavaScript callers have no types, and a NaN would be felt only later. */
+/** Bounds are those of a sidecar's configuration: JavaScript callers have no types, and a NaN would be felt only later. */
 export function checkOptions({ endpoints, timeoutMs, nearCache, hedging }: RouterChoices): void {
   if (endpoints.length === 0) {
     throw new TidemarkError('INVALID_ARGUMENT', 'NO_ENDPOINTS', 'endpoints is empty; expected host:port of a node or sidecar');
   }
   check('timeoutMs', timeoutMs, 'milliseconds, 0 or more', (ms) => ms >= 0);
   if (nearCache !== undefined) {
-    check('nearCache.keysMax', nearCache.keysMax, 'a whole number from 1 to 256', whole(1, 256), true);
-    check('nearCache.bytesMax', nearCache.bytesMax, 'a whole number from 1024', whole(1024, 2 ** 40));
-    check('nearCache.readsPerSecondMin', nearCache.readsPerSecondMin, 'a whole number from 1 to 1000000', whole(1, 1_000_000));
+    const { keysMax, bytesMax, readsPerSecondMin } = NEAR_CACHE_BOUNDS;
+    check('nearCache.keysMax', nearCache.keysMax, ...whole(...keysMax), true);
+    check('nearCache.bytesMax', nearCache.bytesMax, ...whole(...bytesMax));
+    check('nearCache.readsPerSecondMin', nearCache.readsPerSecondMin, ...whole(...readsPerSecondMin));
   }
-  check('hedging.share', hedging?.share, 'a number from 0 to 1', (share) => share >= 0 && share <= 1);
-  check('hedging.afterMsMin', hedging?.afterMsMin, 'a whole number from 0 to 60000', whole(0, 60_000));
+  const [least, most] = HEDGING_BOUNDS.share;
+  check('hedging.share', hedging?.share, `a number from ${least} to ${most}`, (share) => share >= least && share <= most);
+  check('hedging.afterMsMin', hedging?.afterMsMin, ...whole(...HEDGING_BOUNDS.afterMsMin));
 }
 
-function whole(min: number, max: number): (value: number) => boolean {
-  return (value) => Number.isInteger(value) && value >= min && value <= max;
+/** What is expected, in words, and whether a number is that. */
+function whole(min: number, max: number): [string, (value: number) => boolean] {
+  return [`a whole number from ${min} to ${max}`, (value) => Number.isInteger(value) && value >= min && value <= max];
 }
 
 function check(name: string, value: unknown, expected: string, holds: (value: number) => boolean, isNeeded = false): void {

@@ -14,6 +14,9 @@ export interface HedgingOptions {
   readonly afterMsMin?: number | undefined;
 }
 
+/** The least and the most that each may be. */
+export const HEDGING_BOUNDS = { share: [0, 1], afterMsMin: [0, 60_000] } as const;
+
 const SHARE = 0.05;
 const AFTER_MS_MIN = 5;
 const PART = 0.95;

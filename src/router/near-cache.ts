@@ -37,6 +37,9 @@ export interface NearCacheOptions {
   readonly readsPerSecondMin?: number | undefined;
 }
 
+/** The least and the most that each may be. */
+export const NEAR_CACHE_BOUNDS = { keysMax: [1, 256], bytesMax: [1024, 2 ** 40], readsPerSecondMin: [1, 1_000_000] } as const;
+
 export interface NearCachePorts {
   readonly clock: Env['clock'];
   readonly alarms: Alarms;

@@ -95,6 +95,8 @@ describe('the command line', () => {
     expect(JSON.parse(json.err)).to.have.nested.property('error.code', 'UNAVAILABLE');
     const status = await tidemark(['cluster', 'status', ...NOWHERE]);
     expect(status.code).to.equal(EXIT.UNAVAILABLE);
+    const why = 'tidemark: no node or sidecar answered: 127.0.0.1:1: connect ECONNREFUSED 127.0.0.1:1 (UNAVAILABLE, NO_ENDPOINT_ANSWERED)';
+    expect(status.err).to.equal(`${why}\n`);
   });
 });
 

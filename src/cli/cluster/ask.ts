@@ -42,7 +42,8 @@ export async function askFirst<Reply>(options: ConnectionArguments, method: stri
       rpc.close();
     }
   }
-  throw new TidemarkError('UNAVAILABLE', 'NO_ENDPOINT_ANSWERED', failures.join('; '), { retriable: true });
+  const message = `no node or sidecar answered: ${failures.join('; ')}`;
+  throw new TidemarkError('UNAVAILABLE', 'NO_ENDPOINT_ANSWERED', message, { retriable: true });
 }
 
 /** Asks the node that can answer: begins with any, and goes where it is sent. */

@@ -58,6 +58,11 @@ const NOT_STARTED: ReadonlySet<StatusCode> = new Set([
   'PERMISSION_DENIED',
 ]);
 
+/** The system's own words for why there is no connection, without what grpc-js wraps around them. */
+export function causeOf(details: string): string {
+  return /Last error: (?:Error: )?(.+?)\.? Resolution note/.exec(details)?.[1] ?? details;
+}
+
 /** The error behind a status that came from the other side, or that grpc-js made up when the connection broke. */
 export function errorOfStatus(status: StatusObject, remote: string): TidemarkError {
   const [trailer] = status.metadata.get(TRAILER);
@@ -71,5 +76,5 @@ export function errorOfStatus(status: StatusObject, remote: string): TidemarkErr
   const code = NAMES.get(status.code) ?? 'UNKNOWN';
   const outcome = NOT_STARTED.has(code) ? 'none' : 'unknown';
   const retriable = code === 'UNAVAILABLE';
-  return new TidemarkError(code, 'RPC_FAILED', `${remote}: ${status.details}`, { outcome, retriable });
+  return new TidemarkError(code, 'RPC_FAILED', `${remote}: ${causeOf(status.details)}`, { outcome, retriable });
 }

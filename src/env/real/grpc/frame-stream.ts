@@ -3,7 +3,7 @@ import { assert } from '../../../lib/assert.js';
 import type { Bytes } from '../../../lib/bytes.js';
 import { messageOf, TidemarkError } from '../../../lib/errors.js';
 import type { FrameStream, StreamHandlers } from '../../network.js';
-import { errorOfStatus, statusOf } from './errors.js';
+import { causeOf, errorOfStatus, statusOf } from './errors.js';
 import { FRAME_OVERHEAD, type Frame } from './frames.js';
 
 /**
@@ -219,9 +219,7 @@ function streamError(status: StatusObject, remote: string): TidemarkError {
 
 function lost(remote: string, why: string): TidemarkError {
   const options = { outcome: 'unknown', retriable: true } as const;
-  // What grpc-js wraps around the system's own words.
-  const cause = /Last error: (?:Error: )?(.+?)\.? Resolution note/.exec(why)?.[1] ?? why;
-  return new TidemarkError('UNAVAILABLE', 'STREAM_LOST', `the stream with ${remote} is lost: ${cause}`, options);
+  return new TidemarkError('UNAVAILABLE', 'STREAM_LOST', `the stream with ${remote} is lost: ${causeOf(why)}`, options);
 }
 
 function tooLarge(bytes: number, limit: number): TidemarkError {
