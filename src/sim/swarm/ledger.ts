@@ -49,6 +49,8 @@ class BucketLedger {
   readonly resolves: Resolved[] = [];
   /** The highest timestamp up to which somebody was told that no entry will come any more. */
   readonly named: Named = { timestamp: 0, by: 'nobody' };
+  /** The same by the terms in which whoever named it was. */
+  readonly namedIn = new Map<Term, Named>();
   /** ... that no version will. */
   readonly settled: Named = { timestamp: 0, by: 'nobody' };
   /** By key: up to where a read of it was served. */
@@ -186,11 +188,14 @@ export class Ledger {
 
   /** A leader begins to serve: its clock is above all that earlier leaders have named, whatever became of them. */
   serves(replica: Replica): void {
-    const { named } = this.#of(replica.bucket);
+    const { namedIn } = this.#of(replica.bucket);
     const clock = Math.max(replica.clock, replica.raft.electedFloor);
-    if (clock >= named.timestamp) return;
-    const leader = `bucket ${replica.bucket}: node ${nodeOfReplica(replica.id)}, leader of term ${replica.raft.term},`;
-    this.#fail(`${leader} begins at ${clock}, below ${named.timestamp}, of ${named.by}`);
+    for (const [term, named] of namedIn) {
+      // One that stood still while its entry was committed may find out behind its successor: it cannot commit any more.
+      if (term > replica.raft.term || clock >= named.timestamp) continue;
+      const leader = `bucket ${replica.bucket}: node ${nodeOfReplica(replica.id)}, leader of term ${replica.raft.term},`;
+      this.#fail(`${leader} begins at ${clock}, below ${named.timestamp}, of ${named.by} in term ${term}`);
+    }
   }
 
   /** Somebody was told that this replica has every version up to `timestamp`. */
@@ -241,6 +246,10 @@ export class Ledger {
       break;
     }
     raise(ledger.named, timestamp, () => byWhom(replica, how));
+    const { term } = replica.raft;
+    const namedHere = ledger.namedIn.get(term) ?? { timestamp: 0, by: 'nobody' };
+    ledger.namedIn.set(term, namedHere);
+    raise(namedHere, timestamp, () => byWhom(replica, how));
   }
 
   /** False if somebody else has applied this entry before. */
