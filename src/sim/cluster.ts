@@ -79,6 +79,7 @@ export class SimCluster {
   readonly #options: SimClusterOptions;
   readonly #machines = new Map<NodeId, Machine>();
   readonly #discarded = new Set<NodeId>();
+  readonly #admitted = new Set<NodeId>();
   readonly #infos: readonly NodeInfo[];
 
   constructor(options: SimClusterOptions) {
@@ -258,7 +259,7 @@ export class SimCluster {
     };
     const env = this.#env(machine.name, process, life.disk, machine.lives);
     try {
-      life.node = await startNode(env, await this.#admitted(env, config), { onFatal });
+      life.node = await startNode(env, await this.#admit(env, config), { onFatal });
       this.#options.onUp?.(machine.id, life.node);
     } catch (error) {
       onFatal(error);
@@ -266,13 +267,19 @@ export class SimCluster {
     }
   }
 
+  /** It is a member, and its machine knows that. */
+  knowsItIsMember(id: NodeId): boolean {
+    return this.#founders.includes(id) || this.#admitted.has(id);
+  }
+
   /** A node that the cluster was not founded with asks to be let in, or finds that it was. */
-  async #admitted(env: Env, config: NodeConfig): Promise<NodeConfig> {
+  async #admit(env: Env, config: NodeConfig): Promise<NodeConfig> {
     const { nodeId, listen } = config;
     if (this.#founders.includes(nodeId)) return config;
     const options = { seeds: this.endpoints, clusterId: CLUSTER, address: listen, zone: '', host: '', deadlineMs: Infinity };
     const { nodeId: given, founding, record } = await joinCluster(env, options);
     assert(given === nodeId, `machine ${nodeId} has become node ${given}`);
+    this.#admitted.add(nodeId);
     return { ...config, nodes: [], joined: { members: founding.members, record } };
   }
 

@@ -101,7 +101,9 @@ export class Renewal {
   }
 
   #drawLeaving({ nodes }: PlacementRecord): NodeId | undefined {
-    const mayLeave = nodes.map(({ id }) => id).filter((id) => id > this.#lasting);
+    // A machine whose node is removed before it has heard that it was let in asks again, and becomes another node.
+    const { cluster } = this.#options;
+    const mayLeave = nodes.map(({ id }) => id).filter((id) => id > this.#lasting && cluster.knowsItIsMember(id));
     if (mayLeave.length === 0) return undefined;
     const id = this.#options.random.pick(mayLeave);
     return this.#options.spare(id) ? id : undefined;

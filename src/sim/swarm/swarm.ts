@@ -227,12 +227,14 @@ class SwarmRun {
     this.#nemesis.healAll();
     await this.#settle(() => this.#inspector.unresolved().length === 0);
     this.#problems.push(...this.#inspector.unresolved());
-    const read = await this.#readFinals();
-    const finals = collectsHistory(this.#plan) ? this.#archive.complete(read, this.#inspector.horizon) : read;
+    const written = await this.#readFinals();
     if (this.#transactions !== undefined) {
       this.#problems.push(...(await loop.runUntilSettled(this.#transactions.finish(), LIVENESS_MS)));
     }
-    await this.#streamsCatchUp(finals);
+    await this.#streamsCatchUp(written);
+    // What was held up on its way, and whose caller has given up, may have been carried out, and told, since.
+    const read = await this.#readFinals();
+    const finals = collectsHistory(this.#plan) ? this.#archive.complete(read, this.#inspector.horizon) : read;
     await this.#settle(() => this.#compareReplicas().length === 0);
     this.#problems.push(...this.#witness.problems, ...this.#inspector.problems, ...this.#archive.problems);
     this.#problems.push(...this.#compareReplicas());
@@ -270,8 +272,8 @@ class SwarmRun {
   }
 
   /** Every stream has told all that was ever written. */
-  async #streamsCatchUp(finals: ReadonlyMap<string, readonly VersionSeen[]>): Promise<void> {
-    const last = Math.max(0, ...[...finals.values()].map(([newest]) => newest?.version ?? 0));
+  async #streamsCatchUp(written: ReadonlyMap<string, readonly VersionSeen[]>): Promise<void> {
+    const last = Math.max(0, ...[...written.values()].map(([newest]) => newest?.version ?? 0));
     const reached = await this.cluster.loop.runUntil(() => this.#consumers.hasReached(last), LIVENESS_MS);
     if (!reached) this.#problems.push(`streams do not catch up with ${last}: ${this.#consumers.describe()}`);
     await this.cluster.loop.runUntilSettled(this.#consumers.stop(), LIVENESS_MS);
