@@ -1,4 +1,4 @@
-import type { Clock, Logger } from '../env/env.js';
+import type { Clock, Logger, Timers } from '../env/env.js';
 import type { Bytes } from '../lib/bytes.js';
 import { isTidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
@@ -10,11 +10,13 @@ import type { Message, ReplicaId } from '../raft/types.js';
 import type { Hosting } from './hosting.js';
 import type { BelongsItem, MembershipItem, PeerItem, SettledItem } from './peer-items.js';
 import { isSettled, nextChange } from './reconcile.js';
+import { Soon } from './soon.js';
 
 /**
  * Brings the groups of this node to where the placement wants them.
  *
- *   the leader of a bucket   compares the configuration of its group with the placement, once a second, and takes the next step
+ *   the leader of a bucket   compares the configuration of its group with the placement, once a second and more often while they
+ *                            differ, and takes the next step
  *   a node that is called    makes an empty replica when a leader sends it entries for one: it is a learner then
  *   a node that hosts more   than the placement says asks the others whether its replica still belongs to the group, and gives
  *                            it up when the leader says that it does not
@@ -33,6 +35,7 @@ import { isSettled, nextChange } from './reconcile.js';
 export interface MembershipOptions {
   readonly nodeId: NodeId;
   readonly clock: Clock;
+  readonly timers: Timers;
   readonly log: Logger;
   readonly hosting: Pick<Hosting, 'replicas' | 'add' | 'retire'>;
   readonly record: () => PlacementRecord;
@@ -54,41 +57,63 @@ const BELONGS_MS_MAX = 2000;
 /** Replicas that are being made or given up at a time: each costs a few syncs. */
 const AT_ONCE_MAX = 16;
 const REPORT_AGAIN_MS = 5000;
+/** While a group is not as the placement wants it, its leader looks so often. */
+const LOOK_AGAIN_MS = 100;
 
 export class Membership {
   readonly #options: MembershipOptions;
   readonly #busy = new Set<BucketId>();
+  readonly #lookAgain: Soon;
   #told = '';
   #toldMs = -Infinity;
   #closed = false;
 
   constructor(options: MembershipOptions) {
     this.#options = options;
+    this.#lookAgain = new Soon(options.timers, () => LOOK_AGAIN_MS, () => this.#lead(), options.onBug);
   }
 
-  /** Takes the next step wherever there is one to take. */
+  /** Once a second, and when there is a later placement. */
   tick(): void {
     const { hosting, record } = this.#options;
     const placement = record();
     for (const replica of hosting.replicas.values()) {
       const place = placeOf(placement, replica.bucket);
-      if (place === undefined || replica.installing) continue;
-      if (replica.isLeader) {
-        if (replica.raft.canServe()) this.#lead(replica, place.replicas, placement.epoch);
-      } else if (!this.#isMeant(replica, place.replicas)) {
-        this.#askWhether(replica);
-      }
+      if (place === undefined || replica.installing || replica.isLeader) continue;
+      if (!this.#isMeant(replica, place.replicas)) this.#askWhether(replica);
     }
-    this.#report();
+    this.#lead();
   }
 
   close(): void {
     this.#closed = true;
+    this.#lookAgain.close();
   }
 
   // --- a leader
 
-  #lead(replica: Replica, target: readonly ReplicaInfo[], epoch: number): void {
+  /** Takes the next step wherever there is one to take, and tells what is done. */
+  #lead(): void {
+    const { hosting, record } = this.#options;
+    const placement = record();
+    const settled: BucketId[] = [];
+    let leads = 0;
+    let isMoving = false;
+    for (const replica of hosting.replicas.values()) {
+      const { bucket, isLeader, raft, state, installing } = replica;
+      if (!isLeader) continue;
+      if (bucket !== SYSTEM_BUCKET) leads += 1;
+      const place = placeOf(placement, bucket);
+      if (place === undefined || !raft.canServe()) continue;
+      if (!installing) this.#step(replica, place.replicas, placement.epoch);
+      if (isSettled(state.meta.config, place.replicas)) settled.push(bucket);
+      else isMoving = true;
+    }
+    this.#report({ kind: 'settled', epoch: placement.epoch, leads, buckets: settled });
+    if (isMoving) this.#lookAgain.ask();
+  }
+
+  #step(replica: Replica, target: readonly ReplicaInfo[], epoch: number): void {
     const { raft, bucket } = replica;
     const { config } = raft;
     const newest = Math.max(...[...config.voters, ...config.outgoing, ...config.learners].map(epochOfReplica));
@@ -240,32 +265,16 @@ export class Membership {
   }
 
   /** Tells those who may plan what is done here, when that has changed, and now and then again. */
-  #report(): void {
+  #report(item: SettledItem): void {
     const { nodeId, clock, record, send, reported } = this.#options;
-    const { epoch, system } = record();
-    const { leads, buckets } = this.#led();
     const now = clock.monotonicMs();
-    const told = `${epoch}, ${leads}: ${buckets.join()}`;
+    const told = `${item.epoch}, ${item.leads}: ${item.buckets.join()}`;
     if (told === this.#told && now - this.#toldMs < REPORT_AGAIN_MS) return;
     this.#told = told;
     this.#toldMs = now;
-    const item = { kind: 'settled', epoch, leads, buckets } as const;
-    for (const { node } of system.replicas) {
+    for (const { node } of record().system.replicas) {
       if (node === nodeId) reported(nodeId, item);
       else send(node, item);
     }
-  }
-
-  #led(): Pick<SettledItem, 'leads' | 'buckets'> {
-    const placement = this.#options.record();
-    const buckets: BucketId[] = [];
-    let leads = 0;
-    for (const { bucket, isLeader, raft, state } of this.#options.hosting.replicas.values()) {
-      if (!isLeader) continue;
-      if (bucket !== SYSTEM_BUCKET) leads += 1;
-      const place = placeOf(placement, bucket);
-      if (place !== undefined && raft.canServe() && isSettled(state.meta.config, place.replicas)) buckets.push(bucket);
-    }
-    return { leads, buckets };
   }
 }

@@ -32,7 +32,7 @@ import { SystemBucket, type AsRequest } from './system.js';
  * again.
  */
 export interface KeeperOptions {
-  readonly env: Pick<Env, 'clock' | 'log' | 'metrics'>;
+  readonly env: Pick<Env, 'clock' | 'timers' | 'log' | 'metrics'>;
   readonly limits: Limits;
   readonly timing: Timing;
   readonly nodeId: NodeId;
@@ -76,7 +76,7 @@ export class PlacementKeeper {
 
   constructor(options: KeeperOptions) {
     const { env, limits, nodeId, hosting, onFatal } = options;
-    const { clock, log } = env;
+    const { clock, timers, log } = env;
     this.#options = options;
     this.#record = this.#withAddresses(options.record);
     const record = (): PlacementRecord => this.#record;
@@ -91,6 +91,7 @@ export class PlacementKeeper {
     this.#membership = new Membership({
       nodeId,
       clock,
+      timers,
       log,
       hosting,
       record,
@@ -104,6 +105,7 @@ export class PlacementKeeper {
     this.heat = new NodeHeat({ ...env, nodeId, record, hosting, send: (to, item) => options.send(to, item) });
     this.#placer = new Placer({
       clock,
+      timers,
       log,
       changesMax: limits.bucketsMovingMax,
       lostAfterMs: limits.nodeLostMs,
@@ -148,6 +150,7 @@ export class PlacementKeeper {
 
   close(): void {
     this.#membership.close();
+    this.#placer.close();
   }
 
   // --- what peers say

@@ -1,4 +1,4 @@
-import type { Clock, Logger } from '../env/env.js';
+import type { Clock, Logger, Timers } from '../env/env.js';
 import { isTidemarkError, messageOf } from '../lib/errors.js';
 import type { PlannerInput } from '../placement/draft.js';
 import type { HeatSummary } from '../placement/heat-summary.js';
@@ -9,14 +9,16 @@ import { placeOf, type PlacementRecord } from '../placement/record.js';
 import type { Replicas } from '../placement/replicas.js';
 import { wantedOf, type Wanted } from '../placement/wanted.js';
 import type { SettledItem } from './peer-items.js';
+import { Soon } from './soon.js';
 
 /**
- * Lets the planner work, on the node that leads the system bucket: once a second, by what the leaders of buckets have reported as
- * done, and all nodes of their heat, it writes the next placement if there is one. Nothing is lost when this node ends: whoever
+ * Lets the planner work, on the node that leads the system bucket: once a second, and soon after a leader of buckets has reported
+ * what is done. By these reports, and what all nodes say of their heat, it writes the next placement if there is one. Nothing is lost when this node ends: whoever
  * leads the system bucket then hears the same reports, and waits anew until buckets have cooled.
  */
 export interface PlacerOptions {
   readonly clock: Clock;
+  readonly timers: Timers;
   readonly log: Logger;
   /** Buckets that may be under way at a time. */
   readonly changesMax: number;
@@ -48,6 +50,10 @@ const REPORT_MS_MAX = 15_000;
 const CHANGE_MS_MAX = 2000;
 /** A node that nobody had a reason to dial is there a moment after: until then nobody is told that it cannot be reached. */
 const UNREACHABLE_MS = 1000;
+/** Reports are waited for so long, so that one placement answers many. */
+const REPORTS_MS = 100;
+/** All nodes are told all of a placement, some 12 bytes a bucket: no more than about 12 MB a second. */
+const BUCKETS_TOLD_PER_MS = 1000;
 const NOTHING: ReadonlySet<number> = new Set();
 
 export class Placer {
@@ -62,16 +68,26 @@ export class Placer {
   #record: PlacementRecord | undefined;
   /** From which epoch on a bucket has been placed as it is, as far as this node knows. */
   readonly #placedSince = new Map<BucketId, number>();
+  readonly #planSoon: Soon;
   #running = false;
 
   constructor(options: PlacerOptions) {
     this.#options = options;
+    const { timers, record, onBug } = options;
+    const pauseMs = (): number => Math.max(REPORTS_MS, (record().map.length * record().nodes.length) / BUCKETS_TOLD_PER_MS);
+    this.#planSoon = new Soon(timers, pauseMs, () => this.tick(), onBug);
+  }
+
+  close(): void {
+    this.#planSoon.close();
   }
 
   heard(from: NodeId, { epoch, leads, buckets }: SettledItem): void {
     // Of a placement that is not known here nothing can be told; it is reported again.
     if (epoch > this.#options.record().epoch) return;
+    const before = this.#reports.get(from);
     this.#reports.set(from, { epoch, leads, buckets, heardMs: this.#options.clock.monotonicMs() });
+    if (before?.epoch !== epoch || before.buckets.join() !== buckets.join()) this.#planSoon.ask();
   }
 
   /** Buckets that their leaders say are as the present placement wants them. */

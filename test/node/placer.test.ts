@@ -18,6 +18,7 @@ describe('the placer', () => {
     let isLeading = true;
     const placer = new Placer({
       clock,
+      timers: clock,
       log,
       changesMax: 8,
       lostAfterMs: 10_000,

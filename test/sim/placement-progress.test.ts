@@ -49,6 +49,19 @@ describe('what people ask of a placement', () => {
     expect(led.has(0)).to.equal(false);
   });
 
+  it('goes on with the next buckets as soon as some are done, not once a second', async function () {
+    this.timeout(60_000);
+    const cluster = await startCluster({ seed: 'pace', nodes: 4, buckets: 48, limits: { bucketsMovingMax: 8 } });
+    await cluster.loop.runFor(3000);
+    await ask(cluster, { kind: 'drain', node: 4 });
+    const keepers = [1, 2, 3].map((node) => cluster.node(node).keeper);
+    const isEmpty = ({ record }: PlacementKeeper): boolean => record.map.every(({ replicas }) => replicas.every(({ node }) => node !== 4));
+    const isDone = (): boolean => keepers.some((keeper) => keeper.progress?.moving.length === 0 && isEmpty(keeper));
+    // 36 replicas, eight at a time.
+    expect(await cluster.loop.runUntil(isDone, 5000)).to.equal(true);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
   it('is known to be undone as long as a node that it needs is away', async function () {
     this.timeout(60_000);
     const cluster = await startCluster({ seed: 'undone', nodes: 5, buckets: 4 });
