@@ -41,7 +41,7 @@ interface Case {
 /** The record when nothing is left to do. */
 function run({ name, start, lost = NOBODY, heat = NO_HEAT }: Case): PlacementRecord {
   const settled = new Set([SYSTEM_BUCKET, ...start.map.map(({ id }) => id)]);
-  const rest = { settled, lost, unreachable: lost, away: lost, last: new Map(), cool: new Set<number>(), heat };
+  const rest = { settled, led: settled, lost, unreachable: lost, away: lost, last: new Map(), cool: new Set<number>(), heat };
   const times: number[] = [];
   let record = start;
   for (;;) {
@@ -118,7 +118,7 @@ const perPeer = Math.ceil((led * (REPLICAS - 1)) / peers);
 const heartbeats = Math.round((peers * beats(perPeer) * 1000) / HEARTBEAT_MS);
 console.log(`heartbeats at rest: ${heartbeats} sent with their answers, to ${peers} peers, ${perPeer} groups each`);
 const settledBuckets = Array.from({ length: led }, (_, at) => at * nodes);
-const settledItem = { kind: 'settled', epoch: 5000, leads: led, buckets: settledBuckets } as const;
+const settledItem = { kind: 'settled', epoch: 5000, moving: [], buckets: settledBuckets } as const;
 const hosts = Math.min(nodes, 5);
 const settledBytes = encodeFrame([settledItem]).length;
 const ofAll = Math.round((settledBytes * nodes) / 5);

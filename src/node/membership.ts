@@ -3,12 +3,13 @@ import type { Bytes } from '../lib/bytes.js';
 import { isTidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
-import { nodeOfReplica, SYSTEM_BUCKET, type BucketId, type NodeId, type NodeInfo, type ReplicaInfo } from '../placement/map.js';
+import { nodeOfReplica, type BucketId, type NodeId, type NodeInfo, type ReplicaInfo } from '../placement/map.js';
 import { checkSuccessor, epochOfReplica, placeOf, type PlacementRecord } from '../placement/record.js';
 import { decodeRecordOf, encodeRecordOf } from '../placement/record-format.js';
 import type { Message, ReplicaId } from '../raft/types.js';
 import type { Hosting } from './hosting.js';
 import type { BelongsItem, MembershipItem, PeerItem, SettledItem } from './peer-items.js';
+import { changeConfig } from '../raft/config.js';
 import { isSettled, nextChange } from './reconcile.js';
 import { Soon } from './soon.js';
 
@@ -26,6 +27,8 @@ import { Soon } from './soon.js';
  * Invariants
  * - A replica is given up only when a leader, confirmed after it was asked, has a committed configuration without it, and knows
  *   a placement at least as late as the one that made the replica, without it as well. So no later leader can count on it.
+ * - No change is proposed whose voters could not decide, as far as the leader has heard of them lately: it would be in force when
+ *   it is logged, and never be committed.
  * - A leader that knows an older placement than the one its group was last changed for changes nothing.
  * - A replica that went is never made again under its id (Hosting.add), whatever message comes late.
  *
@@ -37,6 +40,8 @@ export interface MembershipOptions {
   readonly clock: Clock;
   readonly timers: Timers;
   readonly log: Logger;
+  /** Who has not been heard from for so long is not counted on. */
+  readonly electionTimeoutMs: number;
   readonly hosting: Pick<Hosting, 'replicas' | 'add' | 'retire'>;
   readonly record: () => PlacementRecord;
   /** A leader reports what is done. */
@@ -97,20 +102,17 @@ export class Membership {
     const { hosting, record } = this.#options;
     const placement = record();
     const settled: BucketId[] = [];
-    let leads = 0;
-    let isMoving = false;
+    const moving: BucketId[] = [];
     for (const replica of hosting.replicas.values()) {
       const { bucket, isLeader, raft, state, installing } = replica;
-      if (!isLeader) continue;
-      if (bucket !== SYSTEM_BUCKET) leads += 1;
-      const place = placeOf(placement, bucket);
-      if (place === undefined || !raft.canServe()) continue;
-      if (!installing) this.#step(replica, place.replicas, placement.epoch);
-      if (isSettled(state.meta.config, place.replicas)) settled.push(bucket);
-      else isMoving = true;
+      if (!isLeader || !raft.canServe()) continue;
+      const place = placeOf(placement, bucket)?.replicas ?? [];
+      if (place.length > 0 && !installing) this.#step(replica, place, placement.epoch);
+      if (isSettled(state.meta.config, place)) settled.push(bucket);
+      else moving.push(bucket);
     }
-    this.#report({ kind: 'settled', epoch: placement.epoch, leads, buckets: settled });
-    if (isMoving) this.#lookAgain.ask();
+    this.#report({ kind: 'settled', epoch: placement.epoch, moving, buckets: settled });
+    if (moving.length > 0) this.#lookAgain.ask();
   }
 
   #step(replica: Replica, target: readonly ReplicaInfo[], epoch: number): void {
@@ -118,12 +120,18 @@ export class Membership {
     const { config } = raft;
     const newest = Math.max(...[...config.voters, ...config.outgoing, ...config.learners].map(epochOfReplica));
     if (newest > epoch) return;
-    const isInStep = (id: ReplicaId): boolean => raft.progress().some((peer) => {
+    const { clock, electionTimeoutMs } = this.#options;
+    const heardSinceMs = clock.monotonicMs() - electionTimeoutMs;
+    const alive = raft.progress().filter(({ heardMs }) => heardMs > heardSinceMs);
+    const isInStep = (id: ReplicaId): boolean => alive.some((peer) => {
       return peer.id === id && peer.state === 'replicate' && peer.match + IN_STEP_ENTRIES >= raft.lastIndex;
     });
     const isReady = (id: ReplicaId): boolean => isInStep(id) || mutant('promoted-unready');
     const changes = nextChange(config, target, isReady);
     if (changes === undefined) return;
+    const { voters } = changeConfig(config, changes);
+    const there = voters.filter((id) => id === replica.id || alive.some((peer) => peer.id === id));
+    if (there.length * 2 <= voters.length && !mutant('promoted-unready')) return;
     try {
       replica.changeMembers(changes);
       this.#options.log.info('changing the members of a bucket', { bucket, epoch, changes: JSON.stringify(changes) });
@@ -268,7 +276,7 @@ export class Membership {
   #report(item: SettledItem): void {
     const { nodeId, clock, record, send, reported } = this.#options;
     const now = clock.monotonicMs();
-    const told = `${item.epoch}, ${item.leads}: ${item.buckets.join()}`;
+    const told = `${item.epoch}, ${item.moving.join()}: ${item.buckets.join()}`;
     if (told === this.#told && now - this.#toldMs < REPORT_AGAIN_MS) return;
     this.#told = told;
     this.#toldMs = now;

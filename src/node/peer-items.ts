@@ -75,12 +75,11 @@ export interface BelongsItem {
   readonly replica: number;
 }
 
-/** The buckets that the sender leads and that are as the placement of this epoch wants them; and how many it leads in all. */
+/** The buckets that the sender leads: those that are not as the placement of this epoch wants them, and those that are. */
 export interface SettledItem {
   readonly kind: 'settled';
   readonly epoch: number;
-  /** The system bucket does not count. */
-  readonly leads: number;
+  readonly moving: readonly BucketId[];
   readonly buckets: readonly BucketId[];
 }
 
@@ -189,7 +188,7 @@ export function sizeOf(item: PeerItem): number {
   }
   if (isBeats(item)) return 16 + 9 * item.fields.length;
   if (item.kind === 'placement') return 64 + item.record.length;
-  if (item.kind === 'settled') return 64 + 5 * item.buckets.length;
+  if (item.kind === 'settled') return 64 + 5 * (item.moving.length + item.buckets.length);
   if (item.kind === 'heat') return sizeOfReport(item.report);
   if (item.kind === 'snapshotOffer') return 64 + item.header.length;
   if (item.kind === 'snapshotChunk') return 64 + item.data.length;
@@ -250,7 +249,7 @@ function toArray(item: PeerItem): readonly unknown[] {
     case 'gone':
       return [item.kind === 'belongs' ? BELONGS : GONE, item.bucket, item.replica];
     case 'settled':
-      return [SETTLED, item.epoch, item.leads, ...item.buckets];
+      return [SETTLED, item.epoch, item.moving, ...item.buckets];
     case 'heat':
       return [HEAT, ...reportToArray(item.report)];
     case 'digestAsked':
@@ -270,8 +269,9 @@ function fromArray(parts: unknown, frameBytes: number): PeerItem {
   // A copy: it is kept, and its frame need not be.
   if (kind === PLACEMENT) return { kind: 'placement', record: Buffer.from(bytes(second)) };
   if (kind === SETTLED) {
-    const buckets = rest.map((bucket) => natural(bucket, 'bucket'));
-    return { kind: 'settled', epoch: natural(second, 'epoch'), leads: natural(third, 'leads'), buckets };
+    if (!Array.isArray(third)) throw malformed('buckets on their way are not an array');
+    const [moving, buckets] = [third as unknown[], rest].map((ids) => ids.map((bucket) => natural(bucket, 'bucket')));
+    return { kind: 'settled', epoch: natural(second, 'epoch'), moving: moving ?? [], buckets: buckets ?? [] };
   }
   if (kind === HEAT) return { kind: 'heat', report: reportFromArray(parts.slice(1)) };
   const bucket = natural(second, 'bucket');

@@ -57,6 +57,8 @@ export interface KeeperOptions {
 
 export interface KeeperProgress {
   readonly moving: readonly BucketId[];
+  /** Those among them that wait for a leader. */
+  readonly leaderless: readonly BucketId[];
   readonly wanted: Wanted;
   readonly unreachable: readonly NodeId[];
   readonly leads: (node: NodeId) => number;
@@ -93,6 +95,7 @@ export class PlacementKeeper {
       clock,
       timers,
       log,
+      electionTimeoutMs: options.timing.electionTimeoutMs,
       hosting,
       record,
       adopt,
@@ -199,7 +202,10 @@ export class PlacementKeeper {
     if (!this.system.isLeading) return undefined;
     const unreachable = [...this.#placer.unreachable()].sort((a, b) => a - b);
     const leads = (node: NodeId): number => this.#placer.leads(node);
-    return { moving: this.#moving(this.#record), wanted: this.#placer.wanted(), unreachable, leads };
+    const moving = this.#moving(this.#record);
+    const waiting = this.#placer.leaderless();
+    const leaderless = moving.filter((bucket) => waiting.has(bucket));
+    return { moving, leaderless, wanted: this.#placer.wanted(), unreachable, leads };
   }
 
   #moving({ epoch, map }: PlacementRecord): number[] {

@@ -3,7 +3,7 @@ import { isTidemarkError, messageOf } from '../lib/errors.js';
 import type { PlannerInput } from '../placement/draft.js';
 import type { HeatSummary } from '../placement/heat-summary.js';
 import { Cooling, type HeatRules } from '../placement/hot.js';
-import type { BucketId, NodeId } from '../placement/map.js';
+import { SYSTEM_BUCKET, type BucketId, type NodeId } from '../placement/map.js';
 import { plan } from '../placement/planner.js';
 import { placeOf, type PlacementRecord } from '../placement/record.js';
 import type { Replicas } from '../placement/replicas.js';
@@ -35,7 +35,7 @@ export interface PlacerOptions {
 
 interface Report {
   readonly epoch: number;
-  readonly leads: number;
+  readonly moving: readonly BucketId[];
   readonly buckets: readonly BucketId[];
   readonly heardMs: number;
 }
@@ -69,6 +69,7 @@ export class Placer {
   /** From which epoch on a bucket has been placed as it is, as far as this node knows. */
   readonly #placedSince = new Map<BucketId, number>();
   readonly #planSoon: Soon;
+  #leadingSinceMs = Infinity;
   #running = false;
 
   constructor(options: PlacerOptions) {
@@ -82,11 +83,11 @@ export class Placer {
     this.#planSoon.close();
   }
 
-  heard(from: NodeId, { epoch, leads, buckets }: SettledItem): void {
+  heard(from: NodeId, { epoch, moving, buckets }: SettledItem): void {
     // Of a placement that is not known here nothing can be told; it is reported again.
     if (epoch > this.#options.record().epoch) return;
     const before = this.#reports.get(from);
-    this.#reports.set(from, { epoch, leads, buckets, heardMs: this.#options.clock.monotonicMs() });
+    this.#reports.set(from, { epoch, moving, buckets, heardMs: this.#options.clock.monotonicMs() });
     if (before?.epoch !== epoch || before.buckets.join() !== buckets.join()) this.#planSoon.ask();
   }
 
@@ -109,7 +110,22 @@ export class Placer {
   /** How many buckets a node said that it leads, the system bucket not counted; none if it has said nothing of late. */
   leads(node: NodeId): number {
     const report = this.#reports.get(node);
-    return report !== undefined && this.#isRecent(report) ? report.leads : 0;
+    if (report === undefined || !this.#isRecent(report)) return 0;
+    return [...report.moving, ...report.buckets].filter((bucket) => bucket !== SYSTEM_BUCKET).length;
+  }
+
+  /** Buckets that somebody has said he leads, of late. */
+  #led(): ReadonlySet<BucketId> {
+    const recent = [...this.#reports.values()].filter((report) => this.#isRecent(report));
+    return new Set(recent.flatMap(({ moving, buckets }) => [...moving, ...buckets]));
+  }
+
+  /** Buckets that nobody has said he leads, though who plans has waited long enough for all that would. */
+  leaderless(): ReadonlySet<BucketId> {
+    const { record, clock } = this.#options;
+    if (clock.monotonicMs() - this.#leadingSinceMs < REPORT_MS_MAX) return NOTHING;
+    const led = this.#led();
+    return new Set([SYSTEM_BUCKET, ...record().map.map(({ id }) => id)].filter((bucket) => !led.has(bucket)));
   }
 
   /** What was reported of a bucket counts until the bucket is placed otherwise. */
@@ -137,13 +153,14 @@ export class Placer {
   #input(unreachable: ReadonlySet<NodeId>, heat: HeatSummary, cool: ReadonlySet<BucketId>): Omit<PlannerInput, 'record'> {
     const { changesMax, rules } = this.#options;
     const away = this.#silent(AWAY_MS);
-    return { settled: this.settled(), last: this.#last, lost: this.#lost, unreachable, away, changesMax, heat, cool, rules };
+    return { settled: this.settled(), led: this.#led(), last: this.#last, lost: this.#lost, unreachable, away, changesMax, heat, cool, rules };
   }
 
   tick(): void {
     if (!this.#options.isLeading()) {
       // How long others were silent to it before it led says nothing: it starts to count when it leads.
       this.#silentSinceMs.clear();
+      this.#leadingSinceMs = Infinity;
       this.#lost = NOTHING;
       this.#last.clear();
       this.#cooling.forget();
@@ -151,6 +168,7 @@ export class Placer {
     }
     const { record, clock, rules } = this.#options;
     const known = record();
+    this.#leadingSinceMs = Math.min(this.#leadingSinceMs, clock.monotonicMs());
     this.#listen(known);
     const heat = this.#options.heat();
     const cool = this.#cooling.look(known, heat, rules, clock.monotonicMs());

@@ -12,6 +12,8 @@ export interface PlannerInput {
   readonly record: PlacementRecord;
   /** Buckets that are as the record wants them. */
   readonly settled: ReadonlySet<BucketId>;
+  /** Buckets that somebody leads: of the others nothing moves, whatever is planned. */
+  readonly led: Pick<ReadonlySet<BucketId>, 'has'>;
   /** Nodes that will not come back, as far as anybody can tell. */
   readonly lost: ReadonlySet<NodeId>;
   /** Nodes that cannot be reached now: nothing is placed on them. */
@@ -62,7 +64,7 @@ export class Draft {
   #room: number;
 
   constructor(input: PlannerInput) {
-    const { record, settled, lost, unreachable, changesMax, heat } = input;
+    const { record, settled, led, lost, unreachable, changesMax, heat } = input;
     this.input = input;
     this.#epoch = record.epoch + 1;
     const usable = record.nodes.map(({ id }) => id).filter((id) => !record.draining.includes(id) && !lost.has(id));
@@ -70,14 +72,13 @@ export class Draft {
     this.crowding = new Crowding(record.nodes, usable);
     this.targets = usable.filter((id) => !unreachable.has(id));
     for (const [node, rates] of heat.nodes) this.heat.add(node, weightOf(rates));
-    let unsettled = settled.has(SYSTEM_BUCKET) ? 0 : 1;
-    this.#look(SYSTEM_BUCKET, record.system.replicas);
-    for (const { id, replicas } of record.map) {
-      if (!settled.has(id)) unsettled += 1;
+    let moving = 0;
+    for (const { id, replicas } of [record.system, ...record.map]) {
+      if (!settled.has(id) && led.has(id)) moving += 1;
       this.#look(id, replicas);
-      this.#count(id, replicas, 1);
+      if (id !== SYSTEM_BUCKET) this.#count(id, replicas, 1);
     }
-    this.#room = changesMax - unsettled;
+    this.#room = changesMax - moving;
   }
 
   #look(bucket: BucketId, replicas: Replicas): void {
@@ -89,7 +90,9 @@ export class Draft {
     }
     if (isStray) this.stray.push(bucket);
     if (voters !== this.votersWanted(bucket)) this.missized.push(bucket);
-    if (this.crowding.among(replicas) > this.crowding.least(voters)) this.crowded.push(bucket);
+    // Where there are more voters than nodes to have them, it is not by going apart that they would share less.
+    const isCrowded = voters <= this.usable.size && this.crowding.among(replicas) > this.crowding.least(voters);
+    if (isCrowded) this.crowded.push(bucket);
     if (voters < replicas.length) this.helped.push(bucket);
   }
 
@@ -128,6 +131,20 @@ export class Draft {
 
   isSettled(bucket: BucketId): boolean {
     return this.input.settled.has(bucket);
+  }
+
+  /** May be changed now, or, as it is on its way already, be sent elsewhere. */
+  isMovable(bucket: BucketId): boolean {
+    return this.isSettled(bucket) ? this.hasRoom : this.input.led.has(bucket);
+  }
+
+  /** So many of these voters are there, as far as is known, that they can decide. */
+  canDecide(voters: Replicas): boolean {
+    return voters.filter(({ node }) => this.isThere(node)).length * 2 > voters.length;
+  }
+
+  isThere(node: NodeId): boolean {
+    return !this.input.lost.has(node) && !this.input.unreachable.has(node);
   }
 
   /**

@@ -18,8 +18,8 @@ import { hasVoter, leaderOf, votersOf, withLeader, without, withVoter, type Repl
  *   6. nodes that should lead what is much hotter than what others lead, then nodes that should lead more buckets than others:
  *      the first voter in a bucket's list is its preferred leader, and is exchanged for another, which moves no data
  *
- * It changes only buckets that are settled, at most `changesMax` at a time with those that are not: the rest follows when these
- * are done. Only a bucket on its way to a node that is to be emptied, lost, or away, is sent elsewhere, or back: it would not
+ * It changes only buckets that are settled, at most `changesMax` at a time with those that are on their way: the rest follows when
+ * these are done. What has no leader is not on its way: it takes no room from others, and waits for its voters as it is. Only a bucket on its way to a node that is to be emptied, lost, or away, is sent elsewhere, or back: it would not
  * arrive, and others wait for its room.
  * Voters of a bucket keep to different zones where there are enough of them, and in any case to different hosts; no step makes
  * that worse.
@@ -27,7 +27,8 @@ import { hasVoter, leaderOf, votersOf, withLeader, without, withVoter, type Repl
  * It converges while the heat stays as it is: 1 to 4 only shrink what is wrong, each move of 5 shrinks the sum of squares of the
  * nodes' voters. Of 6 the first shrinks the sum of squares of what nodes lead beyond the limit of what is even, the second that
  * of the buckets that they lead, and it takes no node over that limit. It never takes a voter without putting another in its
- * place, except where a bucket has more than it should; and heat never makes a voter, nor takes one.
+ * place, except where a bucket has more than it should, and then one that is not there rather than one that is: those that are
+ * left can decide. And heat never makes a voter, nor takes one.
  */
 export function plan(input: PlannerInput): PlacementRecord | undefined {
   const draft = new Draft(input);
@@ -49,18 +50,21 @@ export function plan(input: PlannerInput): PlacementRecord | undefined {
 
 function evacuate(draft: Draft): void {
   for (const bucket of draft.stray) {
-    if (!draft.hasRoom && draft.isSettled(bucket)) continue;
+    if (!draft.isMovable(bucket)) continue;
     const replicas = draft.replicasOf(bucket);
     const readers = replicas.filter(({ node, learner }) => learner && !draft.usable.has(node));
-    const leaving = replicas.find(({ node, learner }) => !learner && !draft.usable.has(node));
+    const voters = votersOf(replicas).filter(({ node }) => !draft.usable.has(node));
+    // Of what has to go, what is not there any more goes first: the others serve until their turn comes.
+    const leaving = voters.find(({ node }) => !draft.isThere(node)) ?? voters[0];
     const to = leaving && targetFor(draft, replicas, leaving);
     const left = without(replicas, ...readers);
     const stranded = replicas.find((replica) => draft.isStranded(bucket, replica));
     if (to !== undefined) draft.set(bucket, withVoter(left, draft.newReplica(to, false), leaving));
     else if (stranded !== undefined) redirect(draft, bucket, stranded);
     // Every other node has one already: a system bucket that is on all of them goes on with fewer.
-    else if (leaving !== undefined && bucket === SYSTEM_BUCKET && replicas.length > 1) draft.set(bucket, without(left, leaving));
-    else if (readers.length > 0) draft.set(bucket, left);
+    else if (leaving !== undefined && bucket === SYSTEM_BUCKET && draft.canDecide(votersOf(without(left, leaving)))) {
+      draft.set(bucket, without(left, leaving));
+    } else if (readers.length > 0) draft.set(bucket, left);
   }
 }
 
@@ -92,8 +96,11 @@ function resize(draft: Draft): void {
       const cost = (voter: ReplicaInfo): number => {
         return draft.crowding.of(voter.node, stayingOf(replicas, voter)) * 1e9 + draft.load.of(voter.node);
       };
-      const [worst] = voters.slice(1).sort((a, b) => cost(b) - cost(a));
-      if (worst !== undefined) draft.set(bucket, without(replicas, worst));
+      const [costliest] = voters.slice(1).sort((a, b) => cost(b) - cost(a));
+      const gone = voters.find(({ node }) => !draft.isThere(node)) ?? voters.find(({ node }) => !draft.usable.has(node));
+      const worst = gone ?? costliest;
+      const isSafe = draft.canDecide(voters.filter((voter) => voter !== worst));
+      if (worst !== undefined && isSafe) draft.set(bucket, without(replicas, worst));
     }
   }
 }

@@ -73,11 +73,14 @@ export function votersWanted({ replicas, ownReplicas }: PlacementRecord, bucket:
 
 /** How many replicas, the system bucket's included, should be on a node. */
 export function replicasOn(record: PlacementRecord, node: NodeId): number {
-  let count = 0;
-  for (const { replicas } of [record.system, ...record.map]) {
-    if (replicas.some((replica) => replica.node === node)) count += 1;
-  }
-  return count;
+  return replicaCounts(record).get(node) ?? 0;
+}
+
+/** The same of every node that should have any. */
+export function replicaCounts({ system, map }: PlacementRecord): ReadonlyMap<NodeId, number> {
+  const counts = new Map<NodeId, number>();
+  for (const { replicas } of [system, ...map]) for (const { node } of replicas) counts.set(node, (counts.get(node) ?? 0) + 1);
+  return counts;
 }
 
 /** The epoch of the placement that gave a replica its id; 0 for those that a cluster was founded with. */
@@ -290,6 +293,13 @@ function checkEnough(record: PlacementRecord, without: NodeId, away: ReadonlySet
   };
   check(replicas, 'each bucket');
   for (const [bucket, count] of Object.entries(ownReplicas)) check(count, `bucket ${bucket}`);
+  // Its voter goes to a node that has none, or, where all have one, just goes: then those that are left must be able to decide.
+  const others = votersOf(record.system.replicas).map(({ node }) => node).filter((node) => node !== without);
+  const able = others.filter((node) => !away.has(node));
+  if (left.some((node) => !away.has(node) && !others.includes(node)) || able.length * 2 > others.length) return;
+  const lost = nodesNamed(others.filter((node) => away.has(node)));
+  const message = `without node ${without} the placement could not be changed any more, as ${lost} cannot be reached`;
+  throw refused('TOO_FEW_NODES', 'node', `${message}; add a node first`);
 }
 
 function unknownBucket({ buckets }: PlacementRecord, bucket: BucketId): TidemarkError {

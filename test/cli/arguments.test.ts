@@ -210,7 +210,7 @@ describe('output', () => {
     );
     // Who plans was told by each node how much it leads.
     const wanted = { tooFewVoters: 0, tooManyVoters: 0, onDraining: 0, onLost: 0, crowded: 0, short: 0, steps: 0 };
-    const placed = { epoch: 3, replicas: 2, bucketReplicas: [], moving: [], wanted, unreachable: [2] };
+    const placed = { epoch: 3, replicas: 2, bucketReplicas: [], moving: [], leaderless: [], wanted, unreachable: [2] };
     const nodes = [86, 170].map((leads, at) => ({ id: at + 1, replicas: 257, draining: at === 1, leads }));
     expect(describeStatus(status, { ...placed, nodes })).to.equal(
       [

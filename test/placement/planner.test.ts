@@ -60,6 +60,78 @@ describe('the planner', () => {
     expect(spread(replicaLoads(one))).to.be.at.most(1);
   });
 
+  it('takes voters that are not there before those that are, and none that the others cannot decide without', () => {
+    const start = clusterOf(5, 64, 0, 5);
+    const rest = { ...CALM, lost: NOBODY, changesMax: 64 };
+    for (const gone of [[5], [1], [4, 5], [1, 2]]) {
+      const away = new Set(gone);
+      let record: PlacementRecord = { ...start, replicas: 3 };
+      for (let steps = 0; steps < 10; steps += 1) {
+        const next = plan({ ...rest, record, settled: allOf(record), unreachable: away, away });
+        if (next === undefined) break;
+        for (const { id, replicas } of next.map) {
+          const there = replicas.filter(({ node }) => !away.has(node)).length;
+          expect(there * 2, `bucket ${id} without ${gone.join()}`).to.be.greaterThan(replicas.length);
+          expect(there, 'whoever is there stays').to.be.at.least(3);
+        }
+        record = next;
+      }
+      for (const { replicas } of record.map) expect(replicas).to.have.lengthOf(3);
+    }
+    // Two of two could not decide without the one that is away: nothing is changed before it is back.
+    const two = { ...clusterOf(2, 16, 0, 2), replicas: 1 };
+    const away = new Set([2]);
+    const one = plan({ ...rest, record: two, settled: allOf(two), unreachable: away, away });
+    for (const { replicas } of one?.map ?? []) expect(replicas.map(({ node }) => node)).to.include(1);
+  });
+
+  it('takes no voter of the system bucket if those that stay cannot decide', () => {
+    // Nobody can take the place of node 3, and node 2 is away.
+    const start = { ...clusterOf(3, 16, 0, 1), draining: [3] };
+    const away = new Set([2]);
+    const rest = { ...CALM, lost: NOBODY, changesMax: 64 };
+    let record: PlacementRecord = start;
+    for (const absent of [away, away, NOBODY, NOBODY]) {
+      record = plan({ ...rest, record, settled: allOf(record), unreachable: absent, away: absent }) ?? record;
+      const { replicas } = record.system;
+      expect(replicas.filter(({ node }) => !absent.has(node)).length * 2).to.be.greaterThan(replicas.length);
+    }
+    expect(record.system.replicas.map(({ node }) => node)).to.have.members([1, 2]);
+    const asked = { ...start, draining: [] };
+    expect(message(() => changed(asked, { kind: 'drain', node: 3 }, true, away))).to.match(/could not be changed any more, as node 2 cannot be reached/);
+    expect(changed(asked, { kind: 'drain', node: 3 }, true).draining).to.deep.equal([3]);
+  });
+
+  it('goes on with others where buckets have no leader, and leaves those as they are', () => {
+    const start = clusterOf(5, 64);
+    const lost = new Set([4, 5]);
+    const hasQuorum = (id: BucketId): boolean => {
+      const { replicas } = placeOf(start, id) ?? { replicas: [] };
+      return replicas.filter(({ node }) => !lost.has(node)).length * 2 > replicas.length;
+    };
+    const led = new Set([...allOf(start)].filter(hasQuorum));
+    expect(start.map.length - led.size).to.be.greaterThan(8);
+    let record: PlacementRecord = start;
+    for (let steps = 0; steps < 100; steps += 1) {
+      const next = plan({ ...CALM, record, settled: led, led, lost, unreachable: lost, away: lost, changesMax: 8 });
+      if (next === undefined) break;
+      record = next;
+    }
+    for (const { id, replicas } of record.map) {
+      if (led.has(id)) expect(replicas.some(({ node }) => lost.has(node)), `bucket ${id}`).to.equal(false);
+      else expect(replicas).to.deep.equal(placeOf(start, id)?.replicas);
+    }
+  });
+
+  it('sends elsewhere what is on its way only if somebody leads it', () => {
+    // A new planner, who has heard of no leader yet, would send all of them at once.
+    const start = { ...clusterOf(4, 64), draining: [4] };
+    const nobody = { has: () => false };
+    const input = { ...CALM, record: start, settled: new Set<BucketId>(), lost: NOBODY, unreachable: NOBODY, changesMax: 8 };
+    expect(plan({ ...input, led: nobody })).to.equal(undefined);
+    expect(plan(input)).to.not.equal(undefined);
+  });
+
   it('keeps replicas of a bucket in different zones', () => {
     const crowded = (record: PlacementRecord): number =>
       record.map.filter(({ replicas }) => {

@@ -7,8 +7,15 @@ import { initialRecord, joined, type PlacementRecord } from '../../src/placement
 import type { Replicas } from '../../src/placement/replicas.js';
 
 export const NOBODY: ReadonlySet<NodeId> = new Set();
-/** Nothing is hot, and nobody is away. */
-export const CALM = { heat: NO_HEAT, cool: new Set<number>(), rules: DEFAULT_LIMITS, away: NOBODY, last: new Map<BucketId, Replicas>() };
+/** Nothing is hot, nobody is away, and every bucket has a leader. */
+export const CALM = {
+  heat: NO_HEAT,
+  cool: new Set<number>(),
+  rules: DEFAULT_LIMITS,
+  away: NOBODY,
+  led: { has: () => true },
+  last: new Map<BucketId, Replicas>(),
+};
 
 export function clusterOf(count: number, buckets: number, zones = 0, replicas = Math.min(3, count)): PlacementRecord {
   const nodes = Array.from({ length: count }, (_, at) => ({

@@ -21,6 +21,7 @@ export interface ProgressReply {
   readonly bucketReplicas: readonly { readonly buckets: readonly number[]; readonly count: number }[];
   readonly nodes: readonly PlacedNode[];
   readonly moving: readonly number[];
+  readonly leaderless: readonly number[];
   readonly wanted: Readonly<Record<keyof typeof WANTED | 'steps', number>>;
   readonly unreachable: readonly number[];
 }
@@ -130,10 +131,11 @@ function replicasOn(nodes: ProgressReply['nodes'], node: number): number {
 const KINDS = Object.keys(WANTED) as (keyof typeof WANTED)[];
 
 /** How far it has come, in a few words. */
-export function stateOf({ moving, wanted }: ProgressReply): string {
+export function stateOf({ moving, leaderless, wanted }: ProgressReply): string {
   const kinds = KINDS.filter((kind) => wanted[kind] > 0);
   const parts = kinds.map((kind) => `${wanted[kind]} ${WANTED[kind][wanted[kind] === 1 ? 0 : 1]}`);
-  if (moving.length > 0) parts.unshift(onTheWay(moving.length));
+  if (leaderless.length > 0) parts.unshift(withoutLeader(leaderless.length));
+  if (moving.length > leaderless.length) parts.unshift(onTheWay(moving.length - leaderless.length));
   return parts.length === 0 ? 'everything is in its place' : parts.join(', ');
 }
 
@@ -141,9 +143,14 @@ function onTheWay(count: number): string {
   return count === 1 ? '1 bucket is on its way' : `${count} buckets are on their way`;
 }
 
-export function reasonOf({ moving, unreachable }: ProgressReply): string {
+function withoutLeader(count: number): string {
+  return count === 1 ? '1 bucket has no leader' : `${count} buckets have no leader`;
+}
+
+export function reasonOf({ moving, leaderless, unreachable }: ProgressReply): string {
   if (unreachable.length > 0) return `${nodesNamed(unreachable)} cannot be reached`;
-  return moving.length > 0 ? onTheWay(moving.length) : 'the planner may not move more (limits.bucketsMovingMax)';
+  if (leaderless.length > 0) return withoutLeader(leaderless.length);
+  return moving.length > 0 ? onTheWay(moving.length) : 'the planner finds nothing that it could move';
 }
 
 /** The wait was of no use. */

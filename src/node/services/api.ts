@@ -74,6 +74,8 @@ export interface PlacementProgress {
   readonly nodes: readonly PlacedNode[];
   /** Buckets whose replicas are not known to be where they should be. */
   readonly moving: readonly BucketId[];
+  /** Those among them that are not on their way, for nobody leads them. */
+  readonly leaderless: readonly BucketId[];
   /** What the placement itself lacks, and the nodes that cannot be reached now: that may be why. */
   readonly wanted: Wanted;
   readonly unreachable: readonly NodeId[];

@@ -3,7 +3,7 @@ import { TidemarkError } from '../../lib/errors.js';
 import type { Replica } from '../../bucket/replica.js';
 import type { Timestamp } from '../../bucket/requests.js';
 import { nodeOfReplica, type BucketId, type NodeId, type NodeInfo, type Placement } from '../../placement/map.js';
-import { replicasOn, type PlacementChange, type PlacementRecord } from '../../placement/record.js';
+import { replicaCounts, type PlacementChange, type PlacementRecord } from '../../placement/record.js';
 import type { PlacementKeeper } from '../placement-keeper.js';
 import type { ClusterHeat, ClusterStatus, ClusterView, NodeStatus, PlacedNode, PlacementProgress, ReplicaStatus } from './api.js';
 import { heatView } from './heat-view.js';
@@ -89,12 +89,12 @@ export class NodeView implements ClusterView {
     const { record, progress, system } = this.#parts.keeper();
     if (progress === undefined) throw system.notLeading();
     const { epoch, replicas, ownReplicas, nodes, draining } = record;
-    const { moving, wanted, unreachable, leads } = progress;
-    const stateOf = (id: NodeId): PlacedNode => {
-      return { id, replicas: replicasOn(record, id), draining: draining.includes(id), leads: leads(id) };
+    const { leads, ...rest } = progress;
+    const counts = replicaCounts(record);
+    const stateOf = ({ id }: NodeInfo): PlacedNode => {
+      return { id, replicas: counts.get(id) ?? 0, draining: draining.includes(id), leads: leads(id) };
     };
-    const placed = nodes.map(({ id }) => stateOf(id));
-    return { epoch, replicas, bucketReplicas: byCount(ownReplicas), nodes: placed, moving, wanted, unreachable };
+    return { epoch, replicas, bucketReplicas: byCount(ownReplicas), nodes: nodes.map(stateOf), ...rest };
   }
 
   heat(bucketsMax: number, keysMax: number): ClusterHeat {

@@ -147,11 +147,7 @@ export function drawPlan(random: SimRandom): SwarmPlan {
     replicas,
     buckets: random.pick(isLarge ? [1, 2] : [1, 2, 4, 8]),
     timing: { leaseReads: random.chance(0.7), heartbeatMs: random.pick([100, 200, 200]) },
-    limits: {
-      ...drawLimits(random),
-      ...(nodes > replicas ? drawHeat(random.fork('heat')) : {}),
-      ...drawPace(random.fork('pace')),
-    },
+    limits: drawAllLimits(random, nodes > replicas),
     latency: {
       minMs: latencyMs / 4,
       maxMs: latencyMs,
@@ -269,9 +265,20 @@ function drawHeat(random: SimRandom): Partial<Limits> {
   return { hotReadsPerSecond: random.pick([1, 4]), coolMs: random.pick([500, 3000]), readReplicasMax: random.pick([1, 3]) };
 }
 
-/** Some runs hand snapshots out so slowly that writes, moves and faults overtake them. */
-function drawPace(random: SimRandom): Partial<Limits> {
-  return random.chance(0.3) ? { snapshotBytesPerSecond: random.pick([30_000, 300_000]) } : {};
+function drawAllLimits(random: SimRandom, hasRoomForReaders: boolean): Partial<Limits> {
+  const drawn = drawLimits(random);
+  const heat = hasRoomForReaders ? drawHeat(random.fork('heat')) : {};
+  return { ...drawn, ...heat, ...drawPace(random.fork('pace'), drawn) };
+}
+
+/**
+ * Some runs hand snapshots out so slowly that writes, moves and faults overtake them. Where next to nothing of the log may be kept
+ * meanwhile they are not the slowest: what is written before one has arrived would have to follow in another, for ever.
+ */
+function drawPace(random: SimRandom, { logStoreBytesMax = Infinity }: Partial<Limits>): Partial<Limits> {
+  if (!random.chance(0.3)) return {};
+  const drawn = random.pick([30_000, 300_000]);
+  return { snapshotBytesPerSecond: logStoreBytesMax < 20_000 ? 300_000 : drawn };
 }
 
 /** To come and go takes a node some seconds. */
