@@ -128,17 +128,18 @@ export class Proposals {
 
   /** Evaluates and proposes a command; resolves when it is applied. */
   write(request: WriteRequest, deadlineMs: number): Promise<WriteResult> {
-    const { state } = this.#host;
     const { id, mutations } = request;
     const name = idKey(id);
     const running = mutant('retry-in-flight-runs-again') ? undefined : this.#byId.get(name);
     if (running !== undefined) return running;
+    // First of all: of what has a result, no range needs to be looked at, which may not even be possible any more.
+    const known = this.#known(id);
+    if (known !== undefined) return known;
     const conditions = request.conditions.map((condition, position) => ({ position, condition }));
     const waiting: Waiting = { request, owner: request.owner, deadlineMs, waits: 0 };
     const result = this.#whenFree(conditions, deadlineMs, (ranges) => {
-      const known = state.sessions.lookup(id);
-      if (known.kind === 'done') return Promise.resolve(known.result);
-      if (known.kind === 'unknown') throw forgotten(id, state);
+      const knownByNow = this.#known(id);
+      if (knownByNow !== undefined) return knownByNow;
       const blocked = this.#blocked(waiting);
       if (blocked !== undefined) return blocked;
       this.#checkLoad();
@@ -146,6 +147,14 @@ export class Proposals {
       return this.#append(effects, effects.result);
     });
     return track(this.#byId, name, result);
+  }
+
+  /** The answer to a request that is not new. */
+  #known(id: RequestId): Promise<WriteResult> | undefined {
+    const { state } = this.#host;
+    const known = state.sessions.lookup(id);
+    if (known.kind === 'new') return undefined;
+    return known.kind === 'done' ? Promise.resolve(known.result) : Promise.reject(forgotten(id, state));
   }
 
   #blocked(waiting: Waiting): Blocked | undefined {
@@ -445,10 +454,8 @@ export class Proposals {
 
   /** Logs that a transaction was refused by a participant: all attempts of the request have ended. */
   conclude(id: RequestId, result: WriteResult): Promise<WriteResult> {
-    const { state } = this.#host;
-    const known = state.sessions.lookup(id);
-    if (known.kind === 'done') return Promise.resolve(known.result);
-    if (known.kind === 'unknown') return Promise.reject(forgotten(id, state));
+    const known = this.#known(id);
+    if (known !== undefined) return known;
     return this.#append({ kind: 'write', timestamp: this.#host.nextTimestamp(), id, result, effects: [] }, result);
   }
 

@@ -201,6 +201,20 @@ describe('the condition that a range is unchanged', () => {
     expect(later).to.include({ applied: true, timestamp });
   });
 
+  it('is not looked at again for what has a result, when that is asked for again', async () => {
+    const world = await start('answered');
+    const { cluster, client, leader } = world;
+    const since = await fill(world, ['a/1']);
+    const request = { id: nextId(world), conditions: [unchanged('a/', since)], mutations: [put('a/2')] };
+    const { timestamp } = await cluster.settle(leader.write(request));
+    Object.defineProperty(leader.state, 'horizon', { get: () => timestamp });
+    expect(await cluster.settle(leader.write(request))).to.include({ applied: true, timestamp });
+    const later = await cluster.settle(client.write(request.conditions, request.mutations, { id: request.id }));
+    expect(later).to.include({ applied: true, timestamp });
+    const forgotten = { ...request, id: { ...request.id, session: 79, born: 0 } };
+    expect(await cluster.settle(failure(leader.write(forgotten)))).to.include({ reason: 'REQUEST_FORGOTTEN', outcome: 'unknown' });
+  });
+
   it('fails below the horizon, and when that rises while the range is looked at', async () => {
     const world = await start('horizon');
     const since = await fill(world, ['a/1']);
