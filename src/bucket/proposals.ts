@@ -4,7 +4,7 @@ import { mutant } from '../lib/mutants.js';
 import type { Limits } from '../env/limits.js';
 import { NO_VERSION, type Pointer, type VersionId } from '../mvcc/records.js';
 import { readRecord } from '../mvcc/reader.js';
-import { formatTimestamp, type Timestamp } from '../mvcc/timestamp.js';
+import type { Timestamp } from '../mvcc/timestamp.js';
 import type { LogIndex, Term } from '../raft/types.js';
 import { isOlder, Locks, type Claim, type Holder } from '../txn/locks.js';
 import { Reservations, type Owner } from '../txn/reservations.js';
@@ -28,6 +28,7 @@ import type {
   WriteRequest,
   WriteResult,
 } from './requests.js';
+import { forgotten } from './sessions.js';
 import type { BucketState } from './state.js';
 
 /**
@@ -568,16 +569,4 @@ function reservationName(reservation: number): string {
 
 function idKey(id: RequestId): string {
   return `${id.session}:${id.sequence}`;
-}
-
-/** The detail `horizon`: sessions born behind it are not forgotten here. */
-function forgotten({ session, born, sequence }: RequestId, { bucket, sessions: { horizon } }: BucketState): TidemarkError {
-  const since = born <= horizon ? `; it knows all sessions that began after ${formatTimestamp(horizon)}` : '';
-  return new TidemarkError(
-    'FAILED_PRECONDITION',
-    'REQUEST_FORGOTTEN',
-    `bucket ${bucket} does not know any more whether request ${sequence} of session ${session} was applied${since}. ` +
-      'Look what stands there, then go on in a new session',
-    { outcome: 'unknown', details: { horizon: String(horizon) } },
-  );
 }

@@ -1,7 +1,8 @@
 import { assert } from '../lib/assert.js';
+import { TidemarkError } from '../lib/errors.js';
 import type { Limits } from '../env/limits.js';
 import { mutant } from '../lib/mutants.js';
-import { later } from '../mvcc/timestamp.js';
+import { formatTimestamp, later } from '../mvcc/timestamp.js';
 import type { RequestId, Timestamp, WriteResult } from './requests.js';
 
 /**
@@ -195,6 +196,24 @@ export class Sessions {
       this.#bytes += sizeOf(session);
     }
   }
+}
+
+export interface SessionsOfBucket {
+  readonly bucket: number;
+  readonly sessions: Pick<Sessions, 'horizon'>;
+}
+
+/** What a request is told whose lookup is `unknown`. The detail `horizon`: sessions born behind it are not forgotten here. */
+export function forgotten({ session, born, sequence }: RequestId, { bucket, sessions }: SessionsOfBucket): TidemarkError {
+  const { horizon } = sessions;
+  const since = born <= horizon ? `; it knows all sessions that began after ${formatTimestamp(horizon)}` : '';
+  return new TidemarkError(
+    'FAILED_PRECONDITION',
+    'REQUEST_FORGOTTEN',
+    `bucket ${bucket} does not know any more whether request ${sequence} of session ${session} was applied${since}. ` +
+      'Look what stands there, then go on in a new session',
+    { outcome: 'unknown', details: { horizon: String(horizon) } },
+  );
 }
 
 function sizeOf({ results }: Session): number {

@@ -4,6 +4,7 @@ import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import type { DecideResult, PrepareResult, ResolveRequest, Timestamp, WriteRequest, WriteResult } from '../bucket/requests.js';
+import { forgotten } from '../bucket/sessions.js';
 import type { HybridClock } from '../mvcc/timestamp.js';
 import type { BucketId } from '../placement/map.js';
 import type { Term } from '../raft/types.js';
@@ -106,6 +107,8 @@ export class Transactions {
       running.deadlineMs = Math.max(running.deadlineMs, deadlineMs);
       return running.promise;
     }
+    // Before anything is prepared, which would be locked for nothing.
+    if (known.kind === 'unknown') throw forgotten(request.id, state);
     const { term } = raft;
     const { seen = 0 } = context;
     const first = request.owner?.first ?? 0;
@@ -147,11 +150,13 @@ export class Transactions {
     }
   }
 
-  /** Throws only what leaves the outcome of the whole request unknown. */
+  /** Throws only what leaves it unknown whether this attempt is committed. */
   async #attempt(coordination: Coordination, id: TransactionId, start: Timestamp): Promise<AttemptResult> {
     const { replica, request, parts, term, first } = coordination;
     const failed = (error: unknown): AttemptResult => {
-      if (!isTidemarkError(error) || error.outcome === 'unknown' || error.reason === 'REQUEST_FORGOTTEN') throw error;
+      if (!isTidemarkError(error)) throw error;
+      // Of a forgotten request only what was before is unknown: nothing of this attempt was proposed, and its locks may go.
+      if (error.outcome === 'unknown' && error.reason !== 'REQUEST_FORGOTTEN') throw error;
       // Also where this is not the leader any more: it has proposed nothing, or the outcome would be unknown.
       return { kind: 'failed', error };
     };

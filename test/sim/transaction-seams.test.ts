@@ -6,7 +6,7 @@ import { bucketOf, type NodeId } from '../../src/placement/map.js';
 import type { Router, WriteReply } from '../../src/router/router.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
 import type { Prepared } from '../../src/txn/transaction.js';
-import { bytes, replicasOf, startCluster, strides, untilEqual, untilLed } from './support.js';
+import { bytes, failure, replicasOf, startCluster, strides, untilEqual, untilLed } from './support.js';
 import {
   endingOf,
   handOver,
@@ -82,6 +82,14 @@ function putAside(client: Router, key: string, value: string): { readonly done: 
   };
   reply.then(settled, settled);
   return { done: () => done, reply };
+}
+
+/** Puts of so many sessions that home forgets all others. */
+async function useSessions({ cluster, client }: World, key: string): Promise<void> {
+  for (let n = 1; n <= 10; n += 1) {
+    const id = { session: n, born: client.now(), sequence: 1, lowest: 1 };
+    await cluster.settle(client.put(bytes(key), bytes('between'), { id }));
+  }
 }
 
 async function expectBoth({ cluster, client, home, other }: World, value: string): Promise<void> {
@@ -161,6 +169,36 @@ describe('a transaction over several buckets', () => {
     expect((await cluster.settle(ending)).reply?.applied).to.equal(true);
     expect(cluster.loop.nowMs - beganMs, 'nobody waits for the patience of a participant').to.be.lessThan(PATIENCE_MS / 4);
     expect(participant.state.participant.endedCount).to.be.greaterThan(0);
+    await expectBoth(world, 'after');
+    await expectClean(world);
+  });
+
+  it('is not begun for a request that home has forgotten', async () => {
+    const world = await start('forgotten-before', { sessionsPerBucketMax: 5 });
+    const { cluster, client, home, other } = world;
+    const id = { session: 4711, born: client.now(), sequence: 1, lowest: 1 };
+    await useSessions(world, home);
+    const participant = leadingReplica(cluster, other);
+    const { lastIndex } = participant.raft;
+    const error = await cluster.settle(failure(client.write([], puts([home, other], 'after'), { id })));
+    expect(error).to.include({ reason: 'REQUEST_FORGOTTEN', outcome: 'unknown' });
+    expect(participant.raft.lastIndex, 'nothing is prepared').to.equal(lastIndex);
+    await expectClean(world);
+  });
+
+  it('keeps nothing locked when home has forgotten its session meanwhile, and is begun in a new one', async () => {
+    const world = await start('forgotten-meanwhile', { sessionsPerBucketMax: 5 });
+    const { cluster, client, home, other } = world;
+    const decision = holdUp(leadingReplica(cluster, home), 'decide');
+    const ending = endingOf(client.write([], puts([home, other], 'after'), { timeoutMs: 30_000 }));
+    expect(await cluster.loop.runUntil(() => decision.count === 1, 1000), 'all is prepared').to.equal(true);
+    // The client's session, too, was idle for longer than these.
+    await useSessions(world, home);
+    const beganMs = cluster.loop.nowMs;
+    decision.letGo();
+    expect((await cluster.settle(ending)).reply?.applied).to.equal(true);
+    expect(decision.count, 'its request is begun anew').to.be.greaterThan(1);
+    expect(cluster.loop.nowMs - beganMs, 'nobody waits for the patience of a participant').to.be.lessThan(PATIENCE_MS / 4);
     await expectBoth(world, 'after');
     await expectClean(world);
   });
