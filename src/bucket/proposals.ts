@@ -357,7 +357,9 @@ export class Proposals {
     const claim = claimOf(unplaced(request.conditions), request.mutations);
     const holder: Holder = { id: request.id, first: request.first };
     const result = this.#whenFree<PrepareResult>(request.conditions, deadlineMs, (watched) => {
-      if (this.#hasEnded(request.id, request.start)) return Promise.resolve({ kind: 'ended' });
+      if (this.#hasEnded(request.id, request.start)) {
+        return Promise.resolve({ kind: 'ended', upTo: participant.tooOldFor(this.#host.clock()) });
+      }
       const blocked = this.#blockedOrDead(holder, claim, request.reservation);
       if (blocked !== undefined) return blocked === 'dead' ? Promise.resolve({ kind: 'locked' }) : blocked;
       this.#checkLoad();

@@ -97,9 +97,10 @@ export interface PrepareRequest extends TransactionPart {
 export type PrepareResult =
   | { readonly kind: 'prepared'; readonly timestamp: Timestamp }
   | { readonly kind: 'refused'; readonly result: WriteResult }
-  /** An older transaction holds a lock that this one needs (`locked`), or this attempt is over here (`ended`). */
+  /** An older transaction holds a lock that this one needs. */
   | { readonly kind: 'locked' }
-  | { readonly kind: 'ended' };
+  /** This attempt is over here, or too old by this bucket's clock. One that begins above `upTo` is not. */
+  | { readonly kind: 'ended'; readonly upTo: Timestamp };
 
 /** To a participant: the attempt is committed at `commit`, or aborted if that is 0. */
 export interface ResolveRequest {

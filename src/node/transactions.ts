@@ -5,7 +5,7 @@ import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import type { DecideResult, PrepareResult, ResolveRequest, Timestamp, WriteRequest, WriteResult } from '../bucket/requests.js';
 import { forgotten } from '../bucket/sessions.js';
-import type { HybridClock } from '../mvcc/timestamp.js';
+import { TIMESTAMP_MAX, type HybridClock } from '../mvcc/timestamp.js';
 import type { BucketId } from '../placement/map.js';
 import type { Term } from '../raft/types.js';
 import {
@@ -57,6 +57,8 @@ interface Coordination {
   deadlineMs: number;
   /** When its first attempt, or that of its owner, began: its age. */
   first: Timestamp;
+  /** Attempts begin above it: up to there, by its clock, a participant takes them for too old. */
+  tooOld: Timestamp;
   promise: Promise<WriteResult> | undefined;
 }
 
@@ -112,7 +114,7 @@ export class Transactions {
     const { term } = raft;
     const { seen = 0 } = context;
     const first = request.owner?.first ?? 0;
-    const coordination: Coordination = { term, replica, request, parts, seen, deadlineMs, first, promise: undefined };
+    const coordination: Coordination = { term, replica, request, parts, seen, deadlineMs, first, tooOld: 0, promise: undefined };
     this.#running.set(name, coordination);
     coordination.promise = this.#coordinate(coordination).finally(() => {
       if (this.#running.get(name) === coordination) this.#running.delete(name);
@@ -126,8 +128,10 @@ export class Transactions {
     const refused = await replica.refuse(request.id, parts.own.conditions);
     if (refused !== undefined) return refused;
     for (let tries = 0; ; tries += 1) {
-      const start = hybrid.now();
-      if (coordination.first === 0) coordination.first = start;
+      const now = hybrid.now();
+      // Of this request alone: a participant's clock that is far ahead must not carry this node's away.
+      const start = Math.min(TIMESTAMP_MAX, Math.max(now, coordination.tooOld + 1));
+      if (coordination.first === 0) coordination.first = now;
       const { session, sequence } = request.id;
       const id = { session, sequence, attempt: this.#number() };
       const key = transactionKey(id);
@@ -167,6 +171,7 @@ export class Transactions {
       if (reply.kind === 'prepared') after = Math.max(after, reply.timestamp);
       else if (reply.kind === 'failed') hopeless = hopeless === undefined || !reply.error.retriable ? reply : hopeless;
       else if (reply.kind !== 'refused') hopeless ??= { kind: 'locked' };
+      if (reply.kind === 'ended') coordination.tooOld = Math.max(coordination.tooOld, reply.upTo);
     }
     const [refusal] = replies.flatMap((reply) => (reply.kind === 'refused' ? [reply.result] : []));
     try {

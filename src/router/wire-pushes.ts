@@ -81,6 +81,7 @@ export function encodeAnswer(out: BinaryWriter, number: number, kind: OperationK
       const result = answer.result as Result['prepare'];
       out.byte(PREPARE_RESULTS.indexOf(result.kind));
       if (result.kind === 'prepared') out.uint(result.timestamp);
+      if (result.kind === 'ended') out.uint(result.upTo);
       if (result.kind === 'refused') encodeWriteResult(out, result.result);
       return;
     }
@@ -132,6 +133,7 @@ function decodeWriteResult(input: BinaryReader): Result['write'] {
 function decodePrepareResult(input: BinaryReader): Result['prepare'] {
   const kind = pick(PREPARE_RESULTS, input, 'what became of a prepare');
   if (kind === 'prepared') return { kind, timestamp: input.uint() };
+  if (kind === 'ended') return { kind, upTo: input.uint() };
   return kind === 'refused' ? { kind, result: decodeWriteResult(input) } : { kind };
 }
 

@@ -17,7 +17,7 @@ import type { OperationKind } from './operations.js';
  *
  * Here: the opening messages, and what both directions share. Requests are in wire-calls.ts, replies in wire-pushes.ts.
  */
-export const PROTOCOL_VERSION = 4;
+export const PROTOCOL_VERSION = 5;
 
 export type Role = 'client' | 'sidecar' | 'node';
 

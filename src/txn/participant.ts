@@ -15,6 +15,9 @@ import { transactionKey, type Prepared, type TransactionId, type TransactionKey 
  *
  * Example, life 10: attempt X began at 100 and is resolved at 105. Its prepare, sent twice, arrives again at 108: known, refused.
  * At 111 X is forgotten; whatever began at 101 or before is refused.
+ *
+ * An attempt begins by the clock of home's node. If the bucket's is ahead of that by more than `life`, every attempt would be too
+ * old; so who refuses one says where the next may begin. When an attempt began is a matter of counting, not of time.
  */
 export interface ParticipantLimits {
   /** For how long, in timestamp units, an attempt may be prepared after it began. */
@@ -94,6 +97,11 @@ export class Participant {
   /** Whether an attempt may not be prepared any more, at `now` on the bucket's clock. */
   hasEnded(id: TransactionId, start: Timestamp, now: Timestamp): boolean {
     return start <= Math.max(this.#refusedUpTo, earlierBy(now, this.#limits.life)) || this.#ended.has(transactionKey(id));
+  }
+
+  /** An attempt that begins above it is not refused for its age, nor will be for all its life, at `now` on the bucket's clock. */
+  tooOldFor(now: Timestamp): Timestamp {
+    return Math.max(this.#refusedUpTo, now);
   }
 
   /** Apply only. */

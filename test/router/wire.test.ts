@@ -189,7 +189,7 @@ const results: { readonly [K in OperationKind]: fc.Arbitrary<Answer<K>['result']
   prepare: fc.oneof(
     fc.record({ kind: fc.constant('prepared' as const), timestamp: uint }),
     fc.record({ kind: fc.constant('refused' as const), result: writeResult }),
-    fc.constantFrom({ kind: 'locked' } as const, { kind: 'ended' } as const),
+    fc.constantFrom({ kind: 'locked' } as const, { kind: 'ended', upTo: 4096 } as const),
   ),
   resolve: fc.constant({}),
   reserve: fc.constant({}),

@@ -192,6 +192,32 @@ describe('clocks that are not what they should be', () => {
     expect(cluster.fatal).to.deep.equal([]);
   });
 
+  it('keep no Write out of a bucket that is a minute ahead of its home, and of all that home’s node has heard', async () => {
+    const cluster = await startCluster({ seed: 'minute-ahead', nodes: 5, replicas: 3, buckets: 10 });
+    await untilLed(cluster);
+    cluster.clock(1).jumpWall(60_000);
+    await cluster.loop.runFor(400);
+    const nodesOf = (key: string): number[] => replicasOf(cluster, bucketOf(bytes(key), 10)).map(({ node }) => node);
+    const ahead = KEYS.find((key) => leaderOf(cluster, key, 10) === 1) ?? '';
+    const behind = KEYS.find((key) => !nodesOf(ahead).includes(leaderOf(cluster, key, 10))) ?? '';
+    expect([ahead, behind]).to.not.include('');
+    const before = await cluster.settle(cluster.client('c1').put(bytes(ahead), bytes('before')));
+    const { hybrid } = cluster.node(leaderOf(cluster, behind, 10));
+    const aheadMs = (timestamp: number): number => (timestamp - hybrid.physicalNow()) / 4096;
+    expect(aheadMs(before.timestamp)).to.be.greaterThan(50_000);
+    // Who has not seen that put; home is the bucket of the first key.
+    const other = cluster.client('c2');
+    const both = [behind, ahead].map((key) => ({ kind: 'put' as const, key: bytes(key), value: bytes('both') }));
+    const refused = await cluster.settle(other.write([{ kind: 'absent', key: bytes(ahead) }], both, { timeoutMs: 500 }));
+    expect(refused).to.include({ applied: false, failedVersion: before.timestamp });
+    expect(aheadMs(hybrid.last), 'home’s node goes by its own clock').to.be.lessThan(1000);
+    expect(await cluster.settle(other.write([], both, { timeoutMs: 500 }))).to.include({ applied: true });
+    for (const key of [behind, ahead]) {
+      expect((await cluster.settle(other.get(bytes(key)))).record?.value.toString(), key).to.equal('both');
+    }
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
   it('may be ahead of what a client takes for the present, but not once it has scanned: so `watch --until now` asks', async () => {
     const cluster = await startCluster({ seed: 'present', nodes: 3, buckets: 8 });
     cluster.clock(2).jumpWall(450);

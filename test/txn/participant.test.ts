@@ -48,4 +48,15 @@ describe('a participant', () => {
     expect(participant.hasEnded(prepared(9, 0, '').id, 103, 107), 'as old as one that was forgotten').to.equal(true);
     expect(participant.hasEnded(prepared(9, 0, '').id, 104, 107)).to.equal(false);
   });
+
+  it('says up to where attempts are too old: what begins above is not, as long as it may live', () => {
+    const participant = new Participant(LIMITS);
+    expect(participant.tooOldFor(107)).to.equal(107);
+    // Of homes whose clocks are ahead of this bucket's.
+    for (let n = 1; n <= 6; n += 1) participant.resolve(prepared(n, 200 + n, '').id, 200 + n, 107);
+    const upTo = participant.tooOldFor(107);
+    expect(participant.hasEnded(prepared(9, 0, '').id, upTo, 107)).to.equal(true);
+    expect(participant.hasEnded(prepared(9, 0, '').id, upTo + 1, 107)).to.equal(false);
+    expect(participant.hasEnded(prepared(9, 0, '').id, upTo + 1, upTo + LIMITS.life)).to.equal(false);
+  });
 });
