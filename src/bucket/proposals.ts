@@ -97,6 +97,8 @@ export class Proposals {
   readonly #overlay = new Map<string, PendingVersion>();
   readonly #locks = new Locks();
   readonly #reservations: Reservations;
+  /** The latest turn of each that waits to reserve: what its owner lets go of meanwhile must not come back. */
+  readonly #reserving = new Map<number, symbol>();
   /** How many commands of this term have reserved what they wait for. */
   #ownReservations = 0;
   readonly #queue: LockQueue;
@@ -329,12 +331,18 @@ export class Proposals {
 
   /** Resolves when nothing that is locked is in the way any more; what was proposed before may still have to be applied. */
   reserve({ owner, claim, forMs }: ReserveRequest, deadlineMs: number): Promise<void> {
+    const { reservation } = owner;
     if (forMs === 0) {
-      this.#reservations.end(owner.reservation);
+      this.#reserving.delete(reservation);
+      this.#reservations.end(reservation);
       this.#queue.wake();
       return Promise.resolve();
     }
-    return this.#queue.run(deadlineMs, () => {
+    const turn = Symbol(reservationName(reservation));
+    const isOver = (): boolean => this.#reserving.get(reservation) !== turn;
+    this.#reserving.set(reservation, turn);
+    const result = this.#queue.run(deadlineMs, () => {
+      if (isOver()) throw new TidemarkError('CANCELLED', 'CANCELLED', 'its owner has let go of it, or reserved something else');
       if (!this.#reservations.place(owner, claim, this.#host.monotonicMs() + forMs)) {
         const message = `${this.#reservations.count} older transactions have reserved much of bucket ${this.#host.state.bucket}`;
         throw new TidemarkError('RESOURCE_EXHAUSTED', 'BUCKET_OVERLOADED', message, { retriable: true });
@@ -342,6 +350,13 @@ export class Proposals {
       const [holder] = this.#locks.conflicts(claim);
       return this.#reserved(claim, owner) ?? (holder === undefined ? Promise.resolve() : blockedBy(holder));
     });
+    const settled = (): void => {
+      if (!isOver()) this.#reserving.delete(reservation);
+    };
+    result.then(settled, settled);
+    // Those whose reservations had to make room keep nobody waiting any more, nor does its own former one.
+    this.#queue.wake();
+    return result;
   }
 
   // --- transactions: as a participant

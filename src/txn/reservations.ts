@@ -55,15 +55,18 @@ export class Reservations {
   }
 
   /**
-   * Reserves, in place of what the owner had reserved before. False if there is no room but that of older ones; younger ones make
-   * room, so that there always is for the oldest.
+   * Reserves, in place of what the owner had reserved before. False if there is no room but that of older ones, and then nothing
+   * of the owner is reserved any more; younger ones make room, so that there always is for the oldest.
    */
   place(owner: Owner, claim: Claim, untilMs: number): boolean {
     const bytes = bytesOf(claim);
-    this.#drop(owner.reservation);
+    const isReplaced = this.#drop(owner.reservation);
     while (this.#held.size > 0 && this.#bytes + bytes > this.#bytesMax) {
       const youngest = this.#youngest();
-      if (youngest === undefined || isOlder(youngest, owner)) return false;
+      if (youngest === undefined || isOlder(youngest, owner)) {
+        if (isReplaced) this.#ended(owner.reservation);
+        return false;
+      }
       this.end(youngest.reservation);
     }
     const claimed = new Locks();

@@ -1,12 +1,14 @@
 import { expect } from 'chai';
+import type { Timestamp } from '../../src/bucket/requests.js';
 import { Database } from '../../src/client/database.js';
 import type { Transaction } from '../../src/client/transaction.js';
+import type { Limits } from '../../src/env/limits.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
 import type { SimProcess } from '../../src/sim/process.js';
 import { SimRandom } from '../../src/sim/random.js';
 import { bucketOf } from '../../src/placement/map.js';
 import type { TransactionId } from '../../src/txn/transaction.js';
-import { bytes, leaderOf, startCluster, untilLed } from './support.js';
+import { bytes, failure, leaderOf, startCluster, untilLed } from './support.js';
 import { handOver, keysOf, leadingReplica, puts, stepsOf, untilSettled } from './transaction-support.js';
 
 /**
@@ -28,8 +30,8 @@ interface World {
   readonly sleep: (ms: number) => Promise<void>;
 }
 
-async function start(seed: string): Promise<World> {
-  const cluster = await startCluster({ seed, nodes: 3, buckets: BUCKETS });
+async function start(seed: string, limits: Partial<Limits> = {}): Promise<World> {
+  const cluster = await startCluster({ seed, nodes: 3, buckets: BUCKETS, limits });
   await untilLed(cluster);
   const client = (name: string): { db: Database; process: SimProcess } => {
     const { env, process } = cluster.machine(name, cluster.loop.clock());
@@ -186,6 +188,40 @@ describe('a transaction that takes its time while others write its keys all the 
     const [reply, [later = 0, now]] = await cluster.settle(Promise.all([several, after]));
     expect(now).to.equal(reply.timestamp);
     expect(later).to.be.at.least(reply.timestamp);
+  });
+
+  it('that lets go while its keys are still locked has nothing reserved when they are free', async () => {
+    const { cluster, keys } = await start('starving-gives-up');
+    const [home = '', key = ''] = keys;
+    const leader = leadingReplica(cluster, key);
+    const [client, owner] = [cluster.client('c'), { reservation: 1, first: 1 }];
+    const claim = { writes: [], reads: [bytes(key)], ranges: [] };
+    const several = client.write([], puts([home, key], 'several'));
+    expect(await cluster.loop.runUntil(() => leader.state.participant.count > 0, 1000)).to.equal(true);
+    const waiting = failure(leader.reserve({ owner, claim, forMs: 10_000 }, Infinity));
+    await cluster.settle(leader.reserve({ owner, claim, forMs: 0 }, Infinity));
+    await cluster.settle(several);
+    expect(await cluster.settle(waiting)).to.include({ code: 'CANCELLED' });
+    const beganMs = cluster.loop.nowMs;
+    await cluster.settle(client.put(bytes(key), bytes('later')));
+    expect(cluster.loop.nowMs - beganMs).to.be.lessThan(1000);
+  });
+
+  it('whose claim has grown too large for what an older one leaves keeps nobody waiting', async () => {
+    const { cluster, keys } = await start('starving-no-room', { reservationBytesPerBucketMax: 2000 });
+    const [key = ''] = keys;
+    const leader = leadingReplica(cluster, key);
+    const claimOf = (names: readonly string[]) => ({ writes: [], reads: names.map(bytes), ranges: [] });
+    const reserve = (first: number, names: readonly string[]): Promise<Timestamp> =>
+      leader.reserve({ owner: { reservation: first, first }, claim: claimOf(names), forMs: 10_000 }, Infinity);
+    await cluster.settle(Promise.all([reserve(1, ['other']), reserve(2, [key])]));
+    const put = cluster.client('c').put(bytes(key), bytes('later'));
+    await cluster.loop.runFor(200);
+    const beganMs = cluster.loop.nowMs;
+    const larger = failure(reserve(2, [key, 'a', 'b', 'c', 'd', 'e', 'f']));
+    expect(await cluster.settle(larger)).to.include({ reason: 'BUCKET_OVERLOADED' });
+    await cluster.settle(put);
+    expect(cluster.loop.nowMs - beganMs).to.be.lessThan(100);
   });
 
   it('lets go when it is over: what waited for it goes on at once', async () => {

@@ -52,4 +52,16 @@ describe('the reservations of a bucket', () => {
     expect(reservations.place(owner(1), claim('abcdefghijk'), 100), 'larger than all room, but alone').to.equal(true);
     expect(ended).to.deep.equal([7, 6, 5]);
   });
+
+  it('that have grown too large for what older ones leave are gone, which those who wait are told', () => {
+    const ended: number[] = [];
+    const reservations = new Reservations(2000, (reservation) => ended.push(reservation));
+    reservations.place(owner(5), claim('a'), 100);
+    reservations.place(owner(7), claim('b'), 100);
+    expect(reservations.place(owner(7), claim('bcdefgh'), 100)).to.equal(false);
+    expect(reservations.inTheWay(claim('b'), undefined)).to.equal(undefined);
+    expect(ended).to.deep.equal([7]);
+    expect(reservations.place(owner(8), claim('bcdefgh'), 100), 'it had nothing').to.equal(false);
+    expect(ended).to.deep.equal([7]);
+  });
 });
