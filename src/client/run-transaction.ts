@@ -21,7 +21,7 @@ import { Transaction, type TransactionHost } from './transaction.js';
  * - A transaction that has only read commits too: its conditions are checked, all at one moment. Not if it has read one key and
  *   nothing else, which is linearizable by itself, nor with the option `snapshot`.
  * - What the function throws ends the transaction, but only once what it has read is known to be the truth: what it threw may
- *   come from a snapshot that was too old.
+ *   come from a snapshot that was too old. If that cannot be found out, the reason is what is thrown, with the other as cause.
  * - A commit whose outcome is not known is repeated under its request id until the time is up; then it is reported as that.
  * - One that has lost RESERVE_AFTER times to others reserves what it used last before it goes on (txn/reservations.ts), for twice
  *   as long as its longest attempt took: its next attempt is as good as sure to commit, if it uses the same.
@@ -205,8 +205,15 @@ class Run {
     }
     const conditions = this.#options.snapshot === true || tx.isOneRead ? [] : tx.conditions();
     if (conditions.length === 0) throw error;
-    const reply = await this.#router.write(conditions, [], { ...this.#callOptions(), owner: this.#owner }).catch(() => undefined);
-    const conflict = reply && conflictOf(reply, conditions);
+    let reply: WriteReply;
+    try {
+      reply = await this.#router.write(conditions, [], { ...this.#callOptions(), owner: this.#owner });
+    } catch (unable) {
+      const unchecked = notChecked(unable, error);
+      if (isTidemarkError(unable) && isTidemarkError(unchecked) && mayHelpAgain(unable)) return { again: unchecked };
+      throw unchecked;
+    }
+    const conflict = conflictOf(reply, conditions);
     if (conflict === undefined) throw error;
     return { conflict };
   }
@@ -271,6 +278,14 @@ function withoutEffect(error: unknown): unknown {
   if (!isTidemarkError(error) || error.outcome === 'none') return error;
   const { code, reason, message, retriable, details } = error;
   return new TidemarkError(code, reason, message, { retriable, details, cause: error });
+}
+
+/** It cannot be told whether what the function threw rests on the truth. */
+function notChecked(unable: unknown, thrown: unknown): unknown {
+  if (!isTidemarkError(unable)) return unable;
+  const { code, reason, retriable, details } = unable;
+  const message = `the function of the transaction threw, and what it had read could not be checked: ${unable.message}`;
+  return new TidemarkError(code, reason, message, { retriable, details, cause: thrown });
 }
 
 function conflictOf(reply: WriteReply, conditions: readonly Condition[]): Conflict | undefined {

@@ -1,8 +1,9 @@
 import { expect } from 'chai';
 import { Database } from '../../src/client/database.js';
-import { TransactionConflict } from '../../src/client/run-transaction.js';
+import { TransactionConflict, type TransactionOptions } from '../../src/client/run-transaction.js';
 import type { Transaction } from '../../src/client/transaction.js';
 import type { Limits } from '../../src/env/limits.js';
+import { TidemarkError } from '../../src/lib/errors.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
 import { SimRandom } from '../../src/sim/random.js';
 import { TransactionLoad } from '../../src/sim/swarm/transactions.js';
@@ -312,6 +313,47 @@ describe('a transaction', () => {
       }),
     );
     expect(attempts).to.equal(2);
+  });
+
+  it('throws what its function threw only if what that read could be checked', async () => {
+    const { cluster, db, other } = await start('throws-unchecked');
+    const keys = ['{t}a', '{t}b'];
+    const leader = leadingReplica(cluster, '{t}a');
+    const write = leader.write.bind(leader);
+    const thrown = new Error('no');
+    const overloaded = new TidemarkError('RESOURCE_EXHAUSTED', 'BUCKET_OVERLOADED', 'too much', { retriable: true });
+    // The next one, which is the check.
+    const refuse = (): void => {
+      leader.write = () => {
+        leader.write = write;
+        return Promise.reject(overloaded);
+      };
+    };
+    const attempts = await cluster.settle(
+      db.transaction(async (tx) => {
+        const entries = await Promise.all(keys.map((key) => tx.get(key)));
+        if (tx.attempt === 1) {
+          await other.write({ mutations: keys.map((key) => ({ kind: 'put', key, value: 'now' })) });
+          refuse();
+        }
+        if (entries.some(({ found }) => !found)) throw thrown;
+        return tx.attempt;
+      }),
+    );
+    expect(attempts, 'it is called again').to.equal(2);
+    const failing = (options: TransactionOptions, next: () => void): Promise<TidemarkError> => {
+      const work = async (tx: Transaction): Promise<void> => {
+        await Promise.all(keys.map((key) => tx.get(key)));
+        next();
+        throw thrown;
+      };
+      return failure(cluster.settle(db.transaction(work, options)));
+    };
+    const refused = await failing({ attemptsMax: 2 }, refuse);
+    expect(refused).to.include({ reason: 'BUCKET_OVERLOADED', outcome: 'none', retriable: true, cause: thrown });
+    expect(refused.message).to.include('what it had read could not be checked: ');
+    const silent = await failing({ timeoutMs: 500 }, () => (leader.write = () => new Promise(() => undefined)));
+    expect(silent, 'nothing is written, whatever becomes of it').to.include({ outcome: 'none', cause: thrown });
   });
 
   it('is over when its function is: later operations are errors', async () => {
