@@ -247,6 +247,7 @@ export class Transaction {
     const read = new ReadRange(range, reverse);
     if (this.#host.snapshotOnly) return read;
     if (this.#ranges.length >= this.#host.limits.writeRangesMax) this.#refuse(`more than ${this.#ranges.length} scans`);
+    this.#count(range.start.length + range.end.length);
     this.#ranges.push(read);
     return read;
   }
@@ -298,10 +299,10 @@ export class Transaction {
     this.#writes.set(mapKey, mutation);
   }
 
-  /** One more key or value to remember until the commit. */
+  /** One more key, value or range to remember until the commit. */
   #count(bytes: number): void {
     const { writeMutationsMax, writeBytesMax } = this.#host.limits;
-    if (this.#versions.size + this.#writes.size + 1 > writeMutationsMax) {
+    if (this.#versions.size + this.#ranges.length + this.#writes.size + 1 > writeMutationsMax) {
       this.#refuse(`more than ${writeMutationsMax} keys (a scan counts as one)`);
     }
     if (this.#bytes + bytes > writeBytesMax) this.#refuse(`more than ${writeBytesMax} bytes`);

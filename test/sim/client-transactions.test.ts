@@ -406,6 +406,12 @@ describe('a transaction', () => {
       for (let n = 0; n < 3; n += 1) await texts(tx.scan({ prefix: `{l}${n}` }));
     });
     expect(await failure(cluster.settle(scans))).to.include({ reason: 'TRANSACTION_TOO_LARGE' });
+    const both = (puts: number) => async (tx: Transaction): Promise<void> => {
+      for (let n = 0; n < 2; n += 1) await texts(tx.scan({ prefix: `{l}${n}` }));
+      for (let n = 0; n < puts; n += 1) tx.put(`{l}${n}`, '');
+    };
+    await cluster.settle(db.transaction(both(3)));
+    expect((await failure(cluster.settle(db.transaction(both(4))))).message).to.include('more than 5 keys (a scan counts as one)');
     const again = db.transaction((tx) => {
       for (let n = 0; n < 50; n += 1) tx.put('{l}same', String(n));
     });
