@@ -86,6 +86,7 @@ export class ChangeStreams {
     }
     this.#open += 1;
     let cursor = from.kind === 'cursor' ? from.cursor : '';
+    let isUntold = from.kind === 'beginning';
     try {
       const { buckets, clusterId } = await this.#ports.placement(signal);
       const touched = bucketsOfRange(range.start, range.end, buckets);
@@ -102,8 +103,8 @@ export class ChangeStreams {
         checkNotAhead,
       });
       for await (const event of stream.events(from)) {
-        const seen = event.kind === 'changes' && options.isOwn !== true ? event.changes : [];
-        for (const { at } of seen) this.#ports.saw(at.bucket, at.timestamp);
+        if (options.isOwn !== true) this.#note(event, touched, isUntold);
+        if (event.kind === 'mark') isUntold = false;
         cursor = event.cursor;
         const stop = this.#guard(options, cursor);
         try {
@@ -117,6 +118,16 @@ export class ChangeStreams {
     } finally {
       this.#open -= 1;
     }
+  }
+
+  /**
+   * What a session has seen: of a snapshot also that there is nothing else in any bucket. The first mark behind it says so even
+   * if there was no entry. Later marks tell nothing that the changes before them have not.
+   */
+  #note(event: StreamEvent, touched: readonly BucketId[], isUntold: boolean): void {
+    const { saw } = this.#ports;
+    if (event.kind === 'changes') for (const { at } of event.changes) saw(at.bucket, at.timestamp);
+    else if (event.kind === 'entries' || isUntold) for (const bucket of touched) saw(bucket, event.timestamp);
   }
 
   /** Looks after a consumer that has got an event, until the returned function is called. */

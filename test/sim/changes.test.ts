@@ -175,6 +175,31 @@ describe('change streams of a simulated cluster', () => {
     }
   });
 
+  it('from the beginning show the snapshot to the session: its bounded reads do not go back behind it', async () => {
+    const cluster = await startCluster({ seed: 'changes-session', nodes: 3, buckets: 2 });
+    await untilLed(cluster);
+    const [writer, reader, other] = [cluster.client('c1'), cluster.client('c2'), cluster.client('c3')];
+    const keys = Array.from({ length: 10 }, (_, n) => `k${n}`);
+    await cluster.settle(Promise.all([reader, other].map((client) => client.ready())));
+    const found = async (client: Router): Promise<number> => {
+      const consistency = { kind: 'bounded', maxStalenessMs: 60_000 } as const;
+      const replies = await cluster.settle(Promise.all(keys.map((key) => client.get(bytes(key), { consistency }))));
+      return replies.filter(({ record }) => record !== undefined).length;
+    };
+    for (const key of keys) await cluster.settle(writer.put(bytes(key), bytes('x')));
+    const stream = reader.changes(ALL, { from: { kind: 'beginning' } });
+    const entries = await nextOf(cluster, stream);
+    expect(entries.kind).to.equal('entries');
+    expect(await found(reader)).to.equal(keys.length);
+    for (const key of keys) await cluster.settle(writer.delete(bytes(key)));
+    // Nothing is there: that, too, is something to see.
+    const empty = other.changes(ALL, { from: { kind: 'beginning' } });
+    const mark = await nextOf(cluster, empty);
+    expect(mark.kind).to.equal('mark');
+    expect(await found(other)).to.equal(0);
+    await cluster.settle(Promise.all([stream, empty].map((each) => each.return(undefined))));
+  });
+
   it('refuse a cursor whose changes were collected, and name the earliest', async () => {
     const { cluster, client, put } = await startShort('changes-horizon', 3000);
     const first = await put('k', '1');
