@@ -1,4 +1,5 @@
 import type { Env } from '../env/env.js';
+import { Cancellation } from '../lib/cancel.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import type { Bytes } from '../lib/bytes.js';
 import type { KeyRange, Record, Timestamp } from '../bucket/requests.js';
@@ -108,7 +109,7 @@ export class ChangeFeed implements AsyncIterableIterator<ChangeEvent>, AsyncDisp
   readonly #router: Router;
   readonly #timers: Env['timers'];
   readonly #options: ChangeFeedOptions;
-  readonly #controller = new AbortController();
+  readonly #left = new Cancellation();
   readonly #events: AsyncGenerator<ChangeEvent>;
   #cursor: string | undefined;
 
@@ -116,11 +117,7 @@ export class ChangeFeed implements AsyncIterableIterator<ChangeEvent>, AsyncDisp
     this.#router = router;
     this.#timers = timers;
     this.#options = options;
-    const { signal } = options;
-    const abort = (): void => this.#controller.abort();
-    signal?.addEventListener('abort', abort, { once: true });
-    if (signal?.aborted === true) abort();
-    this.#events = this.#follow();
+    this.#events = this.#whileWanted();
   }
 
   /** Behind the last event that was given out; undefined before the first. */
@@ -141,7 +138,7 @@ export class ChangeFeed implements AsyncIterableIterator<ChangeEvent>, AsyncDisp
 
   async return(): Promise<IteratorResult<ChangeEvent, undefined>> {
     // What it waits for ends, or the generator would end only then.
-    this.#controller.abort();
+    this.#left.abort();
     await this.#events.return(undefined);
     return { done: true, value: undefined };
   }
@@ -150,9 +147,22 @@ export class ChangeFeed implements AsyncIterableIterator<ChangeEvent>, AsyncDisp
     await this.return();
   }
 
+  /** Listens to the caller's signal no longer than it runs: that may outlive many streams. */
+  async *#whileWanted(): AsyncGenerator<ChangeEvent> {
+    const { signal } = this.#options;
+    const abort = (): void => this.#left.abort();
+    if (signal?.aborted === true) abort();
+    else signal?.addEventListener('abort', abort);
+    try {
+      yield* this.#follow();
+    } finally {
+      signal?.removeEventListener('abort', abort);
+    }
+  }
+
   async *#follow(): AsyncGenerator<ChangeEvent> {
     const { range, before } = this.#options;
-    const { signal } = this.#controller;
+    const signal = this.#left;
     let { from } = this.#options;
     for (;;) {
       try {
@@ -186,15 +196,13 @@ export class ChangeFeed implements AsyncIterableIterator<ChangeEvent>, AsyncDisp
 
   #pause(): Promise<void> {
     return new Promise((resolve) => {
-      const timer = this.#timers.after(PAUSE_MS, resolve);
-      this.#controller.signal.addEventListener(
-        'abort',
-        () => {
-          timer.cancel();
-          resolve();
-        },
-        { once: true },
-      );
+      const done = (): void => {
+        timer.cancel();
+        this.#left.removeEventListener('abort', done);
+        resolve();
+      };
+      const timer = this.#timers.after(PAUSE_MS, done);
+      this.#left.addEventListener('abort', done);
     });
   }
 }
