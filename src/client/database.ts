@@ -219,7 +219,7 @@ export class Database implements AsyncDisposable {
     return { version: timestamp, served };
   }
 
-  /** Checks all conditions and, if they hold, applies all mutations, atomically. The keys must be in one bucket. */
+  /** Checks all conditions and, if they hold, applies all mutations, atomically, whichever buckets their keys are in. */
   async write({ conditions = [], mutations = [] }: Write, options: WriteOptions = {}): Promise<WriteOutcome> {
     const reply = await this.#router.write(conditions.map(conditionOf), mutations.map(mutationOf), options);
     const { applied, timestamp, failedCondition, failedVersion, served } = reply;
@@ -231,7 +231,8 @@ export class Database implements AsyncDisposable {
    * Runs a function whose reads and writes are one atomic step (run-transaction.ts). It is called again when somebody else has
    * changed what it had read, so it must do nothing else that cannot be repeated. What it returns is the result.
    *
-   * Rejects with TransactionConflict when that happened too often, and with what the function throws; nothing was written then.
+   * Rejects with TransactionConflict when that happened too often, and with what the function throws, once what it had read is
+   * known to be so; nothing was written then.
    * Any error with outcome `unknown`: it may have been.
    */
   async transaction<T>(work: (tx: Transaction) => Promise<T> | T, options: TransactionOptions = {}): Promise<T> {

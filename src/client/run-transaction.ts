@@ -1,5 +1,6 @@
 import type { Clock, Random, Timers } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
+import { randomIdentity } from '../env/time.js';
 import { printable, type Bytes } from '../lib/bytes.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
@@ -152,7 +153,7 @@ class Run {
   async #reserve(tx: Transaction, first: Timestamp): Promise<boolean> {
     if (mutant('transaction-never-reserves')) return false;
     const claim = claimOf(tx.conditions(), tx.mutations);
-    this.#owner = { first, reservation: this.#owner?.reservation || numberOf(this.#env.random) };
+    this.#owner = { first, reservation: this.#owner?.reservation || randomIdentity(this.#env.random) };
     this.#reserved.push(claim);
     const forMs = Math.min(this.#limits.reservationMsMax, Math.max(RESERVE_MS_MIN, 2 * this.#longestMs));
     return this.#router.reserve(claim, this.#owner, forMs, this.#callOptions()).then(
@@ -259,11 +260,6 @@ class Run {
 /** Others were faster, or their locks were in the way each time that the cluster tried. */
 function isLost(ending: Failed): boolean {
   return 'conflict' in ending || ending.again.reason === 'TRANSACTION_CONFLICT';
-}
-
-/** 53 random bits, not all zero. */
-function numberOf(random: Random): number {
-  return Math.max(1, random.uint32() * 2 ** 21 + Math.floor(random.uint32() / 2 ** 11));
 }
 
 /** Nothing was done, and a new attempt, which reads a later moment, may fare better. */

@@ -22,3 +22,8 @@ export interface Random {
   /** A uniform number in [0, 1). */
   float(): number;
 }
+
+/** An identity by chance: 53 random bits. Never 0, which reads as "none". */
+export function randomIdentity(random: Random): number {
+  return Math.max(1, random.uint32() * 2 ** 21 + Math.floor(random.uint32() / 2 ** 11));
+}

@@ -1,5 +1,6 @@
 import type { Env } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
+import { randomIdentity } from '../env/time.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
@@ -133,7 +134,7 @@ export class Transactions {
       const start = Math.min(TIMESTAMP_MAX, Math.max(now, coordination.tooOld + 1));
       if (coordination.first === 0) coordination.first = now;
       const { session, sequence } = request.id;
-      const id = { session, sequence, attempt: this.#number() };
+      const id = { session, sequence, attempt: randomIdentity(env.random) };
       const key = transactionKey(id);
       this.#alive.set(key, coordination.term);
       let result: AttemptResult;
@@ -235,12 +236,6 @@ export class Transactions {
       `the write ${request.id.sequence} over several buckets, whose home is bucket ${replica.bucket}, met locks of older ` +
       'transactions at every attempt until its deadline; try again later';
     return new TidemarkError('ABORTED', 'TRANSACTION_CONFLICT', message, { retriable: true });
-  }
-
-  /** 53 random bits. */
-  #number(): number {
-    const { random } = this.#options.env;
-    return random.uint32() * 2 ** 21 + Math.floor(random.uint32() / 2 ** 11);
   }
 
   #context(deadlineMs: number): OperationContext {

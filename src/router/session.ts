@@ -1,5 +1,6 @@
 import type { Clock, Random } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
+import { randomIdentity } from '../env/time.js';
 import { isTidemarkError } from '../lib/errors.js';
 import type { RequestId, Timestamp } from '../bucket/requests.js';
 import { checkTimestamp, earlier, TIMESTAMP_MAX } from '../mvcc/timestamp.js';
@@ -115,8 +116,7 @@ class Session {
   readonly #ended = new Set<number>();
 
   constructor(random: Random, born: Timestamp, bornMs: number) {
-    // 53 random bits; zero would read as "no session".
-    this.id = Math.max(1, random.uint32() * 2 ** 21 + Math.floor(random.uint32() / 2 ** 11));
+    this.id = randomIdentity(random);
     this.#born = born;
     this.#bornMs = bornMs;
   }

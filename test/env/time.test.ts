@@ -2,6 +2,7 @@ import { expect } from 'chai';
 import { systemClock } from '../../src/env/real/clock.js';
 import { systemRandom } from '../../src/env/real/random.js';
 import { systemTimers } from '../../src/env/real/timers.js';
+import { randomIdentity } from '../../src/env/time.js';
 
 describe('system timers and clock', () => {
   const clock = systemClock();
@@ -59,5 +60,13 @@ describe('system randomness', () => {
     }
     // Six standard deviations of a binomial count: wrong about once in five hundred million runs.
     for (const count of tenths) expect(Math.abs(count - draws / 10)).to.be.below(6 * Math.sqrt(draws * 0.09));
+  });
+});
+
+describe('an identity by chance', () => {
+  it('has all bits that a number holds exactly, and is never 0', () => {
+    const always = (uint32: number): number => randomIdentity({ uint32: () => uint32, float: () => 0 });
+    expect(always(2 ** 32 - 1)).to.equal(Number.MAX_SAFE_INTEGER);
+    expect(always(0)).to.equal(1);
   });
 });
