@@ -6,6 +6,8 @@ import { openRpc } from '../rpc.js';
 /** Asks the service `Cluster`, of whatever process, or of the node that can answer. */
 const CLUSTER = 'tidemark.v1.Cluster';
 const PAUSE_MS = 100;
+/** A node may take so long to answer before another is asked, and a third of the time that there is. */
+const ATTEMPT_MS_MIN = 2000;
 
 export interface StatusReply {
   readonly clusterId: string;
@@ -46,23 +48,31 @@ export async function askFirst<Reply>(options: ConnectionArguments, method: stri
   throw new TidemarkError('UNAVAILABLE', 'NO_ENDPOINT_ANSWERED', message, { retriable: true });
 }
 
-/** Asks the node that can answer: begins with any, and goes where it is sent. */
+/** Asks the node that can answer: begins with any, and goes where it is sent, but not to who has just not answered. */
 export async function ask<Reply>(options: ConnectionArguments, method: string, request: object, first = 0): Promise<Reply> {
   const { nodes } = await askFirst<StatusReply>(options, 'Status', {});
   const giveUpMs = performance.now() + options.timeout;
   const rank = ({ id, reachable }: StatusReply['nodes'][number]): number => (id === first ? 2 : Number(reachable));
   const order = [...nodes].sort((a, b) => rank(b) - rank(a));
-  let next = order[0]?.id;
-  for (let tries = 0; ; tries += 1) {
-    const node = order.find(({ id }) => id === next) ?? order[tries % order.length];
+  const silent = new Set<number>();
+  let next: number | undefined;
+  for (let turn = 0; ;) {
+    let node = order.find(({ id }) => id === next && !silent.has(id));
+    if (node === undefined) {
+      node = order[turn % order.length];
+      turn += 1;
+    }
     if (node === undefined) throw new TidemarkError('UNAVAILABLE', 'NO_ENDPOINT_ANSWERED', 'the cluster has no nodes');
     const rpc = openRpc(node.address, options);
+    const leftMs = Math.max(1, giveUpMs - performance.now());
     try {
-      return await rpc.unary<Reply>(CLUSTER, method, request, Math.max(1, giveUpMs - performance.now()));
+      return await rpc.unary<Reply>(CLUSTER, method, request, Math.min(leftMs, Math.max(ATTEMPT_MS_MIN, options.timeout / 3)));
     } catch (error) {
-      if (!isTidemarkError(error) || !error.retriable || performance.now() >= giveUpMs) throw error;
+      const mayHelp = isTidemarkError(error) && (error.retriable || error.code === 'DEADLINE_EXCEEDED');
+      if (!mayHelp || performance.now() >= giveUpMs) throw error;
       const leader = Number(error.details['leader'] ?? 0);
       next = leader === 0 || leader === node.id ? undefined : leader;
+      if (error.reason !== 'NOT_LEADER') silent.add(node.id);
     } finally {
       rpc.close();
     }
