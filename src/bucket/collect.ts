@@ -16,7 +16,8 @@ import type { StateStore } from './state-store.js';
  * turn, for the record is from a page that is a little old.
  *
  * Records are met in the order of time, so a version is gone before the deletion that follows it: what is left of a key never
- * shows a version that was deleted, whatever is derived from it (bucket/snapshot.ts derives pointers).
+ * shows a version that was deleted, whatever is derived from it (bucket/snapshot.ts derives pointers). Who leaves one record of a
+ * bucket out leaves out all later ones, too.
  *
  *   g <slot u32>  ->  timestamp u64: all of the slot up to there was collected; a hint that saves work after a restart
  *

@@ -14,7 +14,7 @@ import type { BucketId } from '../placement/map.js';
  *
  * It never hurries: a page of records at a time, with a pause behind each, and none while the state store is behind; a turn's
  * work is bounded by PAGE_RECORDS and PAGE_BYTES. A replica whose state is being copied for a snapshot, or replaced by one, is
- * left out until the next pass.
+ * left out until the next pass; also what is met of it when the copy is over, for records are collected in the order of time.
  */
 export interface CollectorOptions {
   readonly timers: Timers;
@@ -28,7 +28,7 @@ interface Target {
   readonly replica: Replica;
   readonly from: Timestamp;
   readonly to: Timestamp;
-  /** Something came between: what was left out must be met again. */
+  /** Something came between: what was left out must be met again, and before anything later is collected. */
   left: boolean;
 }
 
@@ -122,7 +122,9 @@ export class Collector {
   }
 
   #look(target: Target, key: Buffer, data: Buffer): void {
-    const { replica, from, to } = target;
+    const { replica, from, to, left } = target;
+    // What was left out may be an overwritten version, and what comes now the deletion that hides it, with the key's pointer.
+    if (left) return;
     const { timestamp } = versionOfKey(key);
     if (timestamp <= from || timestamp > to) return;
     const { state } = replica;

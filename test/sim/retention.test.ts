@@ -143,6 +143,37 @@ describe('retention', () => {
     expect(stored(cluster, 'twist').versions).to.equal(1);
   });
 
+  it('leaves no version behind the deletion of its key where a copy was under way for a part of a pass only', async () => {
+    const { cluster, client } = await startShort('brief-copy', { buckets: 1, nodes: 1 });
+    await put(cluster, client, 'ghost', 'first');
+    await put(cluster, client, 'ghost', 'second');
+    // So many bytes that the deletion comes with a later page.
+    for (let n = 0; n < 4; n += 1) await put(cluster, client, `filler ${n}`, 'x'.repeat(100_000));
+    await cluster.settle(client.delete(bytes('ghost')));
+    const [replica] = replicasOf(cluster, 0).map((each) => each.replica);
+    if (replica === undefined) throw new Error('no replica');
+    const { store } = replica.state;
+    const page = store.pageOnDisk.bind(store);
+    // Until the horizon has passed all of it, and then again while the first page of the first pass is looked at.
+    let copy = new StateSnapshot(replica.state);
+    await cluster.loop.runFor(RETENTION_MS + 4000);
+    copy.close();
+    let pages = 0;
+    store.pageOnDisk = async (options) => {
+      const found = await page(options);
+      pages += 1;
+      if (pages === 1) copy = new StateSnapshot(replica.state);
+      else copy.close();
+      return found;
+    };
+    await cluster.loop.runFor(4000);
+    expect(pages).to.be.at.least(4);
+    // What a snapshot would send: its receiver derives the pointers of keys from versions.
+    expect(stored(cluster, 'ghost')).to.deep.equal({ versions: 0, pointers: 0 });
+    expect(stored(cluster, 'filler').versions).to.equal(4);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
   it('comes with a snapshot, before anything can be read of it', async () => {
     const limits = { logEntriesKept: 5, logBytesKept: 1000 };
     const { cluster, client } = await startShort('snapshot', { buckets: 1, limits });
