@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import { Gate } from '../../src/env/real/gate.js';
+import { Gate, Queue } from '../../src/env/real/gate.js';
 
 /** Jobs that run until they are told to end; `running` names those that do. */
 class Jobs {
@@ -100,5 +100,36 @@ describe('gate', () => {
     expect(idle).to.equal(false);
     await jobs.end('1');
     expect(idle).to.equal(true);
+  });
+});
+
+describe('the queue of a gate', () => {
+  it('holds those that wait, and few more, though it never is empty', () => {
+    const queue = new Queue();
+    const order: number[] = [];
+    const push = (n: number): void => queue.push(() => order.push(n));
+    const waiting = 10;
+    for (let n = 0; n < waiting; n += 1) push(n);
+    let most = 0;
+    for (let n = waiting; n < 10_000; n += 1) {
+      push(n);
+      queue.shift()?.();
+      most = Math.max(most, queue.slots);
+    }
+    expect(most).to.be.below(100);
+    while (!queue.empty) queue.shift()?.();
+    expect(order).to.deep.equal(Array.from({ length: 10_000 }, (_, n) => n));
+    expect([queue.shift(), queue.slots]).to.deep.equal([undefined, 0]);
+  });
+
+  it('moves the rest seldom: a long one is worked off in time that grows with its length', () => {
+    const queue = new Queue();
+    for (let n = 0; n < 1000; n += 1) queue.push(() => undefined);
+    const lengths = new Set<number>();
+    while (!queue.empty) {
+      queue.shift();
+      lengths.add(queue.slots);
+    }
+    expect(lengths.size).to.be.below(12);
   });
 });

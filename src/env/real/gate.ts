@@ -103,13 +103,24 @@ export class Gate {
   }
 }
 
-/** First in, first out, without moving the rest on every removal. */
-class Queue {
-  #items: (() => void)[] = [];
+/** So many slots of removed items are kept before the rest is moved to the front. */
+const REMOVED_MIN = 64;
+
+/**
+ * First in, first out, without moving the rest on every removal: it moves when half of the slots are of removed items. Not only
+ * when it is empty, for beside a writer and many readers it may never be, and a removed job would keep its page alive.
+ */
+export class Queue {
+  readonly #items: ((() => void) | undefined)[] = [];
   #head = 0;
 
   get empty(): boolean {
     return this.#head === this.#items.length;
+  }
+
+  /** How many it holds in memory: those that wait, and the slots of some that were removed. */
+  get slots(): number {
+    return this.#items.length;
   }
 
   push(item: () => void): void {
@@ -119,9 +130,10 @@ class Queue {
   shift(): (() => void) | undefined {
     const item = this.#items[this.#head];
     if (item === undefined) return undefined;
+    this.#items[this.#head] = undefined;
     this.#head += 1;
-    if (this.#head === this.#items.length) {
-      this.#items = [];
+    if (this.empty || (this.#head >= REMOVED_MIN && 2 * this.#head >= this.#items.length)) {
+      this.#items.splice(0, this.#head);
       this.#head = 0;
     }
     return item;
