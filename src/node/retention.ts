@@ -16,6 +16,11 @@ import type { Holds } from './holds.js';
  *
  * A horizon moves by an entry of the log, so it moves in steps: of a STEPS-th of the retention. Nothing is proposed for a bucket
  * whose oldest version is younger than that.
+ *
+ * What is gone is gone on all replicas, and a horizon never goes back. So the age of history is not measured by the clock of one
+ * machine, which somebody may set wrong for a second: the present of a bucket is no later than the floor that a quorum of its
+ * voters stands for, and none of them accepts a floor that is far ahead of its own clock (ceiling.ts). A bucket of one replica
+ * has nobody else to ask.
  */
 export interface RetentionOptions {
   readonly clock: Clock;
@@ -69,7 +74,7 @@ export class Retention {
       if (replica.installing) continue;
       lowest = Math.min(lowest, replica.state.horizon === 0 ? Infinity : replica.state.horizon);
       for (const { name, lost } of replica.state.meta.pins) if (!lost) pins.add(name);
-      if (replica.raft.canServe()) this.#raise(replica, now);
+      if (replica.raft.canServe()) this.#raise(replica, presentOf(replica, now));
     }
     this.#age.set(lowest === Infinity ? 0 : Math.max(0, (now - lowest) / LOGICAL / 1000));
     this.#pins.set(pins.size);
@@ -172,4 +177,9 @@ export class Retention {
     }
     return fits;
   }
+}
+
+/** Not `closed`, though it is bounded likewise: a floor reaches to the next heartbeat, and does not lag behind the clock. */
+function presentOf({ raft }: Replica, now: Timestamp): Timestamp {
+  return Math.min(now, raft.quorumFloor());
 }

@@ -249,6 +249,32 @@ describe('retention', () => {
     expect(await valueAsOf(cluster, client, 'twist', client.now() - 59_000 * LOGICAL), 'the last minute').to.have.lengthOf(5000);
   });
 
+  it('does not follow a clock that runs ahead for a while: history and pins stay', async () => {
+    const { cluster, client } = await startShort('ahead', { limits: { retentionMs: 20_000 } });
+    const first = await put(cluster, client, 'twist', 'first');
+    await put(cluster, client, 'twist', 'second');
+    for (const { replica } of replicasOf(cluster, 0).concat(replicasOf(cluster, 1))) {
+      if (!replica.raft.canServe()) continue;
+      const expires = later(client.now(), 60_000);
+      await cluster.settle(replica.retain({ kind: 'pin', name: 'kept', timestamp: first, expires, most: 3 }));
+    }
+    const ahead = leaderOf(cluster, 'twist', 2);
+    cluster.clock(ahead).jumpWall(3_600_000);
+    await cluster.loop.runFor(5000);
+    expect(leaderOf(cluster, 'twist', 2), 'it has led all the while').to.equal(ahead);
+    // At the fast node, so that there is a commit an hour ahead: that is no reason either.
+    await cluster.settle(cluster.node(ahead).router.put(bytes('twist'), bytes('third')));
+    await cluster.loop.runFor(5000);
+    cluster.clock(ahead).jumpWall(-3_600_000);
+    await cluster.loop.runFor(5000);
+    for (const { state } of dataReplicas(cluster)) {
+      expect(state.horizon).to.be.at.most(first);
+      expect(state.meta.pins.map(({ name, lost }) => [name, lost])).to.deep.equal([['kept', false]]);
+    }
+    expect(await valueAsOf(cluster, cluster.client('c2'), 'twist', first)).to.equal('first');
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
   it('goes on where it was after a restart, and after a change of leaders', async () => {
     const { cluster, client } = await startShort('restart');
     for (let n = 0; n < 5; n += 1) await put(cluster, client, 'twist', `t${n}`);
