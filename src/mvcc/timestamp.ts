@@ -180,9 +180,9 @@ export class HybridClock {
 
   /**
    * Takes note of a timestamp in a request, so that everything given out from now on is above it. Throws UNAVAILABLE /
-   * CLOCK_TOO_FAR_AHEAD, and takes no note, if it is news and further ahead of the wall clock than the maximal offset: one wrong
-   * clock must not carry the whole cluster's timeline away. What a committed entry has told already is no news: refusing it
-   * would shut out everybody who has seen that entry.
+   * CLOCK_TOO_FAR_AHEAD, and takes no note, if it is news and further ahead of the wall clock than the maximal offset: who makes
+   * up a timestamp must not carry the whole cluster's timeline away. What a committed entry has told already is no news: refusing
+   * it would shut out everybody who has seen that entry.
    *
    * Retriable, for such timestamps come from another node's clock: this one comes nearer, or hears of the entry that the other
    * has told of. What a caller makes up is refused where it comes in (checkNotAhead).
@@ -209,7 +209,12 @@ export class HybridClock {
     return timestamp > this.#last && timestamp >= later(this.physicalNow(), this.#maxOffsetMs + 1);
   }
 
-  /** Takes note of a timestamp that is already a fact, a committed entry's or a transaction's: never refused. */
+  /**
+   * Takes note of a timestamp that is already a fact, a committed entry's or a transaction's: never refused, however far ahead.
+   * So the node follows the clocks of its buckets, and one wrong clock that commits carries others away (guarantees.md, "Time").
+   * Not to follow would be worse: buckets tell by their own clocks how old the sessions and attempts of transactions are that
+   * this node's clock gives a birth, and would take all of them for ones that are over.
+   */
   mergeCommitted(timestamp: Timestamp): void {
     assert(isTimestamp(timestamp), () => `${timestamp} is no timestamp`);
     this.#last = Math.max(this.#last, timestamp);
