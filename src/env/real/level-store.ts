@@ -44,6 +44,9 @@ export interface LevelStoreOptions extends StoreOptions {
 /**
  * A Store over LevelDB. The gate keeps the invariant of the port: no snapshot is open while a batch is issued or in flight.
  * `get` is outside the gate because `getSync`, alone among the reads of classic-level, takes no snapshot.
+ *
+ * LevelDB's own checksums protect less than they could: its options `paranoid_checks` and `verify_checksums` cannot be reached
+ * from here (docs/reliability.md, "Not covered").
  */
 export class LevelStore implements Store {
   readonly #db: Db;
