@@ -3,6 +3,7 @@ import type { CancelSignal } from '../lib/cancel.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { walk, readRecord } from '../mvcc/reader.js';
+import type { VersionId } from '../mvcc/records.js';
 import { earlier, formatTimestamp, TIMESTAMP_MAX, type HybridClock } from '../mvcc/timestamp.js';
 import { nodeOfReplica, type BucketId } from '../placement/map.js';
 import type { Raft } from '../raft/raft.js';
@@ -254,15 +255,28 @@ export class Reads {
     this.#checkInstalled();
     this.#recheckHorizon(view);
     if (newest === undefined) return { versions, more: false };
-    for (const { id, record } of walk(state.store, state.slot, newest.id, state.horizon)) {
-      if (id.timestamp < to) break;
-      if (versions.length === limit || bytes >= bytesMax) {
+    let next: VersionId | undefined = newest.id;
+    while (next !== undefined) {
+      const chain = walk(state.store, state.slot, next, state.horizon);
+      next = undefined;
+      for (const { id, record } of chain) {
         const last = versions.at(-1);
-        if (last !== undefined) this.#walks.stop(key, last.version, id);
-        return { versions, more: true };
+        // If the horizon rose in a pause, what has been shown may be the latest at it: nothing below counts.
+        if (id.timestamp < to || (last !== undefined && last.version <= state.horizon)) break;
+        if (versions.length === limit || bytes >= bytesMax) {
+          if (last !== undefined) this.#walks.stop(key, last.version, id);
+          return { versions, more: true };
+        }
+        versions.push({ version: id.timestamp, deleted: record.deleted, value: record.value });
+        bytes += record.value.length;
+        if (strides.mayFollow()) continue;
+        next = record.previous;
+        break;
       }
-      versions.push({ version: id.timestamp, deleted: record.deleted, value: record.value });
-      bytes += record.value.length;
+      if (next === undefined) break;
+      await strides.pause();
+      this.#checkInstalled();
+      this.#recheckHorizon(view);
     }
     return { versions, more: false };
   }

@@ -29,8 +29,18 @@ export class Strides {
       this.#left -= links;
       if (further === undefined) return found;
       next = further;
-      await this.#pause();
-      this.#left = LINKS_PER_TURN;
+      await this.pause();
     }
+  }
+
+  /** A link was followed by whoever shows all versions. False when it should pause. */
+  mayFollow(): boolean {
+    this.#left -= 1;
+    return this.#left > 0;
+  }
+
+  async pause(): Promise<void> {
+    await this.#pause();
+    this.#left = LINKS_PER_TURN;
   }
 }

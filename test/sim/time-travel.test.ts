@@ -1,6 +1,7 @@
 import { expect } from 'chai';
 import type { Timestamp } from '../../src/bucket/requests.js';
 import { ANY_STALENESS_MS } from '../../src/bucket/requests.js';
+import { Strides } from '../../src/bucket/strides.js';
 import { Database } from '../../src/client/database.js';
 import { EMPTY } from '../../src/lib/bytes.js';
 import { LOGICAL } from '../../src/mvcc/timestamp.js';
@@ -257,5 +258,46 @@ describe('time travel', () => {
       Object.defineProperty(replica.state, 'horizon', { value: horizon, configurable: true });
       expect((await page(two - 1)).versions.map(({ version }) => version)).to.deep.equal(shown);
     }
+  });
+
+  it('reads a long page of the history of a key in several turns, and ends it where the horizon has come meanwhile', async () => {
+    const cluster = await startCluster({ seed: 'long-page', nodes: 1, buckets: 1 });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const versions: Timestamp[] = [];
+    for (let n = 0; n < 1000; n += 1) versions.unshift((await cluster.settle(client.put(bytes('k'), bytes(String(n))))).timestamp);
+    const [replica] = replicasOf(cluster, 0).map((each) => each.replica);
+    if (replica === undefined) throw new Error('no replica');
+    let looks = 0;
+    const { store } = replica.state;
+    const get = store.get.bind(store);
+    store.get = (key) => {
+      looks += 1;
+      return get(key);
+    };
+    const view = await cluster.settle(replica.reads.open({ kind: 'linearizable' }, Infinity));
+    const turns: number[] = [];
+    const read = async (atPause: () => void): Promise<Timestamp[]> => {
+      turns.length = looks = 0;
+      const inTurns = new Strides(() => {
+        turns.push(looks);
+        looks = 0;
+        atPause();
+        return Promise.resolve();
+      });
+      const wanted = { from: Number.MAX_SAFE_INTEGER, to: 0, limit: 2000, bytesMax: 1_000_000 };
+      const page = await replica.reads.history(bytes('k'), view, wanted, inTurns);
+      expect(page.more).to.equal(false);
+      return page.versions.map(({ version }) => version);
+    };
+    expect(await read(() => undefined)).to.deep.equal(versions);
+    expect(turns).to.have.lengthOf(2);
+    expect(Math.max(...turns, looks)).to.be.at.most(405);
+    const horizon = versions[100] ?? 0;
+    const raise = (): void => void Object.defineProperty(replica.state, 'horizon', { value: horizon, configurable: true });
+    const shown = await read(raise);
+    expect(turns).to.have.lengthOf(1);
+    expect(shown).to.deep.equal(versions.slice(0, shown.length));
+    expect(shown.length).to.be.within(101, 401);
   });
 });
