@@ -1,5 +1,9 @@
 import type { Entry, Message } from '../raft/types.js';
 
+/** What is worked off in one turn of what has waited: a millisecond or two, for other replicas may have waited as well. */
+const ENTRIES_PER_TURN = 256;
+const BYTES_PER_TURN = 256 * 1024;
+
 /**
  * Committed entries of one replica that wait, because the state store's overlay is full or a snapshot is being installed.
  *
@@ -7,10 +11,14 @@ import type { Entry, Message } from '../raft/types.js';
  * sends are dropped. The rest of the message is heard: the leader is alive and wants to know whether this replica is, else both
  * would take each other for dead under load. When the backlog is worked off, the leader is asked for what was dropped; by itself
  * it would notice only after an election timeout.
+ *
+ * What waits in all replicas of a node fills an overlay, so it is worked off in several turns; heartbeats and requests come in
+ * between. What nothing waits before is not limited here: raft hands it out in pages.
  */
 export class Backlog {
   readonly #entries: Entry[] = [];
   #hasDropped = false;
+  #hasWaited = false;
 
   get isEmpty(): boolean {
     return this.#entries.length === 0;
@@ -28,15 +36,18 @@ export class Backlog {
     return { type: 'heartbeat', from, to, term, commit: 0, round, floor, closed, closedIndex };
   }
 
-  /** Hands over one after the other, as long as `mayTake`. */
+  /** Hands over one after the other, as long as `mayTake`; if some have waited since the last turn, so many at most. */
   drain(mayTake: () => boolean, take: (entry: Entry) => void): void {
-    let count = 0;
+    const [entriesMax, bytesMax] = this.#hasWaited ? [ENTRIES_PER_TURN, BYTES_PER_TURN] : [Infinity, Infinity];
+    let [count, bytes] = [0, 0];
     for (const entry of this.#entries) {
-      if (!mayTake()) break;
+      if (count >= entriesMax || bytes >= bytesMax || !mayTake()) break;
       take(entry);
       count += 1;
+      bytes += entry.data.length;
     }
     this.#entries.splice(0, count);
+    this.#hasWaited = !this.isEmpty;
   }
 
   /** Whether there is room now for what was dropped. True once. */
@@ -48,5 +59,6 @@ export class Backlog {
 
   clear(): void {
     this.#entries.length = 0;
+    this.#hasWaited = false;
   }
 }

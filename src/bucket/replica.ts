@@ -2,7 +2,7 @@ import type { Clock, Logger, Random } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
 import type { Bytes } from '../lib/bytes.js';
-import { TidemarkError, withoutStack } from '../lib/errors.js';
+import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { later, type HybridClock, type Timestamp } from '../mvcc/timestamp.js';
 import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
@@ -12,6 +12,7 @@ import type { Entry, HardState, LogIndex, Message, Ready, ReplicaId, SnapshotMet
 import type { Outcome, Prepared, TransactionId } from '../txn/transaction.js';
 import { Backlog } from './backlog.js';
 import type { BucketLog } from './log-storage.js';
+import { notLeader } from './not-leader.js';
 import { PendingEntries } from './pending-entries.js';
 import { Proposals } from './proposals.js';
 import { Reads } from './reads.js';
@@ -402,12 +403,7 @@ export class Replica {
   }
 
   notLeader(): TidemarkError {
-    const leader = this.leaderNode;
-    const another = leader !== 0 && leader !== nodeOfReplica(this.id);
-    const hint = another ? `node ${leader} leads it` : leader === 0 ? 'no leader is known' : 'it takes over or hands over now';
-    const message = `this replica does not lead bucket ${this.bucket}: ${hint}`;
-    const details = another ? { leader: String(leader) } : {};
-    return withoutStack(() => new TidemarkError('UNAVAILABLE', 'NOT_LEADER', message, { retriable: true, details }));
+    return notLeader(this.bucket, nodeOfReplica(this.id), this.leaderNode);
   }
 
   changeMembers(changes: readonly ConfigChange[]): LogIndex {
@@ -552,8 +548,9 @@ export class Replica {
     this.raft.applied(state.applied.index);
     if (this.#backlog.wantsDropped()) this.raft.askAgain();
     this.#proposals?.wake();
+    const hasMore = this.blocked && hasRoom();
     // Having applied some, raft may give the next ones, or reads that waited for the term's first entry.
-    if (this.raft.hasReady()) this.#host.changed(this);
+    if (hasMore || this.raft.hasReady()) this.#host.changed(this);
   }
 
   #apply(entry: Entry): void {

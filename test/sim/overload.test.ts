@@ -40,6 +40,28 @@ describe('state stores that fall behind', () => {
     expect(longestMs, 'without progress').to.be.lessThan(ELECTION_MS / 2);
     expect(cluster.fatal).to.deep.equal([]);
   });
+
+  it('work off what has waited in portions, so that no turn lasts for long', async () => {
+    const cluster = await startCluster({ seed: 'portions', nodes: 3, buckets: 1, limits: { overlayBytesMax: 80_000 } });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const portions: number[] = [];
+    for (const { replica } of replicasOf(cluster, 0)) {
+      const collect = replica.collect.bind(replica);
+      replica.collect = () => {
+        const before = replica.blocked ? replica.state.applied.index : Infinity;
+        const ready = collect();
+        portions.push(Math.max(0, replica.state.applied.index - before));
+        return ready;
+      };
+    }
+    // All in one turn, so that they are committed before the first of them fills an overlay.
+    const put = (n: number): Promise<unknown> => client.put(bytes(`key ${n}`), bytes('x'.repeat(20)), { timeoutMs: 10_000 });
+    await cluster.settle(Promise.all(Array.from({ length: 1000 }, (_, n) => put(n))));
+    expect(Math.max(...portions)).to.be.within(100, 256);
+    await untilEqual(cluster);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
 });
 
 const ELECTION_MS = 1200;
