@@ -1,4 +1,3 @@
-import { crc32 } from 'node:zlib';
 import { assert } from '../lib/assert.js';
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
@@ -6,6 +5,7 @@ import { mutant } from '../lib/mutants.js';
 import { prefixEnd, readUint64, writeUint64 } from '../lib/ordered.js';
 import type { BucketId } from '../placement/map.js';
 import type { Entry, EntryKind, HardState, LogIndex, Term } from '../raft/types.js';
+import { CRC_BYTES, isSealed, sealInPlace } from './sealed.js';
 
 /**
  * The bytes of the node's `log` store.
@@ -27,7 +27,6 @@ const RECORD_TAG = 0x62; // 'b'
 const HARD_STATE_TAG = 0x68; // 'h'
 const START_TAG = 0x74; // 't'
 const KINDS: readonly EntryKind[] = ['data', 'config', 'empty'];
-const CRC_BYTES = 4;
 const SECTION_HEAD_BYTES = 28;
 const ENTRY_HEAD_BYTES = 5;
 
@@ -92,18 +91,9 @@ export function corrupt(what: string): TidemarkError {
   return new TidemarkError('DATA_LOSS', 'LOG_CORRUPT', what);
 }
 
-/** Puts a checksum into the first four bytes. */
-export function seal(out: Bytes): Bytes {
-  out.writeUInt32BE(crc32(out.subarray(CRC_BYTES)), 0);
-  return out;
-}
-
-/** Checks what was read from disk. */
-export function unseal(data: Bytes, what: string): Bytes {
-  if (data.length < CRC_BYTES || data.readUInt32BE(0) !== crc32(data.subarray(CRC_BYTES))) {
-    throw corrupt(`${what} fails its checksum on disk`);
-  }
-  return data;
+/** Throws LOG_CORRUPT where a record of the log store, or one that stands beside the logs, is not what was sealed. */
+export function checkSealed(data: Bytes, what: string): void {
+  if (!isSealed(data)) throw corrupt(`${what} fails its checksum on disk`);
 }
 
 export function encodeHardState({ term, vote, commit }: HardState): Bytes {
@@ -111,11 +101,11 @@ export function encodeHardState({ term, vote, commit }: HardState): Bytes {
   writeUint64(out, term, 4);
   writeUint64(out, mutant('vote-forgotten') ? 0 : vote, 12);
   writeUint64(out, commit, 20);
-  return seal(out);
+  return sealInPlace(out);
 }
 
 export function decodeHardState(data: Bytes, bucket: BucketId): HardState {
-  unseal(data, `the vote of bucket ${bucket}`);
+  checkSealed(data, `the vote of bucket ${bucket}`);
   return { term: readUint64(data, 4), vote: readUint64(data, 12), commit: readUint64(data, 20) };
 }
 
@@ -124,11 +114,11 @@ export function encodeStart({ index, term, since }: LogStart): Bytes {
   writeUint64(out, index, 4);
   writeUint64(out, term, 12);
   writeUint64(out, mutant('log-tail-kept') ? 0 : since, 20);
-  return seal(out);
+  return sealInPlace(out);
 }
 
 export function decodeStart(data: Bytes, bucket: BucketId): LogStart {
-  unseal(data, `the start of the log of bucket ${bucket}`);
+  checkSealed(data, `the start of the log of bucket ${bucket}`);
   return { index: readUint64(data, 4), term: readUint64(data, 12), since: readUint64(data, 20) };
 }
 
@@ -201,7 +191,7 @@ function encodeRecord(sections: readonly SectionDraft[], bytes: number): Bytes {
     }
   }
   assert(at === bytes, 'a batch record has the size that was counted');
-  return seal(out);
+  return sealInPlace(out);
 }
 
 function writeSectionHead(out: Bytes, at: number, { bucket, term, entries, from, to, bytes }: SectionDraft): number {

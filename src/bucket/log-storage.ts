@@ -5,6 +5,7 @@ import type { BucketId } from '../placement/map.js';
 import type { Entry, HardState, LogIndex, LogReader, Term } from '../raft/types.js';
 import {
   bucketOfKey,
+  checkSealed,
   corrupt,
   decodeHardState,
   decodeStart,
@@ -21,7 +22,6 @@ import {
   START_RANGE,
   startKey,
   storedBytes,
-  unseal,
   type LogStart,
 } from './log-format.js';
 import { LogSegments, type RecordUse } from './log-segments.js';
@@ -88,7 +88,8 @@ export class LogStorage implements RecordUse {
     await eachEntry(store, RECORD_RANGE, (key, value) => {
       const sequence = sequenceOfKey(key);
       storage.#nextSequence = Math.max(storage.#nextSequence, sequence + 1);
-      storage.#add(sequence, unseal(value, nameOf(sequence)));
+      checkSealed(value, nameOf(sequence));
+      storage.#add(sequence, value);
     });
     for (const log of storage.#logs.values()) log.segments.verify();
     return storage;
@@ -197,7 +198,7 @@ export class LogStorage implements RecordUse {
     }
     const data = this.#store.get(recordKey(sequence));
     if (data === undefined) throw corrupt(`${nameOf(sequence)} of the log is missing`);
-    unseal(data, nameOf(sequence));
+    checkSealed(data, nameOf(sequence));
     this.#cache.set(sequence, data);
     this.#cacheBytes += data.length;
     for (const [oldest, { length }] of this.#cache) {
