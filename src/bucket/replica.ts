@@ -126,7 +126,6 @@ export class Replica {
   #closed = false;
   #dueMs = -Infinity;
   #learned: { readonly leader: ReplicaId; readonly term: Term } = { leader: 0, term: 0 };
-  #lowestIntent: () => Timestamp | undefined = () => this.state.participant.lowestIntent();
   readonly #backlog = new Backlog();
   readonly #tellBeat: TellBeat = (...beat) => this.#host.tellBeat(this, ...beat);
 
@@ -267,18 +266,13 @@ export class Replica {
   resolved(): Timestamp {
     const { maxTimestamp, horizon } = this.state;
     const complete = Math.max(this.raft.closed().timestamp, maxTimestamp, horizon);
-    const lowest = mutant('resolved-above-intents') ? undefined : this.#lowestIntent();
+    const lowest = mutant('resolved-above-intents') ? undefined : this.state.participant.lowestIntent();
     return Math.min(complete, (lowest ?? Infinity) - 1);
   }
 
   /** Asks home what became of transactions; see ReadHost. */
   outcomes(asked: readonly Prepared[], asOf: Timestamp, deadlineMs: number): Promise<ReadonlyMap<Prepared, Outcome>> {
     return this.#host.outcomes(asked, asOf, deadlineMs);
-  }
-
-  /** `lowest` says the lowest timestamp of an unresolved intent in the applied state; undefined if there is none. */
-  holdBelowIntents(lowest: () => Timestamp | undefined): void {
-    this.#lowestIntent = lowest;
   }
 
   #nextTimestamp(): number {

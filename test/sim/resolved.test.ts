@@ -67,7 +67,7 @@ describe('resolved timestamps', () => {
     const intent = replicas[0]?.resolved() ?? 0;
     expect(intent).to.be.greaterThan(earlier(timestamp, 1));
     let lowest: Timestamp | undefined = intent;
-    for (const replica of replicas) replica.holdBelowIntents(() => lowest);
+    for (const { state } of replicas) state.participant.lowestIntent = () => lowest;
     await cluster.loop.runFor(1000);
     for (const replica of replicas) expect(replica.resolved()).to.equal(intent - 1);
     lowest = undefined;

@@ -74,7 +74,7 @@ describe('retention', () => {
     await put(cluster, client, 'k', '1');
     for (let round = 0; round < 3; round += 1) {
       const leader = leaderOf(cluster, 'k', 2);
-      for (const replica of dataReplicas(cluster)) replica.holdBelowIntents(() => later(round + 1, 0));
+      for (const { state } of dataReplicas(cluster)) state.participant.lowestIntent = () => later(round + 1, 0);
       cluster.network.isolate(`n${leader}`);
       await cluster.loop.runFor(RETENTION_MS + 2000);
       cluster.network.heal();
@@ -185,7 +185,7 @@ describe('retention', () => {
     await cluster.loop.runFor(RETENTION_MS + 4000);
     const horizonOn = (id: number): Timestamp => replicasOf(cluster, 0).find(({ node }) => node === id)?.replica.state.horizon ?? 0;
     // From now on no horizon rises.
-    for (const { replica } of replicasOf(cluster, 0)) replica.holdBelowIntents(() => 1);
+    for (const { replica } of replicasOf(cluster, 0)) replica.state.participant.lowestIntent = () => 1;
     await cluster.loop.runFor(1000);
     const horizon = horizonOn(leader);
     expect(horizonOn(away)).to.be.lessThan(horizon);
