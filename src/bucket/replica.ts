@@ -151,7 +151,6 @@ export class Replica {
         offerFloor: () => this.#offerFloor(),
         acceptFloor: (floor) => this.#acceptFloor(floor),
         closed: () => this.#close(),
-        readTimestamp: () => Math.max(this.clock, this.#host.hybrid.last),
       },
       appendBytesMax: limits.appendBytesMax,
       appendsInFlightMax: limits.appendsInFlightMax,

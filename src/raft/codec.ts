@@ -34,6 +34,8 @@ const SNAPSHOT = 8;
 const TIMEOUT_NOW = 9;
 const READ_INDEX = 10;
 const READ_INDEX_REPLY = 11;
+/** The last field of that one. Earlier releases told a timestamp there, which nobody read, and want to find one. */
+const NO_TIMESTAMP = 0;
 /** A kind of its own: an acceptance is sent much more often and does without the hint. */
 const APPEND_REJECTION = 12;
 
@@ -65,7 +67,7 @@ export function messageToArray(m: Message): unknown[] {
     case 'readIndex':
       return [READ_INDEX, m.from, m.to, m.term, m.context];
     case 'readIndexReply':
-      return [READ_INDEX_REPLY, m.from, m.to, m.term, m.context, m.index, m.timestamp];
+      return [READ_INDEX_REPLY, m.from, m.to, m.term, m.context, m.index, NO_TIMESTAMP];
   }
 }
 
@@ -108,7 +110,8 @@ export function messageFromArray(fields: unknown): Message {
       return { type, from, to, term, context: whole(f[4]) };
     case 'readIndexReply':
       mustHave(f, 7);
-      return { type, from, to, term, context: whole(f[4]), index: whole(f[5]), timestamp: whole(f[6]) };
+      whole(f[6]);
+      return { type, from, to, term, context: whole(f[4]), index: whole(f[5]) };
   }
 }
 

@@ -120,8 +120,8 @@ export class Core {
     else this.sendAfterSync(message);
   }
 
-  giveRead(context: number, index: LogIndex, timestamp: number): void {
-    (this.reads ??= []).push({ context, index, timestamp });
+  giveRead(context: number, index: LogIndex): void {
+    (this.reads ??= []).push({ context, index });
   }
 
   wantSnapshot(id: ReplicaId): void {

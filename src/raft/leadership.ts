@@ -195,7 +195,7 @@ export class Leadership {
   readIndex(from: ReplicaId, context: number, now: number): void {
     if (from !== this.core.id && this.replication.peer(from) === undefined) {
       // It is told of no entries any more, and would wait for the index in vain.
-      this.answerRead(from, context, 0, 0);
+      this.answerRead(from, context, 0);
     } else if (!this.canServe) {
       this.waitingReads.push({ from, context });
     } else if (this.holdsLease(now) || mutant('read-index-unconfirmed')) {
@@ -271,7 +271,7 @@ export class Leadership {
   abandonReads(): void {
     const reads = [...this.waitingReads, ...this.replication.rounds.takeAllReads()];
     this.waitingReads = [];
-    for (const { from, context } of reads) this.answerRead(from, context, 0, 0);
+    for (const { from, context } of reads) this.answerRead(from, context, 0);
   }
 
   /** Closes between two rounds, for whoever asks this leader; its followers hear of it with the next one. */
@@ -300,14 +300,14 @@ export class Leadership {
   }
 
   private giveRead(from: ReplicaId, context: number, index: LogIndex): void {
-    this.answerRead(from, context, index, this.core.options.promises.readTimestamp());
+    this.answerRead(from, context, index);
     if (from !== this.core.id) this.replication.tellCommit(from);
   }
 
-  private answerRead(from: ReplicaId, context: number, index: LogIndex, timestamp: number): void {
+  private answerRead(from: ReplicaId, context: number, index: LogIndex): void {
     const { core } = this;
-    if (from === core.id) core.giveRead(context, index, timestamp);
-    else core.sendAsLeader({ type: 'readIndexReply', from: core.id, to: from, term: core.term, context, index, timestamp });
+    if (from === core.id) core.giveRead(context, index);
+    else core.sendAsLeader({ type: 'readIndexReply', from: core.id, to: from, term: core.term, context, index });
   }
 
   private commitByCounting(): void {

@@ -485,7 +485,7 @@ export class Raft {
 
   private refuseRead(to: ReplicaId, context: number): void {
     const { core } = this;
-    core.send({ type: 'readIndexReply', from: core.id, to, term: core.term, context, index: 0, timestamp: 0 });
+    core.send({ type: 'readIndexReply', from: core.id, to, term: core.term, context, index: 0 });
   }
 }
 

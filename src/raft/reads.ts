@@ -22,7 +22,7 @@ export class ForwardedReads {
   forward(context: number): void {
     const { core } = this;
     if (core.leader === 0) {
-      core.giveRead(context, 0, 0);
+      core.giveRead(context, 0);
       return;
     }
     if (!mutant('read-tokens-reused')) this.sequence += 1;
@@ -37,7 +37,7 @@ export class ForwardedReads {
     if (read === undefined) return;
     this.pending.delete(m.context);
     if (this.pending.size === 0) this.dueMs = Infinity;
-    this.core.giveRead(read.context, m.index, m.timestamp);
+    this.core.giveRead(read.context, m.index);
   }
 
   tick(now: number): void {
@@ -49,14 +49,14 @@ export class ForwardedReads {
         return;
       }
       this.pending.delete(sequence);
-      this.core.giveRead(read.context, 0, 0);
+      this.core.giveRead(read.context, 0);
     }
   }
 
   /** The leader is not the one that was asked any more. */
   failAll(): void {
     if (this.pending.size === 0) return;
-    for (const read of this.pending.values()) this.core.giveRead(read.context, 0, 0);
+    for (const read of this.pending.values()) this.core.giveRead(read.context, 0);
     this.pending.clear();
     this.dueMs = Infinity;
   }

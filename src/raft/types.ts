@@ -147,8 +147,6 @@ export interface ReadIndexReply extends Envelope {
   readonly context: number;
   /** 0: refused (not the leader, or not yet able to serve). */
   readonly index: LogIndex;
-  /** The leader's clock reading for this read (see Promises.readTimestamp). */
-  readonly timestamp: number;
 }
 
 export type Message =
@@ -185,8 +183,6 @@ export interface Promises {
   acceptFloor(floor: number): number;
   /** Leader, when a message is made: the closed timestamp that goes with the present last index; 0 if none. */
   closed(): number;
-  /** Leader, when a ReadIndex for another replica is confirmed: a timestamp at or above all that is acknowledged. */
-  readTimestamp(): number;
 }
 
 export type Role = 'follower' | 'preCandidate' | 'candidate' | 'leader';
@@ -196,7 +192,6 @@ export interface ReadState {
   readonly context: number;
   /** 0: it failed (leadership lost or unknown); try again. */
   readonly index: LogIndex;
-  readonly timestamp: number;
 }
 
 /**

@@ -36,7 +36,7 @@ const MESSAGES: Message[] = [
   { type: 'snapshot', ...envelope, meta: { index: 9, term: 6, config } },
   { type: 'timeoutNow', ...envelope },
   { type: 'readIndex', ...envelope, context: 2 ** 40 },
-  { type: 'readIndexReply', ...envelope, context: 2 ** 40, index: 9, timestamp: 2 ** 52 },
+  { type: 'readIndexReply', ...envelope, context: 2 ** 40, index: 9 },
 ];
 
 describe('raft messages as arrays', () => {
@@ -54,6 +54,7 @@ describe('raft messages as arrays', () => {
     expect(bytes[3]).to.equal('99020102070803cb4330000000000000cb43200000000000020c');
     expect(bytes[4]).to.equal('96030102070304');
     expect(bytes[10]).to.equal('9409010207');
+    expect(bytes[12]).to.equal('970b010207cb42700000000000000900');
   });
 
   it('is small for heartbeats of an idle group', () => {

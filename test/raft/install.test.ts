@@ -27,7 +27,7 @@ function replica(): Raft {
     driftBound: 0.1,
     leaseReads: true,
     random: () => 0.5,
-    promises: { offerFloor: () => 0, acceptFloor: () => 0, closed: () => 0, readTimestamp: () => 0 },
+    promises: { offerFloor: () => 0, acceptFloor: () => 0, closed: () => 0 },
     appendBytesMax: 1000,
     appendsInFlightMax: 4,
     appendBytesInFlightMax: 4000,

@@ -197,7 +197,6 @@ export class Replica {
           return this.floor;
         },
         closed: () => this.live.quorumFloor(),
-        readTimestamp: () => this.wallMs,
       },
     });
   }
