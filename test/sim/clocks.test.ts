@@ -218,6 +218,49 @@ describe('clocks that are not what they should be', () => {
     expect(cluster.fatal).to.deep.equal([]);
   });
 
+  it('carry the timeline to where they are once they commit: writes and gets go on, scans and streams wait for real time', async () => {
+    const aheadMs = 30_000;
+    const cluster = await startCluster({ seed: 'carried', nodes: 3, buckets: 4 });
+    await untilLed(cluster);
+    const open = async (name: string): Promise<Database> => {
+      const db = new Database(cluster.machine(name, cluster.loop.clock()).env, { endpoints: cluster.endpoints, limits: cluster.limits });
+      await cluster.settle(db.ready());
+      return db;
+    };
+    const watcher = await open('watcher');
+    const told: number[] = [];
+    const watch = (async () => {
+      for await (const { kind } of watcher.changes({ from: 'now' })) {
+        if (kind === 'put') told.push(cluster.loop.nowMs);
+      }
+    })().catch(() => undefined);
+    await cluster.loop.runFor(500);
+    cluster.clock(1).jumpWall(aheadMs);
+    const ahead = KEYS.find((key) => leaderOf(cluster, key, 4) === 1) ?? '';
+    // One bucket is at rest all the while.
+    const resting = (bucketOf(bytes(ahead), 4) + 1) % 4;
+    const keys = KEYS.filter((key) => bucketOf(bytes(key), 4) !== resting);
+    await cluster.settle(cluster.client('c1').put(bytes(ahead), bytes('x')));
+    const committedMs = cluster.loop.nowMs;
+    cluster.clock(1).jumpWall(-aheadMs);
+    await cluster.loop.runFor(1000);
+    // Who has seen nothing of it is carried along as well.
+    const other = cluster.client('c2');
+    for (const key of keys) {
+      const { timestamp } = await cluster.settle(other.put(bytes(key), bytes('y'), { timeoutMs: 1000 }));
+      expect(timestamp / 4096 - (WALL_START_MS - EPOCH_MS + committedMs)).to.be.within(aheadMs - 100, aheadMs + 100);
+      expect((await cluster.settle(other.get(bytes(key), { timeoutMs: 1000 }))).record?.value.toString()).to.equal('y');
+    }
+    expect(await failure(cluster.settle(scanAll(cluster.client('c3'), 1000)))).to.include({ code: 'UNAVAILABLE', retriable: true });
+    expect(told).to.deep.equal([]);
+    await cluster.loop.runFor(aheadMs);
+    expect(await scanned(cluster, cluster.client('c4'))).to.deep.equal(keys);
+    expect(told.length).to.equal(keys.length + 1);
+    expect(Math.min(...told)).to.be.within(committedMs + aheadMs - 100, committedMs + aheadMs + 1000);
+    expect(cluster.fatal).to.deep.equal([]);
+    await cluster.settle(Promise.all([watcher.close(), watch]));
+  });
+
   it('may be ahead of what a client takes for the present, but not once it has scanned: so `watch --until now` asks', async () => {
     const cluster = await startCluster({ seed: 'present', nodes: 3, buckets: 8 });
     cluster.clock(2).jumpWall(450);
