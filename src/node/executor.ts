@@ -223,7 +223,7 @@ export class Executor implements NodeHandle {
       case 'scan': {
         const { consistency } = operation;
         const replicas = this.#replicas(operation.buckets, ({ reads }) => reads.canOpen(consistency));
-        const { result, served } = await scanPage(operation, replicas, this.#options, this.#strides(), { deadlineMs, seen });
+        const { result, served } = await scanPage(operation, replicas, this.#options, this.#strides(), context);
         if (served.consistency !== 'local') this.#hold(served.timestamp, result.more);
         return answer<'scan'>(result, served, context);
       }

@@ -1,3 +1,4 @@
+import type { Clock } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { keyAfter } from '../lib/ordered.js';
@@ -27,25 +28,34 @@ import type { Operation, OperationContext, Result } from '../router/operations.j
  *
  * Pointers of all buckets lie together, ordered by key, so the page is one pass over a range that leaves out what belongs to
  * other slots. Values are looked up in between pages of pointers, a bounded number in one turn.
+ *
+ * Among many tombstones and pointers of others a page ends after so many pointers, perhaps without a record, and says where to go
+ * on: whoever asked may give up meanwhile, and would find nothing done when it asks again.
  */
 type ScanOperation = Extract<Operation, { kind: 'scan' }>;
 
 interface ScanOptions {
   readonly nodeId: number;
   readonly limits: Limits;
+  readonly clock: Clock;
   readonly state: StateStore;
 }
+
+/** Never more in one turn than it can look up. */
+const POINTERS_PER_TURN = 256;
+const POINTERS_MAX = 8192;
 
 export async function scanPage(
   operation: ScanOperation,
   replicas: readonly Replica[],
   options: ScanOptions,
   strides: Strides,
-  { deadlineMs, seen = 0 }: Pick<OperationContext, 'deadlineMs' | 'seen'>,
+  context: Pick<OperationContext, 'deadlineMs' | 'seen' | 'signal'>,
 ): Promise<{ result: Result['scan']; served: Served }> {
+  const { deadlineMs, seen = 0 } = context;
   const { timestamp, consistency, asOf } = await openAll(operation, replicas, deadlineMs, seen);
   const slots = new Map(replicas.map((replica): [Slot, Replica] => [replica.state.slot, replica]));
-  const result = await collect(operation, slots, timestamp, options, strides);
+  const result = await collect(operation, slots, options, { timestamp, keysOnly: operation.keysOnly, strides }, context);
   // What was read is void if meanwhile a snapshot took the place of a replica's state or its horizon passed the timestamp.
   for (const [slot, replica] of slots) {
     if (replica.state.slot !== slot || replica.installing) throw replica.notLeader();
@@ -107,23 +117,35 @@ async function openBounded(
 }
 
 async function collect(
-  { range, reverse, limit, keysOnly }: ScanOperation,
+  { range, reverse, limit }: ScanOperation,
   slots: ReadonlyMap<Slot, Replica>,
-  timestamp: Timestamp,
-  { limits, state }: ScanOptions,
-  strides: Strides,
+  { limits, clock, state }: ScanOptions,
+  versions: Wanted,
+  { deadlineMs, signal }: Pick<OperationContext, 'deadlineMs' | 'signal'>,
 ): Promise<Result['scan']> {
   const wanted = Math.min(limit, limits.pageEntriesMax);
   const records: Record[] = [];
   let bytes = 0;
+  let looked = 0;
+  let previous: Bytes | undefined;
   let { gte, lt } = pointerRange(range.start, range.end);
-  for (;;) {
-    // Other slots' pointers are passed over, so read more than is wanted; but never more than a turn can look up.
-    const page = await state.page({ gte, lt, reverse, limit: Math.min(256, Math.max(32, wanted * 3)) });
+  // Other slots' pointers are passed over, so read more than is wanted, and ever more where little is found.
+  for (let pointers = Math.max(32, wanted * 3); ; pointers *= 2) {
+    if (signal?.aborted === true) throw new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away');
+    if (clock.monotonicMs() >= deadlineMs) {
+      throw new TidemarkError('UNAVAILABLE', 'TIMED_OUT', 'time ran out amid a page of a scan', { retriable: true });
+    }
+    const page = await state.page({ gte, lt, reverse, limit: Math.min(POINTERS_PER_TURN, pointers) });
     for (const [pointerBytes, data] of page.entries) {
       const { key, slot } = pointerOfKey(pointerBytes);
+      // Never between two slots' pointers of one key, of which one may be the one that counts.
+      if (looked >= POINTERS_MAX && previous?.equals(key) === false) {
+        return { records, more: true, resume: reverse ? previous : key };
+      }
+      looked += 1;
+      previous = key;
       const replica = slots.get(slot);
-      const found = replica && recordAt(replica, key, decodePointer(data), { timestamp, keysOnly, strides });
+      const found = replica && recordAt(replica, key, decodePointer(data), versions);
       const record = found instanceof Promise ? await found : found;
       if (record !== undefined) {
         if (records.length === wanted || bytes >= limits.pageBytesMax) return { records, more: true };

@@ -16,7 +16,7 @@ import type { Dispatcher } from './dispatch.js';
 import type { Alarms } from './alarms.js';
 import type { FeedReader, FeedSpec } from './feed-reader.js';
 import type { StreamNeeds } from './operations.js';
-import { readTimestamp, scanPage } from './scan.js';
+import { readTimestamp, scanPage, type ScanPage } from './scan.js';
 
 /**
  * One change stream: every committed change of the keys of a range behind a point in time, once, in the order of their positions
@@ -152,20 +152,21 @@ export class ChangeStream {
     this.#taken = timestamp;
     let start = last.length === 0 ? range.start : keyAfter(last);
     for (;;) {
-      const { records, more } = await this.#snapshotPage(timestamp, { start, end: range.end });
+      const { records, more, resume } = await this.#snapshotPage(timestamp, { start, end: range.end });
       for (const { entries, bytes, end } of portions(records, this.#ports.limits.pageBytesMax)) {
         const cursor = this.#cursor({ kind: 'snapshot', timestamp, last: end, range });
         yield* this.#handOver({ kind: 'entries', timestamp, entries, cursor }, bytes);
         start = keyAfter(end);
       }
       if (!more) break;
+      start = resume ?? start;
     }
     const seam = mutant('stream-seam-from-now') ? await this.#now() : timestamp;
     yield* this.#tail(endOf(seam), true);
   }
 
   /** Tries until it has the page: the cluster may be without a leader for longer than one request would wait. */
-  async #snapshotPage(timestamp: Timestamp, range: KeyRange): Promise<{ records: readonly Record[]; more: boolean }> {
+  async #snapshotPage(timestamp: Timestamp, range: KeyRange): Promise<ScanPage> {
     const { dispatcher, reader, limits } = this.#ports;
     const { buckets } = this.#spec;
     for (;;) {

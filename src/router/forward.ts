@@ -18,8 +18,8 @@ export async function forward(
 ): Promise<Answer> {
   switch (operation.kind) {
     case 'scan': {
-      const { records, more, served } = await scanPage(dispatcher, operation, call);
-      return { result: { records, more }, served };
+      const { records, more, resume, served } = await scanPage(dispatcher, operation, call);
+      return { result: { records, more, resume }, served };
     }
     case 'diff': {
       const { changes, resume, served } = await diffPage(dispatcher, operation, call);

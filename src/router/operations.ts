@@ -49,8 +49,8 @@ export type Operation =
     }
   | {
       /**
-       * One page of the keys of `range` that belong to `buckets`, in key order, merged over them. A page that says `more` has
-       * at least one record: the next page begins behind its last one.
+       * One page of the keys of `range` that belong to `buckets`, in key order, merged over them. If it says `more`, the next
+       * page begins at `resume`, or else behind its last record; with `resume` it may be empty.
        */
       readonly kind: 'scan';
       readonly buckets: readonly BucketId[];
@@ -142,7 +142,8 @@ export interface Result {
   readonly write: WriteResult;
   readonly get: { readonly record: KeyRecord | undefined };
   readonly history: { readonly versions: readonly Version[]; readonly more: boolean };
-  readonly scan: { readonly records: readonly KeyRecord[]; readonly more: boolean };
+  /** `resume` is the first key that was not looked at; in reverse the last one that was. */
+  readonly scan: { readonly records: readonly KeyRecord[]; readonly more: boolean; readonly resume?: Bytes | undefined };
   readonly readTimestamp: { readonly timestamp: Timestamp };
   /** The timestamp of the answer is that of Replica.reserve. */
   readonly reserve: Readonly<Record<string, never>>;

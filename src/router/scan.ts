@@ -21,19 +21,25 @@ import { malformedAnswer, scatter, type Part } from './scatter.js';
  *
  *     node 1  a d g …     node 2  b c e …     node 3  f h i …        (… = has more)
  *     known up to e (the least of g, e, i): a b c d e, and there is more; the next page starts behind e.
+ *
+ * A node that has looked at much and found little says how far it has come: a page may be empty and still not be the last one.
  */
 export type ScanOperation = Extract<Operation, { readonly kind: 'scan' }>;
 
 export interface ScanPage {
   readonly records: readonly Record[];
   readonly more: boolean;
+  /** Where the next page begins (in reverse: ends), if that is not behind the last record. */
+  readonly resume?: Bytes | undefined;
   readonly served: Served;
 }
+
+type MergedPage = Omit<ScanPage, 'served'>;
 
 const SHARE_SLACK = 1.25;
 const SHARE_EXTRA = 8;
 
-/** All pages. Makes a new call for each page; a page that is empty is the last one. */
+/** All pages. Makes a new call for each page. */
 export async function* scanPages(
   dispatcher: Dispatcher,
   first: ScanOperation,
@@ -45,16 +51,16 @@ export async function* scanPages(
   let proved: Consistency['kind'] | undefined;
   while (left > 0) {
     const page = await scanPage(dispatcher, { ...operation, limit: Math.min(left, pageLimit) }, callOf());
-    const { records, more, served } = page;
+    const { records, served } = page;
     left -= records.length;
-    const last = records.at(-1);
-    if (last === undefined && more) throw malformedAnswer('an empty page says that there is more');
     proved ??= served.consistency;
-    yield { records, more, served: { ...served, consistency: proved } };
-    if (!more || last === undefined) return;
+    // Whoever takes the records may empty their list.
+    const end = endOf(page, operation.reverse);
+    yield { ...page, served: { ...served, consistency: proved } };
+    if (end === undefined) return;
     const stays = operation.consistency.kind === 'local' || mutant('scan-moves-on');
     const consistency = stays ? operation.consistency : asOf(served.timestamp);
-    operation = { ...operation, consistency, range: rangeBeyond(operation.range, last.key, operation.reverse) };
+    operation = { ...operation, consistency, range: rangeBeyond(operation.range, end, operation.reverse) };
   }
 }
 
@@ -107,24 +113,31 @@ function pageParts(dispatcher: Dispatcher, operation: ScanOperation, call: Call)
   return scatter(dispatcher, operation.buckets, where, (buckets) => ({ ...operation, buckets, limit }), call);
 }
 
-function mergeParts(parts: readonly Part<ScanOperation>[], { reverse, limit }: ScanOperation): ScanPage {
+function mergeParts(parts: readonly Part<ScanOperation>[], { range, reverse, limit }: ScanOperation): ScanPage {
   const pages = parts.map(({ answer }) => answer.result);
-  return { ...mergePages(pages, reverse, limit), served: servedBy(parts) };
+  const merged = mergePages(pages, reverse, limit);
+  const { resume } = merged;
+  const hasCome = reverse ? range.end.length === 0 || resume?.compare(range.end) === -1 : resume?.compare(range.start) === 1;
+  if (resume !== undefined && !hasCome) throw malformedAnswer('a page ends where it began');
+  return { ...merged, served: servedBy(parts) };
+}
+
+/** Everything before it is known, in reverse itself too; undefined: this was the last page. */
+function endOf({ records, more, resume }: MergedPage, reverse: boolean): Bytes | undefined {
+  if (!more) return undefined;
+  if (resume !== undefined) return resume;
+  const last = records.at(-1);
+  if (last === undefined) throw malformedAnswer('an empty page says that there is more');
+  return reverse ? last.key : keyAfter(last.key);
 }
 
 /** The records of all pages in order, up to the limit and to the point up to which all pages are complete. */
-export function mergePages(
-  pages: readonly { readonly records: readonly Record[]; readonly more: boolean }[],
-  reverse: boolean,
-  limit: number,
-): { records: Record[]; more: boolean } {
+export function mergePages(pages: readonly MergedPage[], reverse: boolean, limit: number): MergedPage {
   const sign = reverse ? -1 : 1;
   let bound: Bytes | undefined;
-  for (const { records, more } of pages) {
-    if (!more || mutant('scan-merge-unbounded')) continue;
-    const last = records.at(-1);
-    if (last === undefined) throw malformedAnswer('an empty page says that there is more');
-    if (bound === undefined || last.key.compare(bound) * sign < 0) bound = last.key;
+  for (const page of pages) {
+    const end = mutant('scan-merge-unbounded') ? undefined : endOf(page, reverse);
+    if (end !== undefined && (bound === undefined || end.compare(bound) * sign < 0)) bound = end;
   }
   const heads = pages.map(() => 0);
   const merged: Record[] = [];
@@ -138,13 +151,22 @@ export function mergePages(
         record = head;
       }
     }
-    if (record === undefined) return { records: merged, more: bound !== undefined };
-    if (merged.length >= limit || (bound !== undefined && record.key.compare(bound) * sign > 0)) {
-      return { records: merged, more: true };
+    const isKnown = record !== undefined && (bound === undefined || record.key.compare(bound) * sign <= (reverse ? 0 : -1));
+    if (record === undefined || !isKnown) {
+      return { records: merged, more: bound !== undefined, ...resumeAt(bound, merged, reverse) };
     }
+    if (merged.length >= limit) return { records: merged, more: true };
     merged.push(record);
     heads[best] = (heads[best] ?? 0) + 1;
   }
+}
+
+/** Left out where it is behind the last record, which says it as well. */
+function resumeAt(bound: Bytes | undefined, merged: readonly Record[], reverse: boolean): Pick<MergedPage, 'resume'> {
+  if (bound === undefined) return {};
+  const last = merged.at(-1)?.key;
+  const behind = last === undefined || reverse ? last : keyAfter(last);
+  return behind?.equals(bound) === true ? {} : { resume: bound };
 }
 
 /** What several nodes' answers prove together. The node is the one that served most buckets. */
@@ -163,8 +185,8 @@ function servedBy(parts: readonly Part<ScanOperation | Extract<Operation, { kind
   return { node, timestamp, consistency, hops };
 }
 
-function rangeBeyond({ start, end }: KeyRange, last: Bytes, reverse: boolean): KeyRange {
-  return reverse ? { start, end: last } : { start: keyAfter(last), end };
+function rangeBeyond({ start, end }: KeyRange, known: Bytes, reverse: boolean): KeyRange {
+  return reverse ? { start, end: known } : { start: known, end };
 }
 
 function asOf(timestamp: Timestamp): Consistency {

@@ -47,8 +47,9 @@ export function encodeAnswer(out: BinaryWriter, number: number, kind: OperationK
       return;
     }
     case 'scan': {
-      const { records, more } = answer.result as Result['scan'];
-      out.byte(more ? 1 : 0);
+      const { records, more, resume } = answer.result as Result['scan'];
+      out.byte(!more ? 0 : resume === undefined ? 1 : 2);
+      if (more && resume !== undefined) out.bytes(resume);
       out.uint(records.length);
       for (const record of records) encodeRecord(out, record);
       return;
@@ -246,8 +247,9 @@ function decodeResult(input: BinaryReader, kind: OperationKind): Result[Operatio
       return { more, versions: input.list(() => decodeVersion(input)) };
     }
     case 'scan': {
-      const more = input.choice(2, 'a flag') === 1;
-      return { more, records: input.list(() => decodeRecord(input)) };
+      const more = input.choice(3, 'where a scan goes on');
+      const resume = more === 2 ? { resume: owned(input.bytes()) } : {};
+      return { more: more > 0, ...resume, records: input.list(() => decodeRecord(input)) };
     }
     case 'diff': {
       const resume = input.choice(2, 'a flag') === 1 ? owned(input.bytes()) : undefined;

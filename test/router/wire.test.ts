@@ -184,7 +184,10 @@ const results: { readonly [K in OperationKind]: fc.Arbitrary<Answer<K>['result']
     ),
     more: fc.boolean(),
   }),
-  scan: fc.record({ records: fc.array(record), more: fc.boolean() }),
+  scan: fc.oneof(
+    fc.record({ records: fc.array(record), more: fc.boolean() }),
+    fc.record({ records: fc.array(record), more: fc.constant(true), resume: data }),
+  ),
   readTimestamp: fc.record({ timestamp: uint }),
   prepare: fc.oneof(
     fc.record({ kind: fc.constant('prepared' as const), timestamp: uint }),

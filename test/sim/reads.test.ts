@@ -1,11 +1,15 @@
 import { expect } from 'chai';
 import type { Timestamp } from '../../src/bucket/requests.js';
+import { DEFAULT_LIMITS } from '../../src/env/limits.js';
 import { EMPTY } from '../../src/lib/bytes.js';
+import { Cancellation } from '../../src/lib/cancel.js';
 import { isTidemarkError } from '../../src/lib/errors.js';
 import { earlier, later } from '../../src/mvcc/timestamp.js';
+import { scanPage } from '../../src/node/scan.js';
+import type { ScanOptions } from '../../src/router/options.js';
 import type { Router } from '../../src/router/router.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
-import { bytes, Counters, failure, leaderOf, startCluster, untilLed } from './support.js';
+import { bytes, Counters, failure, leaderOf, replicasOf, startCluster, strides, untilLed } from './support.js';
 
 const KEYS = ['a', 'b', 'c', 'd', 'e', 'f'];
 
@@ -178,6 +182,60 @@ describe('reads of a simulated cluster', () => {
     stopped = true;
     await cluster.settle(writing);
     expect(mixed, 'scans in the midst of a round').to.be.greaterThan(10);
+  });
+
+  it('by scan get past any number of deleted keys, in bounded pages, and streams in front of their tail as well', async function () {
+    this.timeout(60_000);
+    const cluster = await startCluster({ seed: 'tombstones', nodes: 1, buckets: 1, limits: { writeMutationsMax: 5000 } });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const names = Array.from({ length: 20_000 }, (_, at) => bytes(`k${String(at).padStart(5, '0')}`));
+    for (const at of [0, 5000, 10_000, 15_000]) {
+      const mutations = names.slice(at, at + 5000).map((key) => ({ kind: 'delete', key }) as const);
+      await cluster.settle(client.write([], mutations));
+    }
+    for (const key of ['a', 'z']) await cluster.settle(client.put(bytes(key), bytes(key)));
+    const scan = async (options: ScanOptions): Promise<string[]> => {
+      const found: string[] = [];
+      const read = async (): Promise<void> => {
+        for await (const { records } of client.scan({ start: bytes('b'), end: EMPTY }, options)) {
+          found.push(records.map(({ key }) => key.toString()).join(' '));
+        }
+      };
+      await cluster.settle(read());
+      return found;
+    };
+    expect(await scan({ limit: 1 }), 'forward').to.deep.equal(['', '', 'z']);
+    expect(await scan({ limit: 2, reverse: true }), 'in reverse').to.deep.equal(['z', '', '']);
+    const told = client.changes({ start: EMPTY, end: EMPTY }, { from: { kind: 'beginning' } });
+    const entries: string[] = [];
+    while (entries.length < 2) {
+      const next = await cluster.settle(told.next());
+      if (next.done === true || next.value.kind !== 'entries') throw new Error('the snapshot is not complete');
+      entries.push(...next.value.entries.map(({ key }) => key.toString()));
+    }
+    expect(entries).to.deep.equal(['a', 'z']);
+    await cluster.settle(told.return(undefined));
+  });
+
+  it('by scan stop where nobody waits any more', async () => {
+    const cluster = await startCluster({ seed: 'nobody waits', nodes: 1, buckets: 1 });
+    await untilLed(cluster);
+    const replicas = replicasOf(cluster, 0).map(({ replica }) => replica);
+    const [state] = replicas.map((replica) => replica.state.store);
+    if (state === undefined) throw new Error('there is no replica');
+    const clock = cluster.clock(1);
+    const options = { nodeId: 1, limits: DEFAULT_LIMITS, clock, state };
+    const range = { start: EMPTY, end: EMPTY };
+    const consistency = { kind: 'local' } as const;
+    const operation = { kind: 'scan', buckets: [0], range, reverse: false, keysOnly: false, limit: 1, consistency } as const;
+    const now = clock.monotonicMs();
+    const signal = new Cancellation();
+    signal.abort();
+    const late = await failure(cluster.settle(scanPage(operation, replicas, options, strides, { deadlineMs: now })));
+    expect(late).to.include({ code: 'UNAVAILABLE', reason: 'TIMED_OUT', outcome: 'none' });
+    const gone = scanPage(operation, replicas, options, strides, { deadlineMs: now + 60_000, signal });
+    expect(await failure(cluster.settle(gone))).to.include({ code: 'CANCELLED' });
   });
 
   it('by bounded scan are served by any node, leaders included, and do not go back behind what the client saw', async () => {

@@ -100,7 +100,11 @@ async function* scan(
   const consistency = consistencyOf(read, () => router.now());
   const limit = limitOf(request.limit);
   const options = { consistency, atLeast: read?.atLeast, reverse, keysOnly, limit, ...callOf(context) };
-  for await (const { records, served } of router.scan(rangeOf(request), options)) {
+  let told = false;
+  for await (const { records, more, served } of router.scan(rangeOf(request), options)) {
+    // Where nodes have looked at much and found nothing.
+    if (records.length === 0 && (more || told)) continue;
+    told = true;
     for (const part of chunks(records, sizeOf, bytesMax)) {
       yield { records: part, header: headerOf(served) };
       drop(part);
