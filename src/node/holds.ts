@@ -40,6 +40,8 @@ export class Holds {
   readonly #touched = new Map<Timestamp, number>();
   readonly #heard = new Map<NodeId, { readonly lowest: Timestamp; readonly atMs: number }>();
   #told: Timestamp = 0;
+  /** Of the last tick. */
+  #floor: Timestamp = 0;
 
   constructor(options: HoldsOptions) {
     this.#options = options;
@@ -93,14 +95,15 @@ export class Holds {
   }
 
   #tellIfLower(): void {
-    const lowest = this.#lowestHere(0);
-    if (this.#told !== 0 && lowest >= this.#told) return;
+    const lowest = this.#lowestHere(this.#floor);
+    if (lowest === Infinity || (this.#told !== 0 && lowest >= this.#told)) return;
     this.#told = lowest;
     this.#options.tell(lowest);
   }
 
   /** Once a second. `floor`: what is below is over the budget, and is not told, so that it does not hide what is above. */
   tick(floor: Timestamp): void {
+    this.#floor = floor;
     const now = this.#options.clock.monotonicMs();
     for (const [timestamp, untilMs] of this.#touched) if (untilMs <= now) this.#touched.delete(timestamp);
     const lowest = this.#lowestHere(floor);
