@@ -1,5 +1,5 @@
 import type { Limits } from '../env/limits.js';
-import { TidemarkError } from '../lib/errors.js';
+import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import { beforeHorizon } from '../bucket/retention.js';
@@ -34,8 +34,9 @@ export async function changePins(
     }),
   );
   // When all have ended: whoever takes a refused pin back must not be overtaken by what is in flight.
+  const isPartlyDone = action.kind !== 'list' && changes.some(({ status }) => status === 'fulfilled');
   const seen = changes.map((change) => {
-    if (change.status === 'rejected') throw change.reason;
+    if (change.status === 'rejected') throw isPartlyDone ? inDoubt(change.reason) : change.reason;
     return change.value.map((pin) => ({ ...pin, buckets: 1 }));
   });
   return { pins: mergePins(seen), horizon: Math.max(0, ...replicas.map(({ state }) => state.horizon)) };
@@ -55,10 +56,23 @@ async function add(replica: Replica, { name, timestamp, expires }: Addition, mos
   throw new TidemarkError('UNAVAILABLE', 'LEADERSHIP_LOST', message, { retriable: true });
 }
 
+/** Whoever added it may have given up while its entry is in flight: what is not there yet must not come later. */
 async function remove(replica: Replica, action: Exclude<PinAction, { kind: 'list' | 'add' }>): Promise<void> {
-  const pin = replica.state.meta.pins.find(({ name }) => name === action.name);
-  if (pin === undefined || (action.kind === 'takeBack' && pin.timestamp !== action.timestamp)) return;
-  await replica.retain({ kind: 'unpin', name: action.name });
+  const { name } = action;
+  if (action.kind === 'takeBack') {
+    const timestampOf = (): Timestamp | undefined => replica.state.meta.pins.find((pin) => pin.name === name)?.timestamp;
+    // An entry that changes nothing, behind all that are in flight.
+    if (timestampOf() === undefined) await replica.retain({ kind: 'raise', horizon: 0, now: 0, pinFloor: 0 });
+    if (timestampOf() !== action.timestamp) return;
+  }
+  await replica.retain({ kind: 'unpin', name });
+}
+
+/** Some of the buckets that were asked have done it. */
+function inDoubt(error: unknown): unknown {
+  if (!isTidemarkError(error) || error.outcome === 'unknown') return error;
+  const { code, reason, message, retriable, details } = error;
+  return new TidemarkError(code, reason, message, { retriable, details, outcome: 'unknown', cause: error });
 }
 
 function check({ bucket, state }: Replica, name: string, timestamp: Timestamp, most: number): void {

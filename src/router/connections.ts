@@ -4,7 +4,14 @@ import type { Timestamp } from '../bucket/requests.js';
 import { later } from '../mvcc/timestamp.js';
 import type { Alarm, Alarms } from './alarms.js';
 import { TidemarkError, messageOf } from '../lib/errors.js';
-import type { Answer, LeaderHint, NodeHandle, Operation, OperationContext } from './operations.js';
+import {
+  leavesDoubt,
+  type Answer,
+  type LeaderHint,
+  type NodeHandle,
+  type Operation,
+  type OperationContext,
+} from './operations.js';
 import type { ToldClock } from './node-clock.js';
 import { Pipeline, type PipelineEnv, type PipelineListener } from './pipeline.js';
 import type { PlacementCache } from './placement-cache.js';
@@ -176,7 +183,7 @@ class LocalHandle implements NodeHandle {
   execute<O extends Operation>(operation: O, context: OperationContext): Promise<Answer<O['kind']>> {
     return new Promise((resolve, reject) => {
       const { signal, deadlineMs } = context;
-      const outcome = operation.kind === 'write' ? 'unknown' : 'none';
+      const outcome = leavesDoubt(operation) ? 'unknown' : 'none';
       let alarm: Alarm | undefined = undefined;
       const finish = (): void => {
         alarm?.cancel();

@@ -182,6 +182,11 @@ export function isInternal({ kind }: Operation): boolean {
   return kind === 'prepare' || kind === 'resolve' || kind === 'outcomes';
 }
 
+/** Whether it has perhaps had its effect where no answer comes; what is between nodes only may be asked again in any case. */
+export function leavesDoubt(operation: Operation): boolean {
+  return operation.kind === 'write' || (operation.kind === 'pins' && operation.action.kind !== 'list');
+}
+
 export interface OperationContext {
   /**
    * The epoch of the placement that the asker used; 0 if it used none. It changes nothing about what is executed, for a replica

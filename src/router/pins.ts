@@ -7,8 +7,9 @@ import { scatter } from './scatter.js';
 
 /**
  * Pins over all buckets. Adding one is not atomic over them: it is acknowledged when every bucket keeps it, and if one cannot, it
- * is taken back from the others. What an interruption leaves shows in the list as held by only some of the buckets, and can be
- * added again, or removed.
+ * is taken back from the others: nothing was done if all of them say that it is gone. What an interruption leaves shows in the
+ * list as held by only some of the buckets, and can be added again, or removed. A change that failed, but may have been made in
+ * some, is told with an unknown outcome.
  */
 export async function pinsOverBuckets(
   dispatcher: Dispatcher,
@@ -33,8 +34,12 @@ export async function pinsOverBuckets(
       () => true,
       () => false,
     );
-    if (undone) throw error;
     const { code, reason, message, retriable, details } = error;
+    if (undone) {
+      if (error.outcome === 'none') throw error;
+      const text = `${message} (what was kept was taken back)`;
+      throw new TidemarkError(code, reason, text, { retriable, details, cause: error });
+    }
     const text = `${message} (some buckets may keep pin ${action.name}: add it again, or remove it)`;
     throw new TidemarkError(code, reason, text, { retriable, details, outcome: 'unknown', cause: error });
   }

@@ -6,7 +6,14 @@ import { TidemarkError, isTidemarkError, messageOf } from '../lib/errors.js';
 import type { Placement } from '../placement/map.js';
 import type { Alarm, Alarms } from './alarms.js';
 import { NodeClock, type ToldClock } from './node-clock.js';
-import type { Answer, LeaderHint, NodeHandle, Operation, OperationContext } from './operations.js';
+import {
+  leavesDoubt,
+  type Answer,
+  type LeaderHint,
+  type NodeHandle,
+  type Operation,
+  type OperationContext,
+} from './operations.js';
 import { encodeHello, type Hello, type Welcome } from './wire.js';
 import { encodeCancel, encodeRequest } from './wire-calls.js';
 import { decodePushes, type Push } from './wire-pushes.js';
@@ -287,7 +294,7 @@ export class Pipeline implements NodeHandle {
   #abandon(pending: Pending, code: 'UNAVAILABLE' | 'CANCELLED', reason: string, message: string): void {
     if (this.#settle(pending.number) === undefined) return;
     const sent = pending.sentAtMs >= 0;
-    const outcome = sent && pending.operation.kind === 'write' ? 'unknown' : 'none';
+    const outcome = sent && leavesDoubt(pending.operation) ? 'unknown' : 'none';
     pending.reject(new TidemarkError(code, reason, message, { outcome, retriable: code === 'UNAVAILABLE' }));
     if (!sent) return;
     this.#cancels.push(pending.number);
@@ -334,7 +341,7 @@ export class Pipeline implements NodeHandle {
   #lostError(pending: Pending, cause: TidemarkError): TidemarkError {
     if (pending.sentAtMs < 0) return this.#notConnected();
     const message = `the stream to ${this.address} was lost: ${messageOf(cause)}`;
-    const outcome = pending.operation.kind === 'write' ? 'unknown' : 'none';
+    const outcome = leavesDoubt(pending.operation) ? 'unknown' : 'none';
     return new TidemarkError('UNAVAILABLE', 'STREAM_LOST', message, { outcome, retriable: true, cause });
   }
 }

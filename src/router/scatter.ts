@@ -2,7 +2,7 @@ import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import type { BucketId, NodeId } from '../placement/map.js';
 import type { Call } from './call.js';
 import { type Dispatcher } from './dispatch.js';
-import type { Answer, Operation } from './operations.js';
+import { leavesDoubt, type Answer, type Operation } from './operations.js';
 import { Trail } from './trail.js';
 
 /**
@@ -38,6 +38,26 @@ export async function scatter<O extends ManyOperation>(
 ): Promise<Part<O>[]> {
   const parts: Part<O>[] = [];
   const trail = new Trail(false, where === 'leader');
+  try {
+    await gather(dispatcher, buckets, where, make, call, trail, parts);
+    return parts;
+  } catch (error) {
+    if (!isTidemarkError(error) || !leavesDoubt(make([]))) throw error;
+    // Some of the buckets have done it.
+    if (parts.length > 0) trail.mayHaveApplied = true;
+    throw trail.settle(error);
+  }
+}
+
+async function gather<O extends ManyOperation>(
+  dispatcher: Dispatcher,
+  buckets: readonly BucketId[],
+  where: Where,
+  make: (buckets: readonly BucketId[]) => O,
+  call: Call,
+  trail: Trail,
+  parts: Part<O>[],
+): Promise<void> {
   let left: readonly BucketId[] = buckets;
   for (let wave = 1; ; wave += 1) {
     const anywhere = where === 'anywhere' && !trail.needsLeader;
@@ -61,7 +81,7 @@ export async function scatter<O extends ManyOperation>(
     left = left.filter((bucket) => !served.has(bucket));
     if (left.length === 0) {
       dispatcher.answered(wave - 1 + Math.max(...parts.map(({ node }) => dispatcher.hopsTo(node))));
-      return parts;
+      return;
     }
     dispatcher.checkTime(trail, call, () => describe(left));
     if (groups.length > 0 && wave % WAVES_PER_ROUND !== 0) continue;

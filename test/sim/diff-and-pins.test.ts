@@ -185,6 +185,28 @@ describe('pins', () => {
     expect(held).to.be.above(0);
   });
 
+  it('are gone when they were taken back, though their entry was in flight', async () => {
+    const cluster = await startCluster({ seed: 'pins-in-flight', nodes: 3, buckets: 1 });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const { timestamp } = await cluster.settle(client.put(bytes('k'), bytes('v')));
+    const leader = leaderOf(cluster, 'k', 1);
+    const { replica } = replicasOf(cluster, 0).find(({ node }) => node === leader) ?? expect.fail('it leads');
+    const options = { limits: cluster.limits, now: client.now(), deadlineMs: cluster.clock(leader).monotonicMs() + 2000 };
+    const name = 'audit';
+    for (const back of [{ kind: 'takeBack', name, timestamp }, { kind: 'remove', name }] as const) {
+      const adding = changePins({ kind: 'add', name, timestamp, expires: 0 }, [replica], options);
+      const removing = changePins(back, [replica], options);
+      // It may find its pin gone before it has looked.
+      await cluster.settle(Promise.all([adding.catch(() => undefined), removing]));
+      expect(replica.state.meta.pins, back.kind).to.deep.equal([]);
+    }
+    // What somebody else has given the name stays.
+    await cluster.settle(changePins({ kind: 'add', name, timestamp: timestamp + 1, expires: 0 }, [replica], options));
+    await cluster.settle(changePins({ kind: 'takeBack', name, timestamp }, [replica], options));
+    expect(replica.state.meta.pins).to.have.length(1);
+  });
+
   it('are not acknowledged by a leader that was deposed unawares', async () => {
     const cluster = await startCluster({ seed: 'pins-unawares', nodes: 3, buckets: 1 });
     await untilLed(cluster);
