@@ -26,6 +26,10 @@ import { comparePositions, endOf, positionOf, wholeTimestamp, type Position } fr
  * Memory: at most WINDOWS_MAX windows of at most NAMES_MAX names. A period with more than that is read in several windows, of
  * which each is a pass over all of it.
  *
+ * A pass ends, at the end of a period, when it has read so many pages, though it has found nothing: buckets that are seldom
+ * written to would else take one pass over all that the node keeps. Who asks for what a pass under way looks for waits for that
+ * one: a router that has given up asks again.
+ *
  * What a window holds is final, since it ends at or below the mark of its buckets when it was made.
  */
 export interface CatalogueReplica {
@@ -44,6 +48,7 @@ const WINDOWS_MAX = 4;
 const NAMES_MAX = 65_536;
 /** Names that are given at a time; when a window has so many, it ends with the period that it is in. */
 const NAMES_ENOUGH = 4096;
+const PAGES_ENOUGH = 64;
 const PAGE_ENTRIES = 1000;
 const PAGE_BYTES = 1024 * 1024;
 
@@ -58,12 +63,15 @@ interface Window {
 export class Catalogue {
   readonly #reader: PageReader;
   readonly #namesMax: number;
+  readonly #pagesEnough: number;
   /** The one that was used last is at the end. */
   #windows: readonly Window[] = [];
+  readonly #passes = new Map<string, Promise<Window>>();
 
-  constructor(reader: PageReader, namesMax = NAMES_MAX) {
+  constructor(reader: PageReader, namesMax = NAMES_MAX, pagesEnough = PAGES_ENOUGH) {
     this.#reader = reader;
     this.#namesMax = namesMax;
+    this.#pagesEnough = pagesEnough;
   }
 
   /** Names behind `after`, at most to the end of `mark`, at or below which none may be missing yet. */
@@ -72,12 +80,22 @@ export class Catalogue {
     if (replicas.every(({ state }) => state.recent.from <= whole)) return recentNames(replicas, after, mark);
     const of = replicas.map(({ bucket, state }) => `${bucket}=${state.slot}`).join();
     const known = this.#windows.find((window) => window.of === of && isInside(window, after));
-    const window = known ?? (await this.#read(of, replicas, after, mark));
+    const window = known ?? (await this.#pass(of, replicas, after, mark));
     this.#windows = [...this.#windows.filter((other) => other !== window), window].slice(-WINDOWS_MAX);
     const first = placeBehind(window.positions, after);
     const positions = window.positions.slice(first, first + NAMES_ENOUGH);
     const isLast = first + NAMES_ENOUGH >= window.positions.length;
     return { positions, upTo: isLast ? window.upTo : (positions.at(-1) ?? after) };
+  }
+
+  /** One that began before may end at an earlier mark. */
+  #pass(of: string, replicas: readonly CatalogueReplica[], after: Position, mark: Timestamp): Promise<Window> {
+    const name = [of, after.timestamp, after.bucket, after.index, after.position].join();
+    const known = this.#passes.get(name);
+    if (known !== undefined) return known;
+    const pass = this.#read(of, replicas, after, mark).finally(() => this.#passes.delete(name));
+    this.#passes.set(name, pass);
+    return pass;
   }
 
   async #read(of: string, replicas: readonly CatalogueReplica[], after: Position, mark: Timestamp): Promise<Window> {
@@ -86,14 +104,14 @@ export class Catalogue {
     let period = periodOf(after.timestamp);
     const { lt, ...bounds } = periodBounds(period, periodOf(mark));
     let { gte } = bounds;
-    for (;;) {
+    for (let pages = 1; ; pages += 1) {
       const page = await this.#reader.page({ gte, lt, limit: PAGE_ENTRIES, bytesMax: PAGE_BYTES });
       for (const [key] of page.entries) {
         const id = versionOfKey(key);
         if (periodOf(id.timestamp) > period) {
           period = periodOf(id.timestamp);
           // All periods before this one are read to their ends.
-          if (names.count >= NAMES_ENOUGH) names.cut(endOf(startOfPeriod(period) - 1));
+          if (names.count >= NAMES_ENOUGH || pages >= this.#pagesEnough) names.cut(endOf(startOfPeriod(period) - 1));
           if (names.isCut) return { of, after, upTo: names.bound, positions: names.take() };
         }
         const bucket = buckets.get(slotOfVersionKey(key));

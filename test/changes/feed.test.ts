@@ -69,15 +69,20 @@ class World {
   readonly store: StateStore;
   readonly replicas: readonly FakeReplica[];
   readonly catalogue: Catalogue;
+  pages = 0;
 
-  private constructor(loop: SimLoop, store: StateStore, namesMax: number) {
+  private constructor(loop: SimLoop, store: StateStore, namesMax: number, pagesEnough?: number) {
     this.loop = loop;
     this.store = store;
     this.replicas = [0, 1, 2].map((bucket) => new FakeReplica(bucket, store));
-    this.catalogue = new Catalogue(store, namesMax);
+    const page: StateStore['page'] = (options) => {
+      this.pages += 1;
+      return store.page(options);
+    };
+    this.catalogue = new Catalogue({ page }, namesMax, pagesEnough);
   }
 
-  static async make(seed: number, namesMax = 1000): Promise<World> {
+  static async make(seed: number, namesMax = 1000, pagesEnough?: number): Promise<World> {
     const loop = new SimLoop(seed);
     const disk = new SimDisk({ timers: loop.timers, random: loop.random, place: 'n1' });
     const store = await loop.runUntilSettled(disk.openStore('state'), 1000);
@@ -85,13 +90,17 @@ class World {
     const onFatal = (error: unknown): void => {
       throw error;
     };
-    return new World(loop, new StateStore({ store, ...options, onFatal }), namesMax);
+    return new World(loop, new StateStore({ store, ...options, onFatal }), namesMax, pagesEnough);
   }
 
   read(after: Position, limit = 1000, replicas: readonly FakeReplica[] = this.replicas): Promise<FeedPage> {
+    return this.loop.runUntilSettled(this.reading(after, limit, replicas), 1e6);
+  }
+
+  reading(after: Position, limit: number, replicas: readonly FakeReplica[]): Promise<FeedPage> {
     const limits = { pageEntriesMax: 1000, pageBytesMax: 1e6 };
     const ports = { limits, timers: this.loop.timers, catalogue: this.catalogue };
-    return this.loop.runUntilSettled(readFeed(replicas, { range: ALL, after, before: true, limit }, ports), 1e6);
+    return readFeed(replicas, { range: ALL, after, before: true, limit }, ports);
   }
 
   /** All pages from a position to the mark. */
@@ -176,6 +185,35 @@ describe('the feed of a node', () => {
       );
     }).timeout(60_000);
   }
+
+  it('reads on and on for a bucket that is seldom written to, in bounded passes, which those who ask for the same share', async () => {
+    const world = await World.make(7, 1000, 2);
+    const [busy, rare] = world.replicas;
+    if (busy === undefined || rare === undefined) throw new Error('two replicas');
+    for (let period = 0; period < 40; period += 1) {
+      for (let offset = 1; offset <= 250; offset += 1) busy.apply(period * PERIOD + offset);
+      if (period === 1 || period === 38) rare.apply(period * PERIOD + 300);
+    }
+    for (const replica of [busy, rare]) replica.mark = 50 * PERIOD;
+    const first = await world.read(BEGINNING, 10, [rare]);
+    expect(first.changes.map(({ at }) => at.timestamp)).to.deep.equal([PERIOD + 300]);
+    expect(first.upTo, 'the end of a period').to.deep.equal(endOf(Math.ceil(first.upTo.timestamp / PERIOD) * PERIOD - 1));
+    expect(world.pages).to.be.at.most(3);
+    let reads = 0;
+    const told: Position[] = [];
+    for (let from = first.upTo; comparePositions(from, endOf(rare.mark)) < 0; reads += 1) {
+      world.pages = 0;
+      const readings = [1, 2, 3].map(() => world.reading(from, 10, [rare]));
+      const pages = await world.loop.runUntilSettled(Promise.all(readings), 1e6);
+      expect(world.pages, 'of all three').to.be.at.most(3);
+      for (const page of pages) expect(page).to.deep.equal(pages[0]);
+      const [page = expect.fail('there is a page')] = pages;
+      told.push(...page.changes.map(({ at }) => at));
+      from = page.upTo;
+    }
+    expect(reads).to.be.above(2);
+    expect(told.map(({ timestamp }) => timestamp)).to.deep.equal([38 * PERIOD + 300]);
+  });
 
   it('refuses to go on from before the horizon, and names the earliest moment', async () => {
     const world = await World.make(4);
