@@ -62,7 +62,7 @@ export interface Limits {
   readonly peerQueueBytesMax: number;
   readonly pageEntriesMax: number;
   readonly pageBytesMax: number;
-  /** Requests that one router keeps waiting: Commands, and separately Queries. */
+  /** Requests that one router keeps waiting: of Commands, of Queries, and of what nodes ask of each other for transactions. */
   readonly routerInFlightMax: number;
   readonly routerBytesInFlightMax: number;
   /** Results of one session that a bucket remembers; how long a router uses a session, and a bucket remembers an idle one. */

@@ -193,6 +193,8 @@ class ServedStream implements StreamHandlers {
    * a command goes on, whoever waits for it.
    */
   readonly #commands = new Set<number>();
+  /** Apart from commands, which wait for them. */
+  readonly #internals = new Set<number>();
   readonly #queries = new Map<number, Cancellation>();
   #readsRunning = 0;
   #waitingReads: Waiting[] = [];
@@ -303,19 +305,21 @@ class ServedStream implements StreamHandlers {
       this.#fail(request, error);
       return;
     }
-    if (open === this.#commands) this.#commands.add(request.number);
-    else this.#queries.set(request.number, new Cancellation());
+    if (open instanceof Set) open.add(request.number);
+    else open.set(request.number, new Cancellation());
     const deadlineMs = nowMs + request.remainingMs;
     if (!takesRoom(operation) || this.#mayRead()) this.#start(request, deadlineMs);
     else this.#waitingReads.push({ request, deadlineMs });
   }
 
-  #openOf(operation: Operation): Pick<Set<number>, 'size' | 'delete'> {
-    return isQuery(operation) ? this.#queries : this.#commands;
+  #openOf(operation: Operation): Set<number> | Map<number, Cancellation> {
+    if (isQuery(operation)) return this.#queries;
+    return isInternal(operation) ? this.#internals : this.#commands;
   }
 
   #cancel(number: number): void {
     this.#commands.delete(number);
+    this.#internals.delete(number);
     const query = this.#queries.get(number);
     if (query === undefined) return;
     this.#queries.delete(number);
@@ -460,6 +464,7 @@ class ServedStream implements StreamHandlers {
     if (this.#over) return;
     this.#over = true;
     this.#commands.clear();
+    this.#internals.clear();
     for (const query of this.#queries.values()) query.abort();
     this.#queries.clear();
     this.#waitingReads = [];

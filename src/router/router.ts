@@ -22,6 +22,7 @@ import type { DiffPage } from './diff.js';
 import { Hedging } from './hedging.js';
 import { forward, isPage } from './forward.js';
 import {
+  isInternal,
   isQuery,
   type Answer,
   type LeaderHint,
@@ -85,7 +86,7 @@ const GET_MANY_WINDOW_MIN = 16;
 const GET_MANY_WINDOW_MAX = 256;
 
 /** Limited each by itself. */
-type Sort = 'commands' | 'queries';
+type Sort = 'commands' | 'queries' | 'transactions';
 
 export class Router implements NodeHandle {
   readonly #options: RouterOptions;
@@ -98,8 +99,15 @@ export class Router implements NodeHandle {
   readonly #sessions: Sessions;
   readonly #operations: Counter;
   readonly #refusals: Counter;
-  /** Separate, so that a flood of one does not starve the other, whose buckets may be well. */
-  readonly #load = { commands: { count: 0, bytes: 0 }, queries: { count: 0, bytes: 0 } };
+  /**
+   * Separate, so that a flood of one does not starve the other, whose buckets may be well; what nodes ask of each other for
+   * transactions, so that commands that wait for it do not keep it out.
+   */
+  readonly #load = {
+    commands: { count: 0, bytes: 0 },
+    queries: { count: 0, bytes: 0 },
+    transactions: { count: 0, bytes: 0 },
+  };
   /** The highest timestamp that callers of this router have seen, in all and by bucket. */
   #seen: Timestamp = 0;
   readonly #seenOf = new Map<BucketId, Timestamp>();
@@ -194,7 +202,8 @@ export class Router implements NodeHandle {
   }
 
   get inFlight(): number {
-    return this.#load.commands.count + this.#load.queries.count;
+    const { commands, queries, transactions } = this.#load;
+    return commands.count + queries.count + transactions.count;
   }
 
   /** The cluster's present time, as well as it is known here; no proof of anything. */
@@ -439,7 +448,8 @@ export class Router implements NodeHandle {
     const { deadlineMs, signal } = context;
     const hold = isPage(operation) ? await this.answers.reserve(this.#pages.pageBytes(), deadlineMs, signal) : undefined;
     try {
-      return await this.#admitted(isQuery(operation) ? 'queries' : 'commands', bytes, () => this.#forward(operation, context));
+      const sort = isQuery(operation) ? 'queries' : isInternal(operation) ? 'transactions' : 'commands';
+      return await this.#admitted(sort, bytes, () => this.#forward(operation, context));
     } finally {
       hold?.release();
     }

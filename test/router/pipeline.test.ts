@@ -12,6 +12,8 @@ import { BUCKETS, CLUSTER, FakeCluster, bytes, placementOf, silentLog, type Fake
 
 const KEY = bytes('key');
 const GET: Operation = { kind: 'get', bucket: bucketOf(KEY, BUCKETS), key: KEY, anyReplica: false, consistency: { kind: 'linearizable' } };
+const PINS: Operation = { kind: 'pins', buckets: [0], action: { kind: 'remove', name: 'audit' } };
+const RESOLVE: Operation = { kind: 'resolve', bucket: 0, request: { id: { session: 1, sequence: 1, attempt: 1 }, start: 1, commit: 2 } };
 
 /** A stream as the server sees it, whose other end a test plays. */
 class TestStream implements FrameStream {
@@ -284,6 +286,19 @@ describe('pipeline server', () => {
     ask(handlers, [{ kind: 'write', bucket: bucketOf(KEY, BUCKETS), request }]);
     await cluster.time.pass(1);
     expect(node.asked.at(-1)?.operation.kind, 'a command beside a flood of queries').to.equal('write');
+  });
+
+  it('takes what nodes ask for transactions beside as many commands as it may', async () => {
+    cluster = new FakeCluster(1, { routerInFlightMax: 10 });
+    node = cluster.node(1);
+    await cluster.start(node, placementOf([node.info], { leader: 1 }));
+    node.behave = (operation, { hops }) => (operation.kind === 'resolve' ? node.answer(operation, hops) : new Promise(() => {}));
+    const handlers = open(encodeHello({ protocol: PROTOCOL_VERSION, clusterId: CLUSTER, role: 'node' }));
+    ask(handlers, Array.from({ length: 10 }, () => PINS));
+    ask(handlers, [RESOLVE, PINS], 11);
+    await cluster.time.pass(1);
+    const ends = stream.pushes.flatMap((push) => (push.kind === 'answer' || push.kind === 'error' ? [push.kind] : []));
+    expect(ends.sort()).to.deep.equal(['answer', 'error']);
   });
 
   it('hands bugs to the process', async () => {

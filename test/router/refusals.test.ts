@@ -150,6 +150,20 @@ describe('router: what it refuses, and when it gives up', () => {
     await cluster.time.run(large);
   });
 
+  it('lets nodes end transactions for which all the commands that it may keep in flight may wait', async () => {
+    cluster = new FakeCluster(1, { routerInFlightMax: 10 });
+    await cluster.startAll(1);
+    const node = cluster.node(1);
+    node.behave = (operation, { hops }) => (operation.kind === 'write' ? new Promise(() => {}) : node.answer(operation, hops));
+    router = cluster.router({ role: 'node' });
+    const waiting = Array.from({ length: 10 }, () => failureOf(router.put(KEY, VALUE, { timeoutMs: 1000 })));
+    const context = { epoch: 1, deadlineMs: cluster.time.nowMs + 1000, hops: 0 };
+    const request = { id: { session: 1, sequence: 1, attempt: 1 }, start: 1, commit: 2 };
+    await cluster.time.run(router.execute({ kind: 'resolve', bucket: 0, request }, context));
+    expect((await cluster.time.run(failureOf(router.put(KEY, VALUE)))).reason).to.equal('ROUTER_BUSY');
+    await cluster.time.run(Promise.all(waiting));
+  });
+
   it('stops when the caller goes away', async () => {
     await cluster.startAll(1);
     cluster.node(1).behave = () => new Promise(() => {});
