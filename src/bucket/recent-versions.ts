@@ -34,6 +34,8 @@ export class RecentVersions {
 /** Timestamp, index, position. */
 const FIELDS = 3;
 const CAPACITY_MIN = 8;
+/** Room for so many times as many names as there are is too much. */
+const SHRINK = 4;
 
 export class RecentOfBucket {
   readonly #arrived: (recent: RecentOfBucket) => void;
@@ -53,6 +55,11 @@ export class RecentOfBucket {
 
   get from(): Timestamp {
     return this.#from;
+  }
+
+  /** How many names there is room for. */
+  get capacity(): number {
+    return this.#names.length / FIELDS;
   }
 
   add(id: VersionId): void {
@@ -87,24 +94,30 @@ export class RecentOfBucket {
     if (this.#first === this.#end) return;
     this.#from = Math.max(this.#from, this.#nameAt(this.#first).timestamp);
     this.#first += 1;
+    const count = this.#end - this.#first;
+    // A bucket that is not written to any more keeps no room for what it has forgotten.
+    if (this.capacity > CAPACITY_MIN && count * SHRINK <= this.capacity) this.#resize(count);
   }
 
   /** Makes room for one more name in front of the one at `place`, and says where it is. */
   #makeRoom(place: number): number {
-    const capacity = this.#names.length / FIELDS;
-    if (this.#end < capacity) {
+    if (this.#end < this.capacity) {
       this.#names.copyWithin((place + 1) * FIELDS, place * FIELDS, this.#end * FIELDS);
       return place;
     }
-    const count = this.#end - this.#first;
-    const names = new Float64Array(Math.max(CAPACITY_MIN, count * 2 <= capacity ? capacity : capacity * 2) * FIELDS);
     const moved = place - this.#first;
-    names.set(this.#names.subarray(this.#first * FIELDS, place * FIELDS));
-    names.set(this.#names.subarray(place * FIELDS, this.#end * FIELDS), (moved + 1) * FIELDS);
+    this.#resize(this.#end - this.#first);
+    this.#names.copyWithin((moved + 1) * FIELDS, moved * FIELDS, this.#end * FIELDS);
+    return moved;
+  }
+
+  /** Room for twice as many names as there are. */
+  #resize(count: number): void {
+    const names = new Float64Array(Math.max(CAPACITY_MIN, 2 * count) * FIELDS);
+    names.set(this.#names.subarray(this.#first * FIELDS, this.#end * FIELDS));
     this.#names = names;
     this.#first = 0;
     this.#end = count;
-    return moved;
   }
 
   /** The number of the first name at or above this one. */

@@ -53,4 +53,27 @@ describe('the names of the latest records', () => {
       }),
     );
   });
+
+  it('take no more room than there are, and next to none where all are forgotten', () => {
+    const recent = new RecentVersions(1000);
+    const buckets = Array.from({ length: 10 }, () => recent.bucket(0));
+    // As of an import that is sorted by partition: one bucket after the other.
+    for (const [at, bucket] of buckets.entries()) {
+      for (let index = 1; index <= 2000; index += 1) {
+        bucket.add({ timestamp: 1 + at, index, position: 0 });
+        const room = buckets.map(({ capacity }) => capacity).reduce((a, b) => a + b);
+        if (room > 5000) expect.fail(`room for ${room} names`);
+      }
+    }
+    for (const bucket of buckets.slice(0, -1)) {
+      expect([...bucket.between(0, Infinity)]).to.deep.equal([]);
+      expect(bucket.capacity).to.be.below(10);
+    }
+    expect([...(buckets.at(-1)?.between(0, Infinity) ?? [])].map(({ index }) => index)).to.have.members(
+      Array.from({ length: 1000 }, (_, at) => 1001 + at),
+    );
+    const [first] = buckets;
+    first?.add({ timestamp: 20, index: 9, position: 0 });
+    expect([...(first?.between(0, Infinity) ?? [])]).to.have.length(1);
+  });
 });
