@@ -11,7 +11,7 @@ import { checkWrite } from '../bucket/validate.js';
 import { Catalogue } from '../changes/catalogue.js';
 import { readFeed } from '../changes/feed.js';
 import { MarkWatch } from '../changes/mark-watch.js';
-import { earlier, type HybridClock } from '../mvcc/timestamp.js';
+import type { HybridClock } from '../mvcc/timestamp.js';
 import type { HeatMeter } from '../placement/heat.js';
 import type { BucketId, NodeId } from '../placement/map.js';
 import {
@@ -29,7 +29,7 @@ import type { Holds } from './holds.js';
 import { changePins } from './pins.js';
 import { scanPage } from './scan.js';
 import { partsOf } from './parts.js';
-import type { StreamHolds } from './stream-holds.js';
+import { isClose, type StreamHolds } from './stream-holds.js';
 import type { Transactions } from './transactions.js';
 
 /**
@@ -263,7 +263,7 @@ export class Executor implements NodeHandle {
   #hold(timestamp: Timestamp, more: boolean): void {
     const { holds, hybrid, limits } = this.#options;
     if (!more) holds.done(timestamp);
-    else if (timestamp < earlier(hybrid.physicalNow(), limits.retentionMs / 2)) holds.touch(timestamp);
+    else if (!isClose(timestamp, hybrid.physicalNow(), limits)) holds.touch(timestamp);
   }
 
   /** All of these buckets' replicas; one refusal names every bucket that has to be asked elsewhere. */

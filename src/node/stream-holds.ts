@@ -20,8 +20,13 @@ export interface StreamHoldsOptions {
 }
 
 const KEPT_MS = 30_000;
-/** History that is younger is never collected (retention.ts), unless less is to be kept. */
+/** History that is younger is never collected (retention.ts), however little room there is, unless less is to be kept. */
 const CLOSE_MS = 30_000;
+
+/** Whether what is read from there on needs no hold, for no horizon comes near it soon. */
+export function isClose(timestamp: Timestamp, now: Timestamp, { retentionMs }: Pick<Limits, 'retentionMs'>): boolean {
+  return timestamp >= earlier(now, Math.min(CLOSE_MS, retentionMs / 2));
+}
 
 export class StreamHolds {
   readonly #options: StreamHoldsOptions;
@@ -38,8 +43,7 @@ export class StreamHolds {
     if (mutant('stream-holds-nothing')) return;
     const known = this.#held.get(stream);
     this.#held.delete(stream);
-    const isClose = timestamp >= earlier(hybrid.physicalNow(), Math.min(CLOSE_MS, limits.retentionMs / 2));
-    if (isClose || (known === undefined && this.#held.size >= limits.streamHoldsMax)) {
+    if (isClose(timestamp, hybrid.physicalNow(), limits) || (known === undefined && this.#held.size >= limits.streamHoldsMax)) {
       known?.hold.release();
       return;
     }

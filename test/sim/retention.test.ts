@@ -275,6 +275,27 @@ describe('retention', () => {
     expect(cluster.fatal).to.deep.equal([]);
   });
 
+  it('waits for a read in pages also where there is little room, though much is to be kept', async () => {
+    const limits = { retentionMs: 3_600_000, retentionBytesMax: 200_000 };
+    const { cluster, client } = await startShort('room-paged', { buckets: 1, nodes: 1, limits });
+    const moment = await put(cluster, client, 'twist', 'first');
+    for (let n = 0; n < 10; n += 1) await put(cluster, client, `k${n}`, 'first');
+    const pages = client.scan({ start: EMPTY, end: EMPTY }, { consistency: { kind: 'asOf', timestamp: client.now() } });
+    const found: string[] = [];
+    for (let done = false; !done; ) {
+      const page = await cluster.settle(pages.next());
+      done = page.done === true;
+      if (page.done !== true) found.push(...page.value.records.map(({ key, value }) => `${key.toString()} ${value.toString()}`));
+      // The last pages come long after the last minute in which everything is kept.
+      for (let n = 0; n < 8; n += 1) {
+        await put(cluster, client, 'k4', 'x'.repeat(30_000));
+        await cluster.loop.runFor(3100);
+      }
+    }
+    expect(found).to.deep.equal([0, 1, 2, 3, 4, 5, 6, 7, 8, 9].map((n) => `k${n} first`).concat('twist first'));
+    expect((await failure(valueAsOf(cluster, client, 'twist', moment))).reason).to.equal('BEFORE_HORIZON');
+  });
+
   it('goes on where it was after a restart, and after a change of leaders', async () => {
     const { cluster, client } = await startShort('restart');
     for (let n = 0; n < 5; n += 1) await put(cluster, client, 'twist', `t${n}`);
