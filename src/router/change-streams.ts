@@ -24,7 +24,7 @@ export interface ChangesOptions {
   /** Monotonic milliseconds at which the stream ends. */
   readonly deadlineMs?: number | undefined;
   readonly signal?: CancelSignal | undefined;
-  /** Of the router itself: what it tells no caller has seen. */
+  /** Of the router itself: what it tells no caller has seen, and it takes no caller's place. */
   readonly isOwn?: boolean | undefined;
   /** The consumer left an event untaken for too long: RESOURCE_EXHAUSTED / SLOW_CONSUMER, with the cursor behind that event. */
   readonly stalled?: ((error: TidemarkError) => void) | undefined;
@@ -66,7 +66,7 @@ export class ChangeStreams {
     this.#ports = ports;
   }
 
-  /** How many are open. */
+  /** How many of callers are open. */
   get size(): number {
     return this.#open;
   }
@@ -74,17 +74,18 @@ export class ChangeStreams {
   async *events(range: KeyRange, options: ChangesOptions): AsyncGenerator<StreamEvent> {
     const { limits, dispatcher, answers, alarms, checkNotAhead } = this.#ports;
     const { clock, random } = this.#ports.env;
-    const { from = { kind: 'now' }, before = false, signal, deadlineMs = Infinity } = options;
+    const { from = { kind: 'now' }, before = false, signal, deadlineMs = Infinity, isOwn = false } = options;
     checkRange(range, limits);
     if (from.kind === 'timestamp') checkTimestamp(from.timestamp, 'from.timestamp');
-    if (this.#open >= limits.changeStreamsMax) {
+    if (!isOwn && this.#open >= limits.changeStreamsMax) {
       const message = `${this.#open} change streams are served here, which is the limit`;
       throw new TidemarkError('RESOURCE_EXHAUSTED', 'TOO_MANY_STREAMS', message, {
         retriable: true,
         details: { limit: String(limits.changeStreamsMax) },
       });
     }
-    this.#open += 1;
+    const counted = isOwn ? 0 : 1;
+    this.#open += counted;
     let cursor = from.kind === 'cursor' ? from.cursor : '';
     let isUntold = from.kind === 'beginning';
     try {
@@ -103,7 +104,7 @@ export class ChangeStreams {
         checkNotAhead,
       });
       for await (const event of stream.events(from)) {
-        if (options.isOwn !== true) this.#note(event, touched, isUntold);
+        if (!isOwn) this.#note(event, touched, isUntold);
         if (event.kind === 'mark') isUntold = false;
         cursor = event.cursor;
         const stop = this.#guard(options, cursor);
@@ -116,7 +117,7 @@ export class ChangeStreams {
     } catch (error) {
       throw isTidemarkError(error) ? withCursor(error, cursor) : error;
     } finally {
-      this.#open -= 1;
+      this.#open -= counted;
     }
   }
 

@@ -150,6 +150,21 @@ describe('router: what it refuses, and when it gives up', () => {
     await cluster.time.run(large);
   });
 
+  it('serves as many change streams as it may, those of its near cache not counted', async () => {
+    cluster = new FakeCluster(1, { changeStreamsMax: 2 });
+    await cluster.startAll(1);
+    cluster.node(1).lead();
+    router = cluster.router();
+    const range = { start: KEY, end: bytes('kez') };
+    const open = async (isOwn: boolean): Promise<string> => {
+      const next = await cluster.time.run(router.changes(range, { isOwn }).next());
+      return next.done === true ? 'the end' : next.value.kind;
+    };
+    for (const isOwn of [true, true, true, false, false]) expect(await open(isOwn)).to.equal('mark');
+    expect(await cluster.time.run(failureOf(open(false)))).to.include({ code: 'RESOURCE_EXHAUSTED', reason: 'TOO_MANY_STREAMS' });
+    expect(await open(true)).to.equal('mark');
+  });
+
   it('lets nodes end transactions for which all the commands that it may keep in flight may wait', async () => {
     cluster = new FakeCluster(1, { routerInFlightMax: 10 });
     await cluster.startAll(1);
