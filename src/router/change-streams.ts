@@ -146,10 +146,10 @@ export class ChangeStreams {
   }
 
   reader(): FeedReader {
-    const { dispatcher, alarms } = this.#ports;
+    const { dispatcher, alarms, isClosed, isHop } = this.#ports;
     const { clock, random } = this.#ports.env;
     this.#replicas ??= new FeedReplicas(dispatcher, clock, random.uint32() % ROTATIONS);
-    return new FeedReader({ dispatcher, replicas: this.#replicas, clock, alarms });
+    return new FeedReader({ dispatcher, replicas: this.#replicas, clock, alarms, isClosed, isHop });
   }
 
   #call(deadlineMs: number, signal: CancelSignal | undefined): Call {

@@ -239,6 +239,8 @@ export class Dispatcher {
         signal.addEventListener('abort', done);
         stops.push(() => signal.removeEventListener('abort', done));
       }
+      // No alarm rings any more.
+      if (this.#options.isClosed()) done();
     });
   }
 

@@ -7,6 +7,7 @@ import type { MarkAnswer } from '../changes/mark-watch.js';
 import type { BucketId, NodeId } from '../placement/map.js';
 import type { Alarms } from './alarms.js';
 import type { Call } from './call.js';
+import { closedError } from './closing.js';
 import type { Dispatcher } from './dispatch.js';
 import type { FeedGroup, FeedReplicas } from './feed-replicas.js';
 import type { Answer, Operation, StreamNeeds } from './operations.js';
@@ -29,6 +30,9 @@ export interface FeedReaderOptions {
   readonly replicas: FeedReplicas;
   readonly clock: Clock;
   readonly alarms: Alarms;
+  readonly isClosed: () => boolean;
+  /** This router serves others. */
+  readonly isHop: boolean;
 }
 
 type FeedOperation = Extract<Operation, { kind: 'changes' | 'awaitMark' }>;
@@ -169,6 +173,7 @@ export class FeedReader {
   }
 
   #checkTime(call: Call, left: readonly BucketId[]): void {
+    if (this.#options.isClosed()) throw closedError(this.#options.isHop);
     if (call.signal?.aborted === true) throw new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away');
     if (left.length === 0 || this.#options.clock.monotonicMs() < call.giveUpMs) return;
     const message = `the changes of ${left.length} buckets could not be read in time; tried ${this.#trail.summary()}`;
@@ -177,7 +182,7 @@ export class FeedReader {
 
   /** Ends early when the caller goes away or the router is closed. */
   pause(ms: number, { signal }: Pick<Call, 'signal'>): Promise<void> {
-    const { alarms, clock } = this.#options;
+    const { alarms, clock, isClosed } = this.#options;
     return new Promise((resolve) => {
       const done = (): void => {
         alarm.cancel();
@@ -186,7 +191,8 @@ export class FeedReader {
       };
       const alarm = alarms.at(clock.monotonicMs() + ms, done);
       signal?.addEventListener('abort', done);
-      if (signal?.aborted === true) done();
+      // No alarm rings any more in a router that is closed.
+      if (signal?.aborted === true || isClosed()) done();
     });
   }
 }

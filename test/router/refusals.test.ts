@@ -1,4 +1,5 @@
 import { expect } from 'chai';
+import { endOf } from '../../src/changes/change.js';
 import { TidemarkError } from '../../src/lib/errors.js';
 import { bucketOf } from '../../src/placement/map.js';
 import type { Router } from '../../src/router/router.js';
@@ -163,6 +164,29 @@ describe('router: what it refuses, and when it gives up', () => {
     for (const isOwn of [true, true, true, false, false]) expect(await open(isOwn)).to.equal('mark');
     expect(await cluster.time.run(failureOf(open(false)))).to.include({ code: 'RESOURCE_EXHAUSTED', reason: 'TOO_MANY_STREAMS' });
     expect(await open(true)).to.equal('mark');
+  });
+
+  it('ends change streams that it serves others when it is closed, whatever they wait for', async () => {
+    await cluster.startAll(1);
+    const [node] = cluster.nodes;
+    if (node === undefined) throw new Error('there is a node');
+    router = cluster.router({ role: 'sidecar' });
+    await cluster.time.run(router.ready());
+    node.behave = (operation, { hops }) => {
+      return operation.kind === 'scan' || operation.kind === 'changes' ? new Promise(() => {}) : node.answer(operation, hops);
+    };
+    const range = { start: KEY, end: bytes('kez') };
+    const buckets = Array.from({ length: BUCKETS }, (_, bucket) => bucket);
+    const needs = { stream: 1, above: 0 };
+    const page = { kind: 'changes', buckets, range, after: endOf(1), before: false, limit: 10, needs } as const;
+    const ends = [
+      failureOf(router.changes(range, { from: { kind: 'beginning' } }).next()),
+      failureOf(router.changes(range, { from: { kind: 'timestamp', timestamp: 1 } }).next()),
+      failureOf(router.execute(page, { epoch: 1, deadlineMs: cluster.time.nowMs + 100_000, hops: 0 })),
+    ];
+    await cluster.time.pass(300);
+    await router.close();
+    for (const end of ends) expect(await cluster.time.run(end)).to.include({ code: 'UNAVAILABLE', reason: 'SHUTTING_DOWN' });
   });
 
   it('lets nodes end transactions for which all the commands that it may keep in flight may wait', async () => {
