@@ -197,8 +197,17 @@ class Follower {
   }
 
   #fitting(record: Record): Record {
-    return record.key.length + record.value.length > this.#bytesMax ? TOO_LARGE : record;
+    if (record.key.length + record.value.length > this.#bytesMax) return TOO_LARGE;
+    return { key: this.#key, value: alone(record.value), version: record.version };
   }
+}
+
+/** A large value that came over the wire lies in its frame, which is larger. */
+function alone(value: Bytes): Bytes {
+  if (value.buffer.byteLength === value.length) return value;
+  const copy = Buffer.allocUnsafeSlow(value.length);
+  value.copy(copy);
+  return copy;
 }
 
 /** Stands for a value that is not kept. */
