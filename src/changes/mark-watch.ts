@@ -36,6 +36,16 @@ interface Waiter {
   readonly reject: (error: TidemarkError) => void;
 }
 
+/** The same for all who wait for the same buckets. */
+interface Seen {
+  readonly mark: Timestamp;
+  readonly installing: FeedReplica | undefined;
+}
+
+function look(replicas: readonly FeedReplica[]): Seen {
+  return { mark: markOf(replicas), installing: replicas.find((replica) => replica.installing) };
+}
+
 export class MarkWatch {
   readonly #clock: Clock;
   readonly #timers: Timers;
@@ -78,20 +88,21 @@ export class MarkWatch {
     const nowMs = this.#clock.monotonicMs();
     if (nowMs - this.#closedMs >= CLOSE_MS && !mutant('watched-buckets-rest')) {
       this.#closedMs = nowMs;
-      for (const replica of new Set(this.#waiters.flatMap(({ replicas }) => replicas))) replica.closeNow();
+      const groups = new Map(this.#waiters.map(({ of, replicas }) => [of, replicas]));
+      for (const replica of new Set([...groups.values()].flat())) replica.closeNow();
     }
-    const marks = new Map<string, Timestamp>();
-    this.#waiters = this.#waiters.filter((waiter) => {
-      const { replicas, of, above, untilMs, resolve, reject } = waiter;
-      const installing = replicas.find((replica) => replica.installing);
+    const seen = new Map<string, Seen>();
+    this.#waiters = this.#waiters.filter(({ replicas, of, above, untilMs, resolve, reject }) => {
+      const known = seen.get(of);
+      const { mark, installing } = known ?? look(replicas);
+      if (known === undefined) seen.set(of, { mark, installing });
       if (installing !== undefined) {
         reject(installing.notLeader());
         return false;
       }
-      const mark = marks.get(of) ?? markOf(replicas);
-      marks.set(of, mark);
       if (mark <= above && nowMs < untilMs) return true;
-      resolve({ mark, behind: replicas.filter((replica) => resolvedOf(replica) <= above).map(({ bucket }) => bucket) });
+      const behind = mark > above ? [] : replicas.filter((replica) => resolvedOf(replica) <= above);
+      resolve({ mark, behind: behind.map(({ bucket }) => bucket) });
       return false;
     });
   }
