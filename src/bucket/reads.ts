@@ -2,6 +2,7 @@ import type { Bytes } from '../lib/bytes.js';
 import type { CancelSignal } from '../lib/cancel.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
+import { isKeyIn } from '../lib/ordered.js';
 import { walk, readRecord } from '../mvcc/reader.js';
 import type { VersionId } from '../mvcc/records.js';
 import { earlier, formatTimestamp, TIMESTAMP_MAX, type HybridClock } from '../mvcc/timestamp.js';
@@ -128,7 +129,7 @@ export class Reads {
   /** The same for all keys of a range. */
   async openRange(range: KeyRange, consistency: Consistency, deadlineMs: number): Promise<View> {
     const view = await this.open(consistency, deadlineMs);
-    const touches = ({ intents }: Prepared): boolean => intents.some(({ key }) => isIn(key, range));
+    const touches = ({ intents }: Prepared): boolean => intents.some(({ key }) => isKeyIn(key, range));
     const find = (): Prepared[] => this.#intentsUpTo(view.timestamp).filter(touches);
     return this.#passIntents(view, find, deadlineMs);
   }
@@ -465,8 +466,4 @@ function before(view: View, met: readonly Prepared[]): View {
   const lowest = Math.min(...met.map(({ timestamp }) => timestamp));
   const { served } = view;
   return { ...view, served: { ...served, timestamp: Math.min(served.timestamp, lowest - 1) } };
-}
-
-function isIn(key: Bytes, { start, end }: KeyRange): boolean {
-  return key.compare(start) >= 0 && (end.length === 0 || key.compare(end) < 0);
 }

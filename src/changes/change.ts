@@ -1,5 +1,5 @@
 import type { Bytes } from '../lib/bytes.js';
-import { TIMESTAMP_MAX, type Timestamp } from '../mvcc/timestamp.js';
+import type { Timestamp } from '../mvcc/timestamp.js';
 import type { VersionId } from '../mvcc/records.js';
 import type { BucketId } from '../placement/map.js';
 
@@ -26,7 +26,6 @@ export function endOf(timestamp: Timestamp): Position {
 }
 
 export const BEGINNING: Position = endOf(0);
-export const END: Position = endOf(TIMESTAMP_MAX);
 
 export function comparePositions(a: Position, b: Position): number {
   return a.timestamp - b.timestamp || a.bucket - b.bucket || a.index - b.index || a.position - b.position;

@@ -1,8 +1,9 @@
 import type { Limits } from '../env/limits.js';
 import type { Timers } from '../env/time.js';
-import type { Bytes } from '../lib/bytes.js';
+import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
+import { isKeyIn } from '../lib/ordered.js';
 import type { KeyRange } from '../bucket/requests.js';
 import { checkReadable } from '../bucket/retention.js';
 import type { BucketState } from '../bucket/state.js';
@@ -163,7 +164,8 @@ class Page {
       return;
     }
     this.last = at;
-    if (!isWithin(record.key, this.#request.range)) return;
+    const { range } = this.#request;
+    if (!isKeyIn(record.key, mutant('stream-range-open') ? { ...range, end: EMPTY } : range)) return;
     const { key, deleted, value, previous, transaction } = record;
     const before = this.#request.before ? beforeOf(state, slot, previous) : undefined;
     const change: Change = { at, key, deleted, value, before, transaction: transactionOf(at, transaction) };
@@ -190,9 +192,4 @@ function beforeOf(state: BucketState, slot: number, previous: VersionId): Before
 /** A transaction over several buckets has a name; a commit within one bucket is one entry of its log. */
 function transactionOf({ bucket, index }: Position, tag: TransactionTag | undefined): Bytes {
   return Buffer.from(tag === undefined ? `${bucket}-${index}` : `t${tag.session}-${tag.sequence}`);
-}
-
-export function isWithin(key: Bytes, { start, end }: KeyRange): boolean {
-  if (key.compare(start) < 0) return false;
-  return end.length === 0 || key.compare(end) < 0 || mutant('stream-range-open');
 }

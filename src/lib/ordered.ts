@@ -64,6 +64,11 @@ export function keyAfter(key: Bytes): Bytes {
   return Buffer.concat([key, ZERO]);
 }
 
+/** Whether a key is in [start, end); an empty end is behind all keys. */
+export function isKeyIn(key: Bytes, { start, end }: { readonly start: Bytes; readonly end: Bytes }): boolean {
+  return key.compare(start) >= 0 && (end.length === 0 || key.compare(end) < 0);
+}
+
 const ZERO = Buffer.alloc(1);
 const TWO_32 = 0x1_0000_0000;
 

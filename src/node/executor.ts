@@ -14,6 +14,7 @@ import { MarkWatch } from '../changes/mark-watch.js';
 import type { HybridClock } from '../mvcc/timestamp.js';
 import type { HeatMeter } from '../placement/heat.js';
 import type { BucketId, NodeId } from '../placement/map.js';
+import { bytesOfWrite } from '../router/checks.js';
 import {
   isQuery,
   type Answer,
@@ -90,7 +91,7 @@ export class Executor implements NodeHandle {
       }
       if (operation.kind !== 'write') return await this.#transactions.run(0, () => this.#transact(operation, context));
       const { bucket, request } = operation;
-      return await this.#commands.run(bytesOf(request), () => this.#write(bucket, request, context));
+      return await this.#commands.run(bytesOfWrite(request.mutations), () => this.#write(bucket, request, context));
     } catch (error) {
       if (!isTidemarkError(error) || error.code !== 'DATA_LOSS') throw error;
       this.#options.onCorrupt(error);
@@ -131,7 +132,7 @@ export class Executor implements NodeHandle {
     const result = await (parts === undefined
       ? replica.write(request, deadlineMs)
       : transactions.write(replica, request, parts, context));
-    heat.write(bucket, bytesOf(request));
+    heat.write(bucket, bytesOfWrite(request.mutations));
     const served: Served = {
       node: this.#options.nodeId,
       timestamp: result.timestamp,
@@ -316,12 +317,4 @@ function answer<K extends OperationKind>(
   { hops }: OperationContext,
 ): Answer<K> {
   return { result, served: { ...served, hops: hops + 1 } };
-}
-
-function bytesOf(request: WriteRequest): number {
-  let bytes = 0;
-  for (const mutation of request.mutations) {
-    bytes += mutation.key.length + (mutation.kind === 'put' ? mutation.value.length : 0);
-  }
-  return bytes;
 }

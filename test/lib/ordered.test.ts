@@ -1,6 +1,6 @@
 import { expect } from 'chai';
 import fc from 'fast-check';
-import { escape, escapePrefix, prefixEnd, readUint64, unescape, writeUint64 } from '../../src/lib/ordered.js';
+import { escape, escapePrefix, isKeyIn, prefixEnd, readUint64, unescape, writeUint64 } from '../../src/lib/ordered.js';
 
 const bytes = fc.uint8Array({ maxLength: 12 }).map((data) => Buffer.from(data));
 // Zeros and 0xff are where an escaping goes wrong, so most strings are made of them.
@@ -34,6 +34,14 @@ describe('ordered encoding', () => {
     expect(() => unescape(Buffer.from([1, 2, 3]), 0)).to.throw(RangeError);
     expect(() => unescape(Buffer.from([1, 0, 3]), 0)).to.throw(RangeError);
     expect(() => unescape(Buffer.alloc(0), 0)).to.throw(RangeError);
+  });
+
+  it('knows the keys of a range: from its start on, below its end, or to the end of all', () => {
+    const isIn = (text: string, start: string, end: string): boolean =>
+      isKeyIn(Buffer.from(text), { start: Buffer.from(start), end: Buffer.from(end) });
+    expect(['a', 'b', 'b\0', 'c', 'd'].filter((text) => isIn(text, 'b', 'c'))).to.deep.equal(['b', 'b\0']);
+    expect(['', 'a', 'b', 'c'].filter((text) => isIn(text, 'b', ''))).to.deep.equal(['b', 'c']);
+    expect(isIn('b', 'b', 'b')).to.equal(false);
   });
 
   it('bounds exactly the keys with a prefix', () => {
