@@ -13,8 +13,9 @@ import { Soon } from './soon.js';
 
 /**
  * Lets the planner work, on the node that leads the system bucket: once a second, and soon after a leader of buckets has reported
- * what is done. By these reports, and what all nodes say of their heat, it writes the next placement if there is one. Nothing is lost when this node ends: whoever
- * leads the system bucket then hears the same reports, and waits anew until buckets have cooled.
+ * what is done. By these reports, and what all nodes say of their heat, it writes the next placement if there is one. Nothing
+ * is lost when this node ends: whoever leads the system bucket then hears the same reports, and waits anew until buckets have
+ * cooled.
  */
 export interface PlacerOptions {
   readonly clock: Clock;
@@ -153,7 +154,8 @@ export class Placer {
   #input(unreachable: ReadonlySet<NodeId>, heat: HeatSummary, cool: ReadonlySet<BucketId>): Omit<PlannerInput, 'record'> {
     const { changesMax, rules } = this.#options;
     const away = this.#silent(AWAY_MS);
-    return { settled: this.settled(), led: this.#led(), last: this.#last, lost: this.#lost, unreachable, away, changesMax, heat, cool, rules };
+    const reported = { settled: this.settled(), led: this.#led(), last: this.#last };
+    return { ...reported, lost: this.#lost, unreachable, away, changesMax, heat, cool, rules };
   }
 
   tick(): void {

@@ -18,9 +18,10 @@ import { hasVoter, leaderOf, votersOf, withLeader, without, withVoter, type Repl
  *   6. nodes that should lead what is much hotter than what others lead, then nodes that should lead more buckets than others:
  *      the first voter in a bucket's list is its preferred leader, and is exchanged for another, which moves no data
  *
- * It changes only buckets that are settled, at most `changesMax` at a time with those that are on their way: the rest follows when
- * these are done. What has no leader is not on its way: it takes no room from others, and waits for its voters as it is. Only a bucket on its way to a node that is to be emptied, lost, or away, is sent elsewhere, or back: it would not
- * arrive, and others wait for its room.
+ * It changes only buckets that are settled, at most `changesMax` at a time with those that are on their way: the rest follows
+ * when these are done. Only a bucket on its way to a node that is to be emptied, lost, or away, is sent elsewhere, or back: it
+ * would not arrive, and others wait for its room. What has no leader is not on its way: it takes no room from others, and waits
+ * for its voters as it is.
  * Voters of a bucket keep to different zones where there are enough of them, and in any case to different hosts; no step makes
  * that worse.
  *

@@ -272,8 +272,8 @@ function drawAllLimits(random: SimRandom, hasRoomForReaders: boolean): Partial<L
 }
 
 /**
- * Some runs hand snapshots out so slowly that writes, moves and faults overtake them. Where next to nothing of the log may be kept
- * meanwhile they are not the slowest: what is written before one has arrived would have to follow in another, for ever.
+ * Some runs hand snapshots out so slowly that writes, moves and faults overtake them. Where next to nothing of the log may be
+ * kept meanwhile they are not the slowest: what is written before one has arrived would have to follow in another, for ever.
  */
 function drawPace(random: SimRandom, { logStoreBytesMax = Infinity }: Partial<Limits>): Partial<Limits> {
   if (!random.chance(0.3)) return {};
