@@ -115,18 +115,26 @@ export class Placer {
     return [...report.moving, ...report.buckets].filter((bucket) => bucket !== SYSTEM_BUCKET).length;
   }
 
-  /** Buckets that somebody has said he leads, of late. */
-  #led(): ReadonlySet<BucketId> {
+  /**
+   * Buckets that somebody has said he leads, of late. Reports go to where the system bucket should be: a node that still leads it
+   * and is to be replaced, by one that does not come, hears none for long, and takes all of them for led.
+   */
+  #led(): PlannerInput['led'] {
     const recent = [...this.#reports.values()].filter((report) => this.#isRecent(report));
+    if (recent.length === 0 && this.#hasHeardAll) return { has: () => true };
     return new Set(recent.flatMap(({ moving, buckets }) => [...moving, ...buckets]));
   }
 
-  /** Buckets that nobody has said he leads, though who plans has waited long enough for all that would. */
+  /** It plans for so long that all who lead buckets have said so. */
+  get #hasHeardAll(): boolean {
+    return this.#options.clock.monotonicMs() - this.#leadingSinceMs >= REPORT_MS_MAX;
+  }
+
+  /** Buckets that nobody has said he leads, as far as that can be told. */
   leaderless(): ReadonlySet<BucketId> {
-    const { record, clock } = this.#options;
-    if (clock.monotonicMs() - this.#leadingSinceMs < REPORT_MS_MAX) return NOTHING;
+    if (!this.#hasHeardAll) return NOTHING;
     const led = this.#led();
-    return new Set([SYSTEM_BUCKET, ...record().map.map(({ id }) => id)].filter((bucket) => !led.has(bucket)));
+    return new Set([SYSTEM_BUCKET, ...this.#options.record().map.map(({ id }) => id)].filter((bucket) => !led.has(bucket)));
   }
 
   /** What was reported of a bucket counts until the bucket is placed otherwise. */
