@@ -269,7 +269,7 @@ describe('a local cluster', function () {
     expect(new Set(changes.map(({ transaction }) => transaction)).size).to.equal(4);
 
     const cut = await watch('--from', String(first - 1), '--limit', '5');
-    expect(cut.out).to.match(/^\d+\t20\S+Z\tput\twatched\/a\t1\n.*\n\d+\t\S+\tdelete\twatched\/a\n/);
+    expect(cut.out).to.match(/^\d+\t20\S+Z(?:\+\d+)?\tput\twatched\/a\t1\n.*\n\d+\t\S+\tdelete\twatched\/a\n/);
     const cursor = /^tidemark: go on with --from (c1\.\S+)\n$/.exec(cut.err)?.[1] ?? '';
     expect(cursor, 'in the midst of the transaction').to.equal(changes[4]?.cursor);
     const rest = await watch('--from', cursor, '--until', 'now', '--json');
