@@ -79,7 +79,8 @@ export class SimCluster {
   readonly #options: SimClusterOptions;
   readonly #machines = new Map<NodeId, Machine>();
   readonly #discarded = new Set<NodeId>();
-  readonly #admitted = new Set<NodeId>();
+  /** Whose nodes have been up: they have it on their disks who they are. */
+  readonly #beenUp = new Set<NodeId>();
   readonly #infos: readonly NodeInfo[];
 
   constructor(options: SimClusterOptions) {
@@ -260,6 +261,7 @@ export class SimCluster {
     const env = this.#env(machine.name, process, life.disk, machine.lives);
     try {
       life.node = await startNode(env, await this.#admit(env, config), { onFatal });
+      this.#beenUp.add(machine.id);
       this.#options.onUp?.(machine.id, life.node);
     } catch (error) {
       onFatal(error);
@@ -267,9 +269,9 @@ export class SimCluster {
     }
   }
 
-  /** It is a member, and its machine knows that. */
+  /** Its machine knows that it is a member, and will when it starts again. */
   knowsItIsMember(id: NodeId): boolean {
-    return this.#founders.includes(id) || this.#admitted.has(id);
+    return this.#founders.includes(id) || this.#beenUp.has(id);
   }
 
   /** A node that the cluster was not founded with asks to be let in, or finds that it was. */
@@ -279,7 +281,6 @@ export class SimCluster {
     const options = { seeds: this.endpoints, clusterId: CLUSTER, address: listen, zone: '', host: '', deadlineMs: Infinity };
     const { nodeId: given, founding, record } = await joinCluster(env, options);
     assert(given === nodeId, `machine ${nodeId} has become node ${given}`);
-    this.#admitted.add(nodeId);
     return { ...config, nodes: [], joined: { members: founding.members, record } };
   }
 
