@@ -7,6 +7,7 @@ import type { Change } from '../changes/change.js';
 import { encodeCursor } from '../changes/cursor.js';
 import type { StreamEvent, StreamFrom } from '../router/change-stream.js';
 import type { Router } from '../router/router.js';
+import { pause } from './pause.js';
 
 /** A key of the snapshot with which a stream from the beginning starts. */
 export class SnapshotEntry {
@@ -174,7 +175,7 @@ export class ChangeFeed implements AsyncIterableIterator<ChangeEvent>, AsyncDisp
         if (signal.aborted) return;
         // What has not begun may never: that the caller wants to know.
         if (!isTidemarkError(error) || !error.retriable || from.kind !== 'cursor') throw error;
-        await this.#pause();
+        await pause(this.#timers, PAUSE_MS, signal);
       }
       if (signal.aborted) return;
     }
@@ -192,18 +193,6 @@ export class ChangeFeed implements AsyncIterableIterator<ChangeEvent>, AsyncDisp
       case 'mark':
         yield event;
     }
-  }
-
-  #pause(): Promise<void> {
-    return new Promise((resolve) => {
-      const done = (): void => {
-        timer.cancel();
-        this.#left.removeEventListener('abort', done);
-        resolve();
-      };
-      const timer = this.#timers.after(PAUSE_MS, done);
-      this.#left.addEventListener('abort', done);
-    });
   }
 }
 

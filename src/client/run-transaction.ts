@@ -10,6 +10,7 @@ import type { CallOptions, Router, WriteReply } from '../router/router.js';
 import type { Claim } from '../txn/locks.js';
 import type { Owner } from '../txn/reservations.js';
 import { invalidOption } from './options.js';
+import { pause } from './pause.js';
 import { Transaction, type TransactionHost } from './transaction.js';
 
 /**
@@ -243,16 +244,7 @@ class Run {
     const longMs = Math.min(PAUSE_MAX_MS, PAUSE_MIN_MS * 2 ** Math.min(attempt - 1, 20));
     const pauseMs = longMs * random.float();
     if (clock.monotonicMs() + pauseMs >= this.#deadlineMs) return false;
-    const { signal } = this.#options;
-    await new Promise<void>((resolve) => {
-      const done = (): void => {
-        timer.cancel();
-        signal?.removeEventListener('abort', done);
-        resolve();
-      };
-      const timer = timers.after(pauseMs, done);
-      signal?.addEventListener('abort', done);
-    });
+    await pause(timers, pauseMs, this.#options.signal);
     return true;
   }
 }

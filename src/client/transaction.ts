@@ -3,6 +3,7 @@ import { assert } from '../lib/assert.js';
 import { EMPTY, fromMapKey, printable, toMapKey, type Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
+import { isKeyIn } from '../lib/ordered.js';
 import type { Condition, Consistency, KeyRange, Mutation, Record, Served, Timestamp } from '../bucket/requests.js';
 import { checkKey, checkRange, checkValue } from '../bucket/validate.js';
 import type { CallOptions, Router } from '../router/router.js';
@@ -164,7 +165,7 @@ export class Transaction {
     for (const [mapKey, version] of this.#versions) {
       const key = fromMapKey(mapKey);
       if (mutant('transaction-forgets-reads')) break;
-      if (!ranges.some((range) => contains(range, key))) conditions.push({ kind: 'version', key, version });
+      if (!ranges.some((range) => isKeyIn(key, range))) conditions.push({ kind: 'version', key, version });
     }
     if (mutant('transaction-forgets-ranges')) return conditions;
     for (const range of ranges) conditions.push({ kind: 'unchanged', range, since });
@@ -326,7 +327,7 @@ export class Transaction {
   }
 
   #ownIn(range: KeyRange, reverse: boolean): Mutation[] {
-    const own = this.mutations.filter(({ key }) => contains(range, key));
+    const own = this.mutations.filter(({ key }) => isKeyIn(key, range));
     return own.sort((a, b) => a.key.compare(b.key) * (reverse ? -1 : 1));
   }
 
@@ -358,10 +359,6 @@ async function* merge(stored: AsyncGenerator<Item>, own: readonly Mutation[], re
     if (!isHidden) yield item;
   }
   for (const mutation of own.slice(at)) yield { kind: 'own', mutation };
-}
-
-function contains({ start, end }: KeyRange, key: Bytes): boolean {
-  return key.compare(start) >= 0 && (end.length === 0 || key.compare(end) < 0);
 }
 
 function bytesOfMutation(mutation: Mutation): number {

@@ -6,10 +6,12 @@ import type { Replica } from '../bucket/replica.js';
 import { nodeOfReplica, type BucketId, type NodeId, type NodeInfo, type ReplicaInfo } from '../placement/map.js';
 import { checkSuccessor, epochOfReplica, placeOf, type PlacementRecord } from '../placement/record.js';
 import { decodeRecordOf, encodeRecordOf } from '../placement/record-format.js';
+import { canDecide } from '../placement/replicas.js';
+import { changeConfig } from '../raft/config.js';
+import type { FollowerProgress } from '../raft/raft.js';
 import type { Message, ReplicaId } from '../raft/types.js';
 import type { Hosting } from './hosting.js';
 import type { BelongsItem, MembershipItem, PeerItem, SettledItem } from './peer-items.js';
-import { changeConfig } from '../raft/config.js';
 import { isSettled, nextChange } from './reconcile.js';
 import { Soon } from './soon.js';
 
@@ -122,16 +124,19 @@ export class Membership {
     if (newest > epoch) return;
     const { clock, electionTimeoutMs } = this.#options;
     const heardSinceMs = clock.monotonicMs() - electionTimeoutMs;
-    const alive = raft.progress().filter(({ heardMs }) => heardMs > heardSinceMs);
-    const isInStep = (id: ReplicaId): boolean => alive.some((peer) => {
-      return peer.id === id && peer.state === 'replicate' && peer.match + IN_STEP_ENTRIES >= raft.lastIndex;
-    });
-    const isReady = (id: ReplicaId): boolean => isInStep(id) || mutant('promoted-unready');
+    const aliveOne = (id: ReplicaId): FollowerProgress | undefined => {
+      return raft.progress().find((peer) => peer.id === id && peer.heardMs > heardSinceMs);
+    };
+    const isReady = (id: ReplicaId): boolean => {
+      const peer = aliveOne(id);
+      const isInStep = peer?.state === 'replicate' && peer.match + IN_STEP_ENTRIES >= raft.lastIndex;
+      return isInStep || mutant('promoted-unready');
+    };
     const changes = nextChange(config, target, isReady);
     if (changes === undefined) return;
     const { voters } = changeConfig(config, changes);
-    const there = voters.filter((id) => id === replica.id || alive.some((peer) => peer.id === id));
-    if (there.length * 2 <= voters.length && !mutant('promoted-unready')) return;
+    const isThere = (id: ReplicaId): boolean => id === replica.id || aliveOne(id) !== undefined;
+    if (!canDecide(voters, isThere) && !mutant('promoted-unready')) return;
     try {
       replica.changeMembers(changes);
       this.#options.log.info('changing the members of a bucket', { bucket, epoch, changes: JSON.stringify(changes) });

@@ -6,7 +6,7 @@ import { SYSTEM_REPLICAS_MAX } from './initial.js';
 import { replicaIdOf, SYSTEM_BUCKET } from './map.js';
 import type { BucketId, BucketInfo, NodeId, ReplicaInfo } from './map.js';
 import { epochOfReplica, placeOf, votersWanted, type PlacementRecord } from './record.js';
-import { hasVoter, leaderOf, type Replicas } from './replicas.js';
+import { canDecide, hasVoter, leaderOf, type Replicas } from './replicas.js';
 
 export interface PlannerInput {
   readonly record: PlacementRecord;
@@ -140,7 +140,7 @@ export class Draft {
 
   /** So many of these voters are there, as far as is known, that they can decide. */
   canDecide(voters: Replicas): boolean {
-    return voters.filter(({ node }) => this.isThere(node)).length * 2 > voters.length;
+    return canDecide(voters, ({ node }) => this.isThere(node));
   }
 
   isThere(node: NodeId): boolean {

@@ -3,7 +3,7 @@ import { checkEpoch } from './epoch.js';
 import { initialPlacement, initialSystemBucket } from './initial.js';
 import { NODE_ID_MAX, nodesNamed, REPLICAS_MAX, SYSTEM_BUCKET, replicaIdOf } from './map.js';
 import type { BucketId, BucketInfo, NodeId, NodeInfo, Placement } from './map.js';
-import { hasVoter, leaderOf, votersOf, withLeader, withVoter } from './replicas.js';
+import { canDecide, hasVoter, leaderOf, votersOf, withLeader, withVoter } from './replicas.js';
 
 /**
  * The placement as the system bucket keeps it: what routers know, and what only nodes need to know.
@@ -295,8 +295,8 @@ function checkEnough(record: PlacementRecord, without: NodeId, away: ReadonlySet
   for (const [bucket, count] of Object.entries(ownReplicas)) check(count, `bucket ${bucket}`);
   // Its voter goes to a node that has none, or, where all have one, just goes: then those that are left must be able to decide.
   const others = votersOf(record.system.replicas).map(({ node }) => node).filter((node) => node !== without);
-  const able = others.filter((node) => !away.has(node));
-  if (left.some((node) => !away.has(node) && !others.includes(node)) || able.length * 2 > others.length) return;
+  const isThere = (node: NodeId): boolean => !away.has(node);
+  if (left.some((node) => isThere(node) && !others.includes(node)) || canDecide(others, isThere)) return;
   const lost = nodesNamed(others.filter((node) => away.has(node)));
   const message = `without node ${without} the placement could not be changed any more, as ${lost} cannot be reached`;
   throw refused('TOO_FEW_NODES', 'node', `${message}; add a node first`);

@@ -7,6 +7,11 @@ export function votersOf(replicas: Replicas): ReplicaInfo[] {
   return replicas.filter(({ learner }) => !learner);
 }
 
+/** More than half of these voters are there: they can decide. */
+export function canDecide<Voter>(voters: readonly Voter[], isThere: (voter: Voter) => boolean): boolean {
+  return voters.filter(isThere).length * 2 > voters.length;
+}
+
 export function readersOf(replicas: Replicas): ReplicaInfo[] {
   return replicas.filter(({ learner }) => learner);
 }

@@ -216,9 +216,7 @@ export class Ledger {
   /** A read of a key passed its gate, and what transactions have left on the key. */
   #read(replica: Replica, key: string, timestamp: Timestamp): void {
     const { reads } = this.#of(replica.bucket);
-    const named = reads.get(key) ?? { timestamp: 0, by: 'nobody' };
-    reads.set(key, named);
-    raise(named, timestamp, () => byWhom(replica, 'served a read of the key'));
+    raise(namedAt(reads, key), timestamp, () => byWhom(replica, 'served a read of the key'));
   }
 
   /** It is the first to resolve this transaction: whoever named a timestamp did it without. */
@@ -246,10 +244,7 @@ export class Ledger {
       break;
     }
     raise(ledger.named, timestamp, () => byWhom(replica, how));
-    const { term } = replica.raft;
-    const namedHere = ledger.namedIn.get(term) ?? { timestamp: 0, by: 'nobody' };
-    ledger.namedIn.set(term, namedHere);
-    raise(namedHere, timestamp, () => byWhom(replica, how));
+    raise(namedAt(ledger.namedIn, replica.raft.term), timestamp, () => byWhom(replica, how));
   }
 
   /** False if somebody else has applied this entry before. */
@@ -306,6 +301,12 @@ function intentsOf({ state }: Replica, effects: Effects | undefined): string[] {
 
 function byWhom({ id, state }: Replica, how: string): string {
   return `node ${nodeOfReplica(id)}, which had applied ${state.applied.index} and ${how}`;
+}
+
+function namedAt<K>(all: Map<K, Named>, key: K): Named {
+  const named = all.get(key) ?? { timestamp: 0, by: 'nobody' };
+  all.set(key, named);
+  return named;
 }
 
 function raise(named: Named, timestamp: Timestamp, by: () => string): void {
