@@ -364,12 +364,16 @@ export class Leadership {
     this.replication.wake();
   }
 
-  /** The configuration without this replica is committed. Tells the others, and who is best placed to go on. */
+  /**
+   * The configuration without this replica is committed. Tells the others, and who is best placed to go on: entries may be under
+   * way, so that nobody is known to have all of the log, but what the heir lacks is sent to it first.
+   */
   private resign(): void {
     const { core, replication } = this;
     replication.notice();
     replication.send(this.openRound);
-    const heir = replication.peers.find((p) => core.config.voters.includes(p.id) && p.match === core.log.lastIndex);
+    const heirs = replication.peers.filter(({ id, state }) => state === 'replicate' && core.config.voters.includes(id));
+    const [heir] = heirs.sort((a, b) => b.match - a.match || b.heardMs - a.heardMs);
     if (heir !== undefined) this.sendTimeoutNow(heir.id);
   }
 
