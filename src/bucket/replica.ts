@@ -7,7 +7,7 @@ import { mutant } from '../lib/mutants.js';
 import { later, type HybridClock, type Timestamp } from '../mvcc/timestamp.js';
 import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
 import { Raft } from '../raft/raft.js';
-import type { ConfigChange } from '../raft/config.js';
+import { electorate, type ConfigChange } from '../raft/config.js';
 import type { Entry, HardState, LogIndex, Message, Ready, ReplicaId, SnapshotMeta, TellBeat, Term } from '../raft/types.js';
 import type { Outcome, Prepared, TransactionId } from '../txn/transaction.js';
 import { Backlog } from './backlog.js';
@@ -58,7 +58,9 @@ export interface ReplicaHost {
   floorCeiling(): number;
   /** A floor that covers every floor which this node promised before it was restarted. */
   restartFloor(): number;
-  /** False while this node should lead nothing: its disk hangs, or it is stopping. */
+  /** False for a while after a restart. */
+  mayVote(): boolean;
+  /** False while this node should lead nothing: it may not vote, its disk hangs, or it is stopping. */
   mayLead(): boolean;
   /** Asks the homes of transactions what became of them, as of a timestamp; 0: as of now. */
   outcomes(asked: readonly Prepared[], asOf: Timestamp, deadlineMs: number): Promise<ReadonlyMap<Prepared, Outcome>>;
@@ -102,8 +104,6 @@ export interface ReplicaOptions {
   readonly state: BucketState;
   readonly log: BucketLog;
   readonly hardState: HardState;
-  /** Monotonic milliseconds before which this replica votes for nobody. */
-  readonly voteNotBefore: number;
   readonly logCacheBytesMax: number;
 }
 
@@ -129,7 +129,7 @@ export class Replica {
   readonly #backlog = new Backlog();
   readonly #tellBeat: TellBeat = (...beat) => this.#host.tellBeat(this, ...beat);
 
-  constructor({ host, state, log, hardState, voteNotBefore, logCacheBytesMax }: ReplicaOptions) {
+  constructor({ host, state, log, hardState, logCacheBytesMax }: ReplicaOptions) {
     const { limits, timing } = host;
     this.bucket = state.bucket;
     this.id = state.meta.replicaId;
@@ -156,7 +156,7 @@ export class Replica {
       appendsInFlightMax: limits.appendsInFlightMax,
       appendBytesInFlightMax: limits.appendBytesInFlightMax,
       logCacheBytesMax,
-      voteNotBefore,
+      mayVote: () => host.mayVote(),
     });
     this.reads = new Reads(this);
   }
@@ -461,11 +461,17 @@ export class Replica {
     for (const { id } of this.raft.progress()) if (nodeOfReplica(id) === node) this.raft.unreachable(id, now);
     const { leader } = this.raft;
     if (this.isLeader || leader === 0 || nodeOfReplica(leader) !== node) return;
-    const heirs = this.raft.config.voters.filter((id) => id !== leader);
-    const place = (heirs.indexOf(this.id) + scatter(this.bucket)) % heirs.length;
+    const heirs = electorate(this.raft.config).filter((id) => id !== leader);
+    const place = (heirs.indexOf(this.id) + scatter(this.bucket)) % Math.max(1, heirs.length);
     const { electionTimeoutMs } = this.#host.timing;
     this.raft.suspectLeader(electionTimeoutMs * (FIRST_HEIR_AFTER + NEXT_HEIR_AFTER * place), now);
     this.#dueMs = this.raft.nextTickMs;
+    if (this.raft.hasReady()) this.#host.changed(this);
+  }
+
+  /** A message that this replica has given out is not sent. */
+  dropped({ type, to }: Message): void {
+    if (type === 'append') this.raft.unreachable(to, this.#host.clock.monotonicMs());
   }
 
   campaign(now: number): void {

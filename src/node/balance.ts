@@ -8,9 +8,11 @@ import type { Peers } from './peers.js';
  * Who should lead what this node leads.
  *
  * - Spread: a bucket that is led here although another of its nodes is preferred goes back to that node, once it is connected
- *   and has all of the log. A few at a time, since each hand-over costs its bucket a moment.
- * - Handed over: a node that should lead nothing for now (its disk hangs, or it is stopping) gives every bucket away, and says
- *   so to its peers again and again, for nobody else can know. They give it none until a while after it last said so.
+ *   and has all of the log. A few at a time, since each hand-over costs its bucket a moment; and a bucket that comes back, for
+ *   that node cannot win the others over, ever more seldom.
+ * - Handed over: a node that should lead nothing for now (it may not vote yet, its disk hangs, or it is stopping) gives every
+ *   bucket away, and says so to its peers again and again, for nobody else can know. They give it none until a while after it
+ *   last said so.
  *
  * Leadership is only ever given to a follower that has nearly all of the log: the hand-over itself waits for the last entries,
  * and until it is over, or has failed, no command is taken.
@@ -18,10 +20,11 @@ import type { Peers } from './peers.js';
 const TRANSFERS_AT_ONCE = 8;
 /** How long the preferred node must have been there: a node that just came back may go again. */
 const SETTLED_MS = 3000;
+/** A bucket that comes back though it was handed over is kept for twice as long each time, up to this. */
+const KEPT_MS_MAX = 60_000;
 const UNFIT_TOLD_EVERY_MS = 500;
 /** A few of these words may be lost, and a disk that hung once may hang again. */
 const UNFIT_FOR_MS = 3000;
-const IN_STEP_ENTRIES = 64;
 /** How long a node that stops may take to hand over what it leads, and how often it looks. */
 const RESIGN_MS_MAX = 1000;
 const RESIGN_LOOK_MS = 5;
@@ -43,6 +46,8 @@ export class LeaderBalance {
   readonly #unfitUntilMs = new Map<NodeId, number>();
   /** Counts the hand-overs of each bucket that was given away and is still here, so that each heir is tried in turn. */
   readonly #attempts = new Map<BucketId, number>();
+  /** Buckets that were handed to their preferred leaders: when, and how long each is kept if it comes back. */
+  readonly #handed = new Map<BucketId, { readonly atMs: number; readonly keptMs: number }>();
   #toldMs = -Infinity;
 
   constructor(options: LeaderBalanceOptions) {
@@ -65,7 +70,10 @@ export class LeaderBalance {
       const since = this.#options.peers.connectedSince(preferred);
       if (preferred === this.#options.nodeId || since === undefined || now - since < SETTLED_MS) continue;
       const heir = this.#heirs(replica, now).find(({ id }) => nodeOfReplica(id) === preferred);
-      if (heir === undefined) continue;
+      const last = this.#handed.get(replica.bucket) ?? { atMs: -Infinity, keptMs: 0 };
+      if (heir === undefined || now - last.atMs < last.keptMs) continue;
+      const hasComeBack = now - last.atMs < 2 * last.keptMs;
+      this.#handed.set(replica.bucket, { atMs: now, keptMs: hasComeBack ? Math.min(2 * last.keptMs, KEPT_MS_MAX) : SETTLED_MS });
       this.#options.log.debug('handing a bucket to its preferred leader', { bucket: replica.bucket, to: preferred });
       replica.transferLeadership(heir.id);
       budget -= 1;
@@ -123,10 +131,9 @@ export class LeaderBalance {
   /** Who could take a bucket at once, those before others who have all that is committed. */
   #heirs({ raft }: Replica, now: number): readonly FollowerProgress[] {
     const { electionTimeoutMs } = this.#options;
-    const heirs = raft.progress().filter(({ id, state, match, heardMs }) => {
-      const isInStep = state === 'replicate' && match + IN_STEP_ENTRIES >= raft.lastIndex;
-      const isAlive = now - heardMs < electionTimeoutMs && this.#isFit(nodeOfReplica(id), now);
-      return isInStep && isAlive && raft.config.voters.includes(id);
+    const heirs = raft.progress().filter((peer) => {
+      const isAlive = now - peer.heardMs < electionTimeoutMs && this.#isFit(nodeOfReplica(peer.id), now);
+      return isAlive && raft.isInStep(peer) && raft.config.voters.includes(peer.id);
     });
     const complete = heirs.filter(({ match }) => match >= raft.commitIndex);
     return complete.length > 0 ? complete : heirs;

@@ -128,8 +128,7 @@ export class Hosting {
       state.put(metaKey(bucket), encodeMeta(meta));
       await state.flush();
       const tables = new TableLoader(new Tables(this.tableLimits));
-      const options = { logCacheBytesMax: this.#logCacheBytes(this.replicas.size + 1), voteNotBefore: -Infinity };
-      const replica = await this.#openReplica(bucket, meta, tables, options);
+      const replica = await this.#openReplica(bucket, meta, tables, this.#logCacheBytes(this.replicas.size + 1));
       this.replicas.set(bucket, replica);
       return replica;
     } finally {
@@ -169,11 +168,8 @@ export class Hosting {
     return Math.max(4 * 1024, Math.floor(LOG_CACHE_BYTES / Math.max(1, replicas)));
   }
 
-  /**
-   * Opens every replica that the data directory holds, and says how many. They vote for nobody before `voteNotBefore`, in
-   * monotonic milliseconds.
-   */
-  async open(voteNotBefore: number): Promise<number> {
+  /** Opens every replica that the data directory holds, and says how many. */
+  async open(): Promise<number> {
     const metas = await this.#readMetas();
     await this.#sweepUnnamed(new Set(metas.map(([, { slot }]) => slot)));
     const logCacheBytesMax = this.#logCacheBytes(metas.length);
@@ -182,7 +178,7 @@ export class Hosting {
     for (const [bucket, meta] of metas) {
       const tables = loaders.get(meta.slot);
       assert(tables !== undefined, `bucket ${bucket} has no tables`);
-      this.replicas.set(bucket, await this.#openReplica(bucket, meta, tables, { logCacheBytesMax, voteNotBefore }));
+      this.replicas.set(bucket, await this.#openReplica(bucket, meta, tables, logCacheBytesMax));
     }
     return metas.length;
   }
@@ -197,7 +193,7 @@ export class Hosting {
     bucket: BucketId,
     meta: Meta,
     tables: TableLoader,
-    options: { readonly logCacheBytesMax: number; readonly voteNotBefore: number },
+    logCacheBytesMax: number,
   ): Promise<Replica> {
     const { host, logs, state, writer } = this.#options;
     const bucketState = new BucketState(bucket, state, meta, tables);
@@ -213,7 +209,7 @@ export class Hosting {
       if (!mutant('log-gap-kept')) await writer.restart(log, index, term);
     }
     await this.#replayTables(bucketState, log);
-    return new Replica({ host, state: bucketState, log, hardState: logs.hardState(bucket), ...options });
+    return new Replica({ host, state: bucketState, log, hardState: logs.hardState(bucket), logCacheBytesMax });
   }
 
   /** The tables of each slot as of its checkpoint. Pieces of a checkpoint or a snapshot that a crash left unfinished go. */

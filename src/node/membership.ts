@@ -20,7 +20,7 @@ import { Soon } from './soon.js';
  *
  *   the leader of a bucket   compares the configuration of its group with the placement, once a second and more often while they
  *                            differ, and takes the next step
- *   a node that is called    makes an empty replica when a leader sends it entries for one: it is a learner then
+ *   a node that is called    makes an empty replica when a leader sends it anything for one: it is a learner then
  *   a node that hosts more   than the placement says asks the others whether its replica still belongs to the group, and gives
  *                            it up when the leader says that it does not
  *
@@ -58,8 +58,6 @@ export interface MembershipOptions {
   readonly onBug: (error: unknown) => void;
 }
 
-/** A learner that lacks no more than this is promoted: the rest comes while the change is under way. */
-const IN_STEP_ENTRIES = 64;
 const BELONGS_MS_MAX = 2000;
 /** Replicas that are being made or given up at a time: each costs a few syncs. */
 const AT_ONCE_MAX = 16;
@@ -129,8 +127,7 @@ export class Membership {
     };
     const isReady = (id: ReplicaId): boolean => {
       const peer = aliveOne(id);
-      const isInStep = peer?.state === 'replicate' && peer.match + IN_STEP_ENTRIES >= raft.lastIndex;
-      return isInStep || mutant('promoted-unready');
+      return (peer !== undefined && raft.isInStep(peer)) || mutant('promoted-unready');
     };
     const changes = nextChange(config, target, isReady);
     if (changes === undefined) return;
@@ -220,7 +217,8 @@ export class Membership {
   /** A message came for a replica that is not here. */
   called({ bucket, message }: { readonly bucket: BucketId; readonly message: Message }): void {
     const { hosting, nodeId, log, added, onBug } = this.#options;
-    const isLeaders = message.type === 'append' || message.type === 'snapshot';
+    // Heartbeats as well: a leader whose log begins later than what a silent replica lacks has nothing else to send to it.
+    const isLeaders = ['append', 'heartbeat', 'snapshot'].includes(message.type);
     if (!isLeaders || nodeOfReplica(message.to) !== nodeId || this.#isBusy(bucket)) return;
     const make = async (): Promise<void> => {
       const replica = await hosting.add(bucket, message.to);

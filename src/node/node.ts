@@ -14,6 +14,7 @@ import { decodeRecordOf } from '../placement/record-format.js';
 import { PipelineServer } from '../router/pipeline-server.js';
 import { Router } from '../router/router.js';
 import { Sessions as RequestIds } from '../router/session.js';
+import { Abstention } from './abstention.js';
 import { LeaderBalance } from './balance.js';
 import { Beats } from './beats.js';
 import { ClockCeiling, ClockGuard } from './ceiling.js';
@@ -142,6 +143,7 @@ export class Node {
   readonly #snapshots: SnapshotTransfer;
   readonly #installs: Installs;
   readonly #ceiling: ClockCeiling;
+  readonly #abstention: Abstention;
   readonly #guard: ClockGuard;
   readonly #disk: DiskWatch;
   readonly #balance: LeaderBalance;
@@ -185,6 +187,7 @@ export class Node {
     });
     this.#writer = new LogWriter(logs, clock, metrics, onFatal);
     this.#ceiling = new ClockCeiling(logStore, this.#writer, this.hybrid);
+    this.#abstention = new Abstention(clock, this.#ceiling);
     const busyMs = Math.min(Math.max(TICK_MS_MIN, timing.heartbeatMs / 4), TICK_MS_MAX);
     const work = (): number | 'busy' => this.#guarded(() => this.#tick()) ?? 'busy';
     this.#ticker = new Ticker({ clock, timers, busyMs, restMs: Math.min(timing.heartbeatMs, REST_MS_MAX), work });
@@ -384,6 +387,7 @@ export class Node {
       clockTrusted: () => this.#guard.trusted(),
       floorCeiling: () => this.#ceiling.promisable,
       restartFloor: () => this.#ceiling.restartFloor,
+      mayVote: () => this.#abstention.isOver,
       mayLead: () => this.#mayLead,
       outcomes: (asked, asOf, deadlineMs) => this.#transactions.outcomes(asked, asOf, deadlineMs),
       changed: (replica) => {
@@ -399,24 +403,21 @@ export class Node {
 
   async open(): Promise<void> {
     const { config, hosting } = this;
-    const { clock } = this.#env;
-    // Whoever was here before may have voted, heard a leader, or promised floors.
-    const waitMs = mutant('vote-after-restart') ? 0 : Math.max(config.timing.electionTimeoutMs, this.#ceiling.waitMs());
-    const voteNotBefore = clock.monotonicMs() + waitMs;
+    const { clock, log } = this.#env;
     // Only what it was founded with, and only before it took part: of later placements a leader calls for the replicas.
     if (hosting.isNew && !this.#hasJoined && this.identity.complete !== true) {
       const { system, map } = initialRecord(config.clusterId, config.nodes, config.buckets, config.replicas);
       await hosting.create([system, ...map]);
-      await hosting.open(-Infinity);
-    } else {
-      await hosting.open(voteNotBefore);
+    } else if (!mutant('vote-after-restart')) {
+      // Whoever was here before may have voted, heard a leader, or promised floors.
+      this.#abstention.begin(config.timing.electionTimeoutMs);
     }
+    await hosting.open();
     if (this.#hasJoined && this.identity.complete !== true) {
       await this.keeper.keep();
       await completeIdentity(this.#env.disk, this.identity);
     }
     this.keeper.checkMember();
-    const { log } = this.#env;
     this.#ceiling.tick();
     this.#server = await this.#env.network.serve({
       address: config.listen,
@@ -505,7 +506,7 @@ export class Node {
   }
 
   get #mayLead(): boolean {
-    return !this.#disk.hangs && !this.#stopping;
+    return this.#abstention.isOver && !this.#disk.hangs && !this.#stopping;
   }
 
   #adopted(record: PlacementRecord): void {

@@ -14,7 +14,8 @@ import type { LogWriter } from './log-writer.js';
  * buckets go into one synced batch; messages that depend on it wait until it is on disk.
  */
 export interface TurnOutput {
-  send(to: NodeId, bucket: BucketId, message: Message): void;
+  /** False if it is not sent. */
+  send(to: NodeId, bucket: BucketId, message: Message): boolean;
   /** Sends one frame to each peer that has something queued. */
   flush(): void;
   snapshotWanted(replica: Replica, to: number): void;
@@ -111,7 +112,9 @@ export class TurnLoop {
   }
 
   #send(replica: Replica, messages: readonly Message[]): void {
-    for (const message of messages) this.#output.send(nodeOfReplica(message.to), replica.bucket, message);
+    for (const message of messages) {
+      if (!this.#output.send(nodeOfReplica(message.to), replica.bucket, message)) replica.dropped(message);
+    }
   }
 
   /** True while nothing of this replica is on its way to the disk. */

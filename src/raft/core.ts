@@ -32,10 +32,10 @@ export interface RaftOptions {
   readonly appendBytesInFlightMax: number;
   readonly logCacheBytesMax: number;
   /**
-   * Before this moment the replica grants no vote and does not stand. A replica that restarted has forgotten which leader
-   * it heard and when, so it waits for one election timeout; and it has forgotten its floors (design rule 9).
+   * While false the replica grants no vote and does not stand. A replica that restarted has forgotten which leader it heard
+   * and when, so it waits for one election timeout; and it has forgotten its floors (design rule 9).
    */
-  readonly voteNotBefore: number;
+  readonly mayVote: () => boolean;
 }
 
 /** Committed entries given out and not yet reported as applied, in multiples of one append; then no more are given out. */

@@ -56,6 +56,13 @@ export class Election {
     this.dueMs = heardLeaderMs + options.electionTimeoutMs + afterMs;
   }
 
+  /** Somebody is there again who needs this replica's vote, and cannot have it: this one is to lead, however often it failed. */
+  private hasten(): void {
+    const { now, options } = this.core;
+    this.attempts = 0;
+    this.dueMs = Math.min(this.dueMs, now + options.heartbeatMs * options.random());
+  }
+
   postponeByRetry(): void {
     const { electionTimeoutMs, random } = this.core.options;
     const factor = Math.min(Math.max(1, 2 ** (this.attempts - 2)), RETRY_FACTOR_MAX);
@@ -65,8 +72,7 @@ export class Election {
   /** When it stands if nothing is heard; Infinity for a replica that may not. */
   get nextTickMs(): number {
     if (!this.core.mayStand) return Infinity;
-    const { electionTimeoutMs, voteNotBefore } = this.core.options;
-    return Math.max(this.dueMs, voteNotBefore, this.core.heardLeaderMs + electionTimeoutMs);
+    return Math.max(this.dueMs, this.core.heardLeaderMs + this.core.options.electionTimeoutMs);
   }
 
   heardLeaderLately(now: number): boolean {
@@ -75,7 +81,7 @@ export class Election {
 
   /** True if a vote, or a pre-vote, is not even to be considered. */
   ignores(m: VoteMessage, now: number): boolean {
-    return now < this.core.options.voteNotBefore || (!m.transfer && this.heardLeaderLately(now));
+    return !this.core.options.mayVote() || (!m.transfer && this.heardLeaderLately(now));
   }
 
   /** Answers a request of this term, or a pre-vote of this term or a later one. */
@@ -84,7 +90,9 @@ export class Election {
     const { promises } = core.options;
     const isFree = core.vote === m.from || (core.vote === 0 && core.leader === 0) || mutant('second-vote');
     const isPre = m.type === 'preVote';
-    const granted = (isFree || (isPre && m.term > core.term)) && core.log.isUpToDate(m.lastIndex, m.lastTerm);
+    const isUpToDate = core.log.isUpToDate(m.lastIndex, m.lastTerm);
+    const granted = (isFree || (isPre && m.term > core.term)) && isUpToDate;
+    if (!isUpToDate) this.hasten();
     const floor = granted && !isPre && !mutant('vote-without-floor') ? promises.acceptFloor(0) : 0;
     const reply: Message = {
       type: isPre ? 'preVoteReply' : 'voteReply',

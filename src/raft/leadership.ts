@@ -240,6 +240,8 @@ export class Leadership {
 
   onUnreachable(from: ReplicaId): void {
     this.replication.onUnreachable(from);
+    // Whether it was told to stand is not known: if it was, it may still be elected, and so the lease stays away.
+    if (from === this.transferTarget) this.endTransfer();
   }
 
   snapshotSent(to: ReplicaId, index: LogIndex, ok: boolean): void {
@@ -366,13 +368,16 @@ export class Leadership {
 
   /**
    * The configuration without this replica is committed. Tells the others, and who is best placed to go on: entries may be under
-   * way, so that nobody is known to have all of the log, but what the heir lacks is sent to it first.
+   * way, so that nobody is known to have all of the log, but what the heir lacks is sent to it first, as far as its window has
+   * room. One that was told to stand already is not given a rival.
    */
   private resign(): void {
     const { core, replication } = this;
     replication.notice();
     replication.send(this.openRound);
-    const heirs = replication.peers.filter(({ id, state }) => state === 'replicate' && core.config.voters.includes(id));
+    const { voters } = core.config;
+    if (voters.includes(this.timeoutSentTo)) return;
+    const heirs = replication.peers.filter(({ id, state }) => state === 'replicate' && voters.includes(id));
     const [heir] = heirs.sort((a, b) => b.match - a.match || b.heardMs - a.heardMs);
     if (heir !== undefined) this.sendTimeoutNow(heir.id);
   }

@@ -15,6 +15,9 @@ import type {
 export type { RaftOptions } from './core.js';
 export type { ConfigChange } from './config.js';
 
+/** A follower that lacks no more of what is committed gets it while its promotion, or the hand-over to it, is under way. */
+const IN_STEP_ENTRIES = 64;
+
 /**
  * Consensus for one group: one replica of a log that all its replicas agree on (Raft; Ongaro's dissertation, chapters 3, 4,
  * 6 and 9.6). Pure and synchronous: no clock, no disk, no network, no timer. Messages and moments go in through methods; what is
@@ -31,7 +34,7 @@ export type { ConfigChange } from './config.js';
  * 3. `now` is monotonic and read after the input that it comes with had arrived, in the same turn. A read that rests on
  *    `leaseValid(now)` is served in the turn that asked, with a `now` read in it. After a suspension in which the clocks may
  *    have stood still, call `expireLease`.
- * 4. `tick(now)` is called soon after `nextTickMs`; before that moment it has nothing to do.
+ * 4. `tick(now)` is called soon after `nextTickMs`; before that moment, or while it may not vote, it has nothing to do.
  * 5. A snapshot is installed by the caller: check `canInstall(meta)`, stage it, make it durable, reset the log store (keeping a
  *    suffix that follows the same index and term), then `restore(meta)`. From the reset of the store to `restore` no `ready()`
  *    is taken. To compact, `compact(index)` first, then trim the store.
@@ -139,9 +142,12 @@ export class Raft {
     return (this.leadership?.peers ?? []).map(({ id, match, next, state, heardMs }) => ({ id, match, next, state, heardMs }));
   }
 
-  /** Leader: how much of the log replica `id` has on its disk, as far as it told; 0 elsewhere. */
-  matchOf(id: ReplicaId): LogIndex {
-    return this.leadership?.matchOf(id) ?? 0;
+  /**
+   * Leader: this follower has nearly all that is committed, so that it can vote, or lead, in a moment. What is on its way to the
+   * disks of all is not counted: under load nobody has that.
+   */
+  isInStep({ state, match }: FollowerProgress): boolean {
+    return state === 'replicate' && match + IN_STEP_ENTRIES >= this.commitIndex;
   }
 
   /** `tick` has nothing to do before this moment. It moves with every call: ask again each time. */
@@ -165,7 +171,7 @@ export class Raft {
     this.setTime(now);
     const { core } = this;
     if (core.role === 'leader' || !core.mayStand) return;
-    if (now < core.options.voteNotBefore || this.election.heardLeaderLately(now)) return;
+    if (!core.options.mayVote() || this.election.heardLeaderLately(now)) return;
     this.forwarded.failAll();
     if (this.election.start('preCandidate', false)) this.stand(false);
   }
@@ -173,11 +179,14 @@ export class Raft {
   /**
    * The connection to the leader broke, as it does when its process dies. If the leader is not heard again, this replica stands
    * `afterMs` behind the earliest moment that the rules of votes allow, and not at random: callers give each voter another
-   * `afterMs`, so that votes are not split.
+   * `afterMs`, so that votes are not split. Reads that were forwarded to it fail.
    */
   suspectLeader(afterMs: number, now: number): void {
     this.setTime(now);
-    if (this.core.role === 'follower' && this.core.leader !== 0) this.election.plan(afterMs);
+    if (this.core.role !== 'follower' || this.core.leader === 0) return;
+    this.election.plan(afterMs);
+    // Their questions, or the answers, were lost with the connection.
+    this.forwarded.failAll();
   }
 
   /** Entries that the leader has sent were dropped before they came here, and there is room for them now. */
@@ -222,7 +231,7 @@ export class Raft {
         this.onVoteReply(m);
         break;
       case 'timeoutNow':
-        if (core.role !== 'leader' && core.mayStand && now >= core.options.voteNotBefore) this.stand(true);
+        if (core.role !== 'leader' && core.mayStand && core.options.mayVote()) this.stand(true);
         break;
       case 'readIndex':
         if (this.leadership !== undefined) this.leadership.readIndex(m.from, m.context, now);

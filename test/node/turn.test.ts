@@ -14,7 +14,7 @@ describe('the turn loop', () => {
       raft: { hasReady: () => pages > 0 },
     } as unknown as Replica;
     const writer = { flush: () => undefined } as unknown as LogWriter;
-    const output = { send: () => undefined, flush: () => undefined, snapshotWanted: () => undefined };
+    const output = { send: () => true, flush: () => undefined, snapshotWanted: () => undefined };
     const turns = new TurnLoop(loop.timers, writer, output, (error) => {
       throw error;
     });

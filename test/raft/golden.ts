@@ -13,7 +13,7 @@ import { Network, type Replica } from './network.js';
  *     step [from>to ...]           only what is under way now arrives; the answers wait
  *     drop [from>to ...]           everything under way is lost
  *     sync [1 2] / lazy 1 / eager 1    disks write what is queued / only when told / at once (the beginning)
- *     propose 1 text / config 1 +4 ~5 -2 / transfer 1 2 / read 2 / lease 1 / promise 1 / unreachable 1 3
+ *     propose 1 text / config 1 +4 ~5 -2 / transfer 1 2 / read 2 / lease 1 / promise 1 / unreachable 1 3 / suspect 3
  *     stuck 3 4 / unstuck 3 4      their disks take no higher ceiling for floors, and so they promise no later ones; they do again
  *     crash 1 / restart 1 / compact 1 20 / snapshot [ok|fail]
  *     status [1 2]
@@ -129,6 +129,8 @@ class Script {
         return one().live.readIndex(this.contexts, one().now);
       case 'unreachable':
         return one().live.unreachable(Number(args[1]), one().now);
+      case 'suspect':
+        return one().live.suspectLeader(0, one().now);
       case 'askAgain':
         return one().live.askAgain();
       case 'lease':

@@ -32,7 +32,7 @@ function replica(): Raft {
     appendsInFlightMax: 4,
     appendBytesInFlightMax: 4000,
     logCacheBytesMax: 1000,
-    voteNotBefore: 0,
+    mayVote: () => true,
   });
 }
 

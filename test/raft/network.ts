@@ -177,6 +177,7 @@ export class Replica {
     this.batches = [];
     this.reads = [];
     this.floor = this.disk.floorCeiling;
+    const mayVoteMs = this.now + (isRestart ? options.electionTimeoutMs : 0);
     this.raft = new Raft({
       ...options,
       id: this.id,
@@ -186,7 +187,7 @@ export class Replica {
       applied: this.disk.state.index,
       now: this.now,
       leaseReads: true,
-      voteNotBefore: isRestart ? this.now + options.electionTimeoutMs : this.now,
+      mayVote: () => this.now >= mayVoteMs,
       promises: {
         offerFloor: () => this.wallMs + FLOOR_WINDOW_MS,
         acceptFloor: (floor) => {

@@ -124,6 +124,50 @@ describe('clocks that are not what they should be', () => {
     expect(client.newRequestId().session).to.not.equal(client.newRequestId().session);
   });
 
+  it('that are behind after a restart keep no bucket from leading elsewhere, as long as its node may not lead', async () => {
+    const buckets = 8;
+    const cluster = await startCluster({ seed: 'mute', nodes: 3, buckets });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    await cluster.settle(client.ready());
+    const wasLedBy1 = KEYS.filter((key) => leaderOf(cluster, key, buckets) === 1);
+    expect(wasLedBy1).to.not.deep.equal([]);
+    cluster.crash(1);
+    cluster.clock(1).jumpWall(-20_000);
+    await cluster.restart(1);
+    await untilLed(cluster);
+    let longestMs = 0;
+    for (const untilMs = cluster.loop.nowMs + 15_000; cluster.loop.nowMs < untilMs; ) {
+      for (const key of wasLedBy1) {
+        const atMs = cluster.loop.nowMs;
+        await cluster.settle(client.put(bytes(key), bytes('x')));
+        longestMs = Math.max(longestMs, cluster.loop.nowMs - atMs);
+      }
+    }
+    expect(longestMs).to.be.below(500);
+    // When it may, it leads again.
+    const { replicas } = cluster.node(1).hosting;
+    const leadsAgain = (): boolean => wasLedBy1.every((key) => replicas.get(bucketOf(bytes(key), buckets))?.isLeader === true);
+    expect(await cluster.loop.runUntil(() => leadsAgain(), 20_000)).to.equal(true);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('that were behind when all nodes started cost no more time once they are set right', async () => {
+    const cluster = await startCluster({ seed: 'set-right', nodes: 3, buckets: 8 });
+    await untilLed(cluster);
+    for (const id of cluster.ids) {
+      cluster.crash(id);
+      cluster.clock(id).jumpWall(-3_600_000);
+    }
+    for (const id of cluster.ids) await cluster.restart(id);
+    await cluster.loop.runFor(5000);
+    const lead = (): number[] => cluster.ids.filter((id) => [...cluster.node(id).hosting.replicas.values()].some(({ isLeader }) => isLeader));
+    expect(lead(), 'while they may have promised what is ahead of their clocks').to.deep.equal([]);
+    for (const id of cluster.ids) cluster.clock(id).jumpWall(3_600_000);
+    await untilLed(cluster, 5000);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
   for (const ahead of [1, 2, 3]) {
     it(`do not fail scans: node ${ahead} of 3 is five seconds ahead`, async () => {
       const cluster = await startCluster({ seed: `scan-ahead-${ahead}`, nodes: 3, buckets: 8 });
