@@ -112,8 +112,9 @@ export class PagedReads {
         const { versions, more } = result;
         left -= versions.length;
         this.park(hold, versions.reduce((sum, { value }) => sum + value.length, 0), options.cut);
-        yield { versions, served };
+        // Whoever takes the versions may empty their list.
         const last = versions.at(-1);
+        yield { versions, served };
         if (!more || last === undefined || last.version <= oldest) return;
         from = last.version - 1;
       } finally {

@@ -17,7 +17,7 @@ describe('time travel by the public services of a node', function () {
   let rpc: RpcClient;
 
   before(async () => {
-    service = await startService({ ...DEFAULT_LIMITS, retentionMs: RETENTION_MS, pinsMax: 2 });
+    service = await startService({ ...DEFAULT_LIMITS, retentionMs: RETENTION_MS, pinsMax: 2, pageEntriesMax: 2 });
     rpc = service.rpc;
   });
 
@@ -112,7 +112,7 @@ describe('time travel by the public services of a node', function () {
     expect(String((await get('t', { atLeast: token })).value)).to.equal('three');
   });
 
-  it('lists the versions of a key as of a moment', async () => {
+  it('lists the versions of a key as of a moment, those behind the first page too', async () => {
     const versions = [await put('h', 'one'), await remove('h'), await put('h', 'three')];
     const history = async (more: object): Promise<[string, string | undefined][]> => {
       const replies = await stream<{ versions: VersionReply[]; header: Header }>('History', { key: b('h'), ...more });
