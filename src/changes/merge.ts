@@ -124,7 +124,8 @@ export class Merge {
 class Feed {
   readonly bucket: BucketId;
   known: Position;
-  #queue: Change[] = [];
+  /** From #first on; what was taken before it is let go of. A feed that is always ahead never empties it. */
+  #queue: (Change | undefined)[] = [];
   #first = 0;
 
   constructor(bucket: BucketId, known: Position) {
@@ -148,9 +149,11 @@ class Feed {
 
   shift(): Change {
     const { head } = this;
+    this.#queue[this.#first] = undefined;
     this.#first += 1;
-    if (this.#first === this.#queue.length) {
-      this.#queue = [];
+    // At half: moving the rest costs no more than the taking of what was before it.
+    if (2 * this.#first >= this.#queue.length) {
+      this.#queue = this.#queue.slice(this.#first);
       this.#first = 0;
     }
     return head;

@@ -1,7 +1,9 @@
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { expect } from 'chai';
 import fc from 'fast-check';
 import { EMPTY } from '../../src/lib/bytes.js';
-import { BEGINNING, comparePositions, endOf, type Change, type Position } from '../../src/changes/change.js';
+import { BEGINNING, bytesOfChange, comparePositions, endOf, type Change, type Position } from '../../src/changes/change.js';
 import { Merge } from '../../src/changes/merge.js';
 
 function at(timestamp: number, bucket: number, position = 0): Position {
@@ -63,6 +65,29 @@ describe('the merge of feeds', () => {
     expect(merge.take(10, 1e6)).to.have.length(2);
     expect(merge.mark).to.equal(4);
     expect(merge.position).to.deep.equal(at(5, 2));
+  });
+
+  it('keeps nothing of what was taken, where one feed is always ahead of the other', () => {
+    setFlagsFromString('--expose-gc');
+    const collect = runInNewContext('gc') as () => void;
+    const heapUsed = (): number => {
+      collect();
+      return process.memoryUsage().heapUsed;
+    };
+    const merge = new Merge([1, 2], BEGINNING);
+    const pass = (from: number, to: number): void => {
+      for (let time = from; time < to; time += 1) {
+        merge.add([1], [change(at(time + 10, 1))], endOf(time + 10));
+        merge.add([2], [], endOf(time));
+        const expected = time > 10 ? [time] : [];
+        if (timestamps(merge.take(10, 1e6)).join() !== expected.join()) expect.fail(`${time} is not given out`);
+      }
+    };
+    pass(1, 20_000);
+    const before = heapUsed();
+    pass(20_000, 320_000);
+    expect(heapUsed() - before, 'bytes').to.be.below(1_500_000);
+    expect(merge.bytes).to.equal(10 * bytesOfChange(change(at(1, 1))));
   });
 
   it('is the sorted list of all records, whoever tells which part of it, how often, and in which pages', () => {
