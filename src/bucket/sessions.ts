@@ -16,7 +16,7 @@ import type { RequestId, Timestamp, WriteResult } from './requests.js';
  * the one that was idle for longest is, at the entry that brings one too many. `horizon` remembers that: it is at or above
  * the birth of every session that was ever forgotten, so one born at or below it that is not in the table may have executed
  * anything, and its answer is `unknown`, never execution. A live client that meets this has done nothing yet under the id,
- * knows it, and begins a new session (router/router.ts).
+ * knows it, and begins a new session (router/session.ts).
  *
  * Example, room for two: A (born 1, used at 5), B (born 2, used at 9), then C at 12. A is forgotten, the horizon is 5. A retry
  * of A is unknown, and so is a session born at 4 that was never here; one born at 6 is new.

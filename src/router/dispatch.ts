@@ -91,7 +91,7 @@ export class Dispatcher {
         return asked.answer as Answer<O['kind']>;
       }
       failed += asked.failures.length;
-      trail ??= new Trail(operation.kind === 'write', anywhere === undefined);
+      trail ??= new Trail(anywhere === undefined);
       for (const { node, error } of asked.failures) {
         if (call.renewable === true && !trail.mayHaveApplied && isBornAhead(error)) throw error;
         this.note(node, error, trail, [bucket]);

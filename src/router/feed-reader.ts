@@ -44,7 +44,7 @@ const PAUSE_MS = 50;
 export class FeedReader {
   readonly #options: FeedReaderOptions;
   /** Lengthens attempts while nodes are slow to answer. */
-  readonly #trail = new Trail(false, false);
+  readonly #trail = new Trail(false);
 
   constructor(options: FeedReaderOptions) {
     this.#options = options;

@@ -22,7 +22,8 @@ import type { Outcome, TransactionId } from '../txn/transaction.js';
 
 /**
  * What a router asks of a node, one level below the public API: keys are already resolved to buckets, requests already have
- * their ids, and every operation touches replicas of that one node only. router/wire.ts encodes them.
+ * their ids, and every operation touches replicas of that one node only. wire-calls.ts encodes them, wire-pushes.ts what they
+ * are answered.
  */
 export type Operation =
   | { readonly kind: 'write'; readonly bucket: BucketId; readonly request: WriteRequest }

@@ -499,7 +499,7 @@ export class Router implements NodeHandle {
   }
 
   async #knownPlacement(call: Call): Promise<Placement> {
-    const trail = new Trail(false, false);
+    const trail = new Trail(false);
     for (;;) {
       const { placement } = this.#cache;
       if (placement !== undefined) return placement;

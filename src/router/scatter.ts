@@ -37,7 +37,7 @@ export async function scatter<O extends ManyOperation>(
   call: Call,
 ): Promise<Part<O>[]> {
   const parts: Part<O>[] = [];
-  const trail = new Trail(false, where === 'leader');
+  const trail = new Trail(where === 'leader');
   try {
     await gather(dispatcher, buckets, where, make, call, trail, parts);
     return parts;

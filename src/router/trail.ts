@@ -8,7 +8,6 @@ const SHOWN_MAX = 6;
 const TIMEOUTS_MAX = 10;
 
 export class Trail {
-  readonly isWrite: boolean;
   /** Nodes asked in vain in this round. */
   readonly asked = new Set<NodeId>();
   rounds = 0;
@@ -25,8 +24,7 @@ export class Trail {
   /** The latest trouble with each node. */
   readonly #troubles = new Map<NodeId, string>();
 
-  constructor(isWrite: boolean, needsLeader: boolean) {
-    this.isWrite = isWrite;
+  constructor(needsLeader: boolean) {
     this.needsLeader = needsLeader;
     this.#leaderOnly = needsLeader;
   }
