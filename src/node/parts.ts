@@ -1,6 +1,6 @@
 import type { Mutation, PlacedCondition, WriteRequest } from '../bucket/requests.js';
 import { bucketOf, type BucketId } from '../placement/map.js';
-import { bucketsOfRange } from '../placement/range.js';
+import { bucketsOfCondition } from '../router/checks.js';
 
 /** What one bucket has to do in a Write. */
 export interface Part {
@@ -35,12 +35,7 @@ export function partsOf({ conditions, mutations }: WriteRequest, home: BucketId,
     return part;
   };
   for (const [position, condition] of conditions.entries()) {
-    // A range is looked at, and locked, wherever it may have keys.
-    const touched =
-      condition.kind === 'unchanged'
-        ? bucketsOfRange(condition.range.start, condition.range.end, buckets)
-        : [bucketOf(condition.key, buckets)];
-    for (const bucket of touched) partOf(bucket).conditions.push({ position, condition });
+    for (const bucket of bucketsOfCondition(condition, buckets)) partOf(bucket).conditions.push({ position, condition });
   }
   for (const mutation of mutations) partOf(bucketOf(mutation.key, buckets)).mutations.push(mutation);
   return others.size === 0 ? undefined : { own, others: [...others.values()] };

@@ -168,8 +168,19 @@ export function homeOfWrite({ conditions, mutations }: WriteParts, buckets: numb
   if (mutation !== undefined) return bucketOf(mutation.key, buckets);
   const [condition] = conditions;
   assert(condition !== undefined, 'a checked write has keys or ranges');
-  if (condition.kind !== 'unchanged') return bucketOf(condition.key, buckets);
-  return bucketsOfRange(condition.range.start, condition.range.end, buckets)[0] ?? 0;
+  return bucketsOfCondition(condition, buckets)[0] ?? 0;
+}
+
+/** The buckets of all that it changes or checks. */
+export function bucketsOfWrite({ conditions, mutations }: WriteParts, buckets: number): Set<BucketId> {
+  const checked = conditions.flatMap((condition) => bucketsOfCondition(condition, buckets));
+  return new Set([...mutations.map(({ key }) => bucketOf(key, buckets)), ...checked]);
+}
+
+/** A range is looked at, and locked, wherever it may have keys. */
+export function bucketsOfCondition(condition: Condition, buckets: number): BucketId[] {
+  if (condition.kind !== 'unchanged') return [bucketOf(condition.key, buckets)];
+  return bucketsOfRange(condition.range.start, condition.range.end, buckets);
 }
 
 /** The bytes that a write keeps in memory. */

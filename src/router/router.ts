@@ -11,7 +11,7 @@ import type { Claim } from '../txn/locks.js';
 import type { Owner } from '../txn/reservations.js';
 import { Alarms } from './alarms.js';
 import { AnswerBudget } from './answer-budget.js';
-import { bytesOfRecord, bytesOfWrite, homeOfWrite, checkPinAction } from './checks.js';
+import { bucketsOfWrite, bytesOfRecord, bytesOfWrite, homeOfWrite, checkPinAction } from './checks.js';
 import type { StreamEvent } from './change-stream.js';
 import { ChangeStreams, type ChangesOptions } from './change-streams.js';
 import { closedError } from './closing.js';
@@ -288,8 +288,8 @@ export class Router implements NodeHandle {
           options.id === undefined ? { ...call, renewable: true } : call,
         );
       const { result, served } = options.id === undefined ? await this.#sessions.run(execute) : await execute(options.id);
-      for (const { key } of mutations) this.#saw(bucketOf(key, placement.buckets), served.timestamp);
-      this.#saw(bucket, served.timestamp);
+      // What was checked too: as of a commit all conditions hold, and as of a refusal one of them does not.
+      for (const each of bucketsOfWrite({ conditions, mutations }, placement.buckets)) this.#saw(each, served.timestamp);
       return { ...result, served };
     });
   }

@@ -1,6 +1,9 @@
 import { expect } from 'chai';
+import type { Condition } from '../../src/bucket/requests.js';
+import { keyAfter } from '../../src/lib/ordered.js';
+import { bucketOf } from '../../src/placement/map.js';
 import type { Router } from '../../src/router/router.js';
-import { FakeCluster, bytes, placementOf, refuse } from './support.js';
+import { BUCKETS, FakeCluster, bytes, placementOf, refuse } from './support.js';
 
 const KEY = bytes('key');
 const VALUE = bytes('value');
@@ -56,6 +59,33 @@ describe('router: replica reads', () => {
     await cluster.time.run(router.get(KEY, { consistency: { kind: 'bounded', maxStalenessMs: 10 } }));
     const reads = cluster.nodes.flatMap((node) => node.asked).filter(({ operation }) => operation.kind === 'get');
     expect(reads.map(({ context }) => context.seen)).to.deep.equal([100]);
+  });
+
+  it('carry what the session has seen of a bucket in which a write only checked something, whether that held or not', async () => {
+    router = cluster.router();
+    const others = Array.from({ length: 40 }, (_, n) => bytes(`other ${n}`));
+    const keyIn = (bucket: number): Buffer => others.find((key) => bucketOf(key, BUCKETS) === bucket) ?? expect.fail('no key');
+    const [held, refused, ranged, untouched] = [1, 2, 3, 4].map((n) => keyIn((bucketOf(KEY, BUCKETS) + n) % BUCKETS));
+    const put = { kind: 'put', key: KEY, value: VALUE } as const;
+    const write = async (applied: boolean, conditions: Condition[]): Promise<void> => {
+      cluster.node(1).behave = (operation, { hops }) => {
+        const answer = cluster.node(1).answer(operation, hops);
+        const result = { applied, timestamp: 100, failedCondition: applied ? -1 : 0, failedVersion: 0 };
+        return operation.kind === 'write' ? { ...answer, result } : answer;
+      };
+      expect((await cluster.time.run(router.write(conditions, [put]))).applied).to.equal(applied);
+    };
+    await write(true, [{ kind: 'absent', key: held ?? KEY }]);
+    await write(false, [{ kind: 'exists', key: refused ?? KEY }]);
+    const range = { start: ranged ?? KEY, end: keyAfter(ranged ?? KEY) };
+    await write(true, [{ kind: 'unchanged', range, since: 90 }]);
+    const seen: (number | undefined)[] = [];
+    for (const key of [held, refused, ranged, untouched]) {
+      for (const node of cluster.nodes) node.asked.length = 0;
+      await cluster.time.run(router.get(key ?? KEY, { consistency: { kind: 'bounded', maxStalenessMs: 10 } }));
+      seen.push(...cluster.nodes.flatMap((node) => node.asked.map(({ context }) => context.seen)));
+    }
+    expect(seen).to.deep.equal([100, 100, 100, 0]);
   });
 
   it('a node serves from itself: one hop; what it sends on makes two', async () => {
