@@ -343,7 +343,7 @@ export class Router implements NodeHandle {
     if (shown === undefined) return undefined;
     this.#nearAnswers.add();
     // What the caller does with it must not reach what is kept.
-    const record = shown.record && { ...shown.record, value: Buffer.from(shown.record.value) };
+    const record = shown.record && { ...shown.record, key: operation.key, value: Buffer.from(shown.record.value) };
     return { result: { record }, served: { node: 0, timestamp: shown.mark, consistency: 'bounded', hops } };
   }
 

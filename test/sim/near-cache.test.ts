@@ -35,8 +35,9 @@ describe('the near cache of a router', () => {
       const { record, served } = await cluster.settle(reader.get(bytes('hot'), { consistency: bounded(1000) }));
       expect(served).to.include({ hops: 0, node: 0, consistency: 'bounded' });
       expect(served.timestamp).to.be.at.least(earlier(writer.now(), 1000));
-      expect(record?.value.toString()).to.equal(String(n));
+      expect([record?.key.toString(), record?.value.toString()]).to.deep.equal(['hot', String(n)]);
       // Whatever the caller does with its copy.
+      record?.key.fill('x');
       record?.value.fill('x');
     }
     await cluster.settle(writer.delete(bytes('hot')));
