@@ -294,16 +294,17 @@ export class Transaction {
     }
     const mapKey = toMapKey(mutation.key);
     const before = this.#writes.get(mapKey);
-    if (before !== undefined) this.#bytes -= bytesOfMutation(before);
+    // If it is refused, and its caller goes on without it, what was written before stays.
+    if (before === undefined) this.#count(bytesOfMutation(mutation));
+    else this.#count(bytesOfMutation(mutation) - bytesOfMutation(before), 0);
     this.#writes.delete(mapKey);
-    this.#count(bytesOfMutation(mutation));
     this.#writes.set(mapKey, mutation);
   }
 
-  /** One more key, value or range to remember until the commit. */
-  #count(bytes: number): void {
+  /** What is to be remembered until the commit: a key with its value, or a range, unless it takes the place of another. */
+  #count(bytes: number, items = 1): void {
     const { writeMutationsMax, writeBytesMax } = this.#host.limits;
-    if (this.#versions.size + this.#ranges.length + this.#writes.size + 1 > writeMutationsMax) {
+    if (this.#versions.size + this.#ranges.length + this.#writes.size + items > writeMutationsMax) {
       this.#refuse(`more than ${writeMutationsMax} keys (a scan counts as one)`);
     }
     if (this.#bytes + bytes > writeBytesMax) this.#refuse(`more than ${writeBytesMax} bytes`);

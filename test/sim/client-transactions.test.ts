@@ -254,6 +254,29 @@ describe('a transaction', () => {
     expect(await cluster.settle(texts(db.scan({ prefix: '{o}' })))).to.deep.equal(after);
   });
 
+  it('keeps what it has written to a key when it is refused a larger value for it, and goes on', async () => {
+    const { cluster, db } = await start('refused-write', { writeBytesMax: 1000, writeMutationsMax: 3 });
+    await cluster.settle(
+      db.transaction(async (tx) => {
+        tx.put('{r}a', 'first');
+        tx.put('{r}b', 'x'.repeat(900));
+        for (const key of ['{r}a', '{r}c']) {
+          expect(() => tx.put(key, 'y'.repeat(100))).to.throw().that.includes({ reason: 'TRANSACTION_TOO_LARGE' });
+        }
+        expect((await tx.get('{r}a')).text()).to.equal('first');
+        tx.put('{r}b', 'second');
+        tx.put('{r}c', 'y'.repeat(100));
+        expect(() => tx.put('{r}d', ''), 'too many').to.throw().that.includes({ reason: 'TRANSACTION_TOO_LARGE' });
+        tx.put('{r}a', 'third');
+      }),
+    );
+    expect(await cluster.settle(texts(db.scan({ prefix: '{r}' })))).to.deep.equal([
+      '{r}a=third',
+      '{r}b=second',
+      `{r}c=${'y'.repeat(100)}`,
+    ]);
+  });
+
   it('that broke a scan off has read no further: what appears behind is no phantom, what appears before is one', async () => {
     const { cluster, db, other } = await start('broken-off');
     for (const name of ['b', 'd', 'f']) await cluster.settle(db.put(`{s}${name}`, 'x'));
