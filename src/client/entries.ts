@@ -10,6 +10,11 @@ export function bytesOf(data: Data): Bytes {
   return typeof data === 'string' ? Buffer.from(data) : toBytes(data);
 }
 
+/** For what is kept when the call is over: its caller may use its own memory again. */
+export function copyOf(data: Data): Bytes {
+  return Buffer.from(bytesOf(data));
+}
+
 /** Keys that begin with `prefix`, or from `start` on and below `end`; neither: all keys. */
 export interface RangeOf<K> {
   readonly prefix?: K | undefined;

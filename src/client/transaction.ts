@@ -7,7 +7,7 @@ import { isKeyIn } from '../lib/ordered.js';
 import type { Condition, Consistency, KeyRange, Mutation, Record, Served, Timestamp } from '../bucket/requests.js';
 import { checkKey, checkRange, checkValue } from '../bucket/validate.js';
 import type { CallOptions, Router } from '../router/router.js';
-import { bytesOf, Entry, Missing, rangeOf, type Data, type RangeOf } from './entries.js';
+import { bytesOf, copyOf, Entry, Missing, rangeOf, type Data, type RangeOf } from './entries.js';
 import { mergeRanges, ReadRange } from './read-ranges.js';
 
 /**
@@ -112,7 +112,8 @@ export class Transaction {
   async *scan(options: TransactionScanOptions = {}): AsyncGenerator<Entry> {
     this.#checkOpen();
     const { limit = Infinity, reverse = false, keysOnly = false } = options;
-    const range = rangeOf(options);
+    const { start, end } = rangeOf(options);
+    const range = { start: copyOf(start), end: copyOf(end) };
     checkRange(range, this.#host.limits);
     if (limit < 1) return;
     const own = this.#ownIn(range, reverse);
@@ -121,9 +122,9 @@ export class Transaction {
     for await (const entry of merge(this.#stored({ range, reverse, keysOnly, limit: limit + own.length }), own, reverse)) {
       read.reached(entry.kind === 'stored' ? entry.record.key : entry.mutation.key);
       this.#checkOpen();
-      if (entry.kind === 'stored') yield new Entry(entry.record, entry.served);
-      else if (entry.mutation.kind === 'put') yield new Entry({ ...entry.mutation, version: OWN_VERSION }, this.#ownServed());
-      else continue;
+      const shown = entry.kind === 'stored' ? new Entry(entry.record, entry.served) : this.#ownEntry(entry.mutation);
+      if (!shown.found) continue;
+      yield shown;
       taken += 1;
       if (taken >= limit) return;
     }
@@ -131,14 +132,13 @@ export class Transaction {
   }
 
   put(key: Data, value: Data): void {
-    const [keyBytes, valueBytes] = [bytesOf(key), bytesOf(value)];
-    checkValue(valueBytes, this.#host.limits);
-    this.#write({ kind: 'put', key: keyBytes, value: valueBytes });
+    checkValue(bytesOf(value), this.#host.limits);
+    this.#write({ kind: 'put', key: copyOf(key), value: copyOf(value) });
   }
 
   /** Deleting a key that does not exist succeeds. */
   delete(key: Data): void {
-    this.#write({ kind: 'delete', key: bytesOf(key) });
+    this.#write({ kind: 'delete', key: copyOf(key) });
   }
 
   // --- for whoever runs it
@@ -317,9 +317,11 @@ export class Transaction {
     throw error;
   }
 
+  /** A copy: what its caller does with it is not written. */
   #ownEntry(mutation: Mutation): Entry | Missing {
-    if (mutation.kind === 'delete') return new Missing(mutation.key, this.#ownServed());
-    return new Entry({ ...mutation, version: OWN_VERSION }, this.#ownServed());
+    const key = copyOf(mutation.key);
+    if (mutation.kind === 'delete') return new Missing(key, this.#ownServed());
+    return new Entry({ key, value: copyOf(mutation.value), version: OWN_VERSION }, this.#ownServed());
   }
 
   /** Nobody has served what this transaction has written itself. */

@@ -277,6 +277,31 @@ describe('a transaction', () => {
     ]);
   });
 
+  it('writes what it was given, whatever becomes of the memory in which that was', async () => {
+    const { cluster, db, other } = await start('memory');
+    await cluster.settle(db.put('{m}gone', 'x'));
+    const attempts = await cluster.settle(
+      db.transaction(async (tx) => {
+        const [key, value] = [Buffer.from('{m}?'), Buffer.alloc(1)];
+        for (const name of ['a', 'b', 'c']) {
+          key.write(name, 3);
+          value.write(name);
+          tx.put(key, new Uint8Array(value.buffer, value.byteOffset, 1));
+        }
+        const gone = Buffer.from('{m}gone');
+        tx.delete(gone);
+        (await tx.get('{m}a')).value?.fill('x');
+        for await (const entry of tx.scan({ start: key, end: '{m}d' })) entry.value.fill('x');
+        key.write('x', 3);
+        gone.fill('x');
+        if (tx.attempt === 1) await other.put('{m}c1', 'a phantom');
+        return tx.attempt;
+      }),
+    );
+    expect(attempts).to.equal(2);
+    expect(await cluster.settle(texts(db.scan({ prefix: '{m}' })))).to.deep.equal(['{m}a=a', '{m}b=b', '{m}c=c', '{m}c1=a phantom']);
+  });
+
   it('that broke a scan off has read no further: what appears behind is no phantom, what appears before is one', async () => {
     const { cluster, db, other } = await start('broken-off');
     for (const name of ['b', 'd', 'f']) await cluster.settle(db.put(`{s}${name}`, 'x'));
