@@ -35,14 +35,16 @@ export class Cancellation implements CancelSignal {
   }
 }
 
-/** Where many listen, one listens for them: an AbortSignal takes more than ten for a leak, and warns. `stop` ends it. */
-export function oneListener(
+/**
+ * One's own cancellation, which comes with that of the signal. Where many listen it listens for them: an AbortSignal takes more
+ * than ten for a leak, and warns. `stop` ends it.
+ */
+export function following(
   signal: CancelSignal | undefined,
-): { readonly signal: CancelSignal | undefined; readonly stop: () => void } {
-  if (signal === undefined || signal instanceof Cancellation) return { signal, stop: () => undefined };
-  const relayed = new Cancellation();
-  const abort = (): void => relayed.abort();
-  if (signal.aborted) abort();
-  else signal.addEventListener('abort', abort);
-  return { signal: relayed, stop: () => signal.removeEventListener('abort', abort) };
+): { readonly cancellation: Cancellation; readonly stop: () => void } {
+  const cancellation = new Cancellation();
+  const abort = (): void => cancellation.abort();
+  if (signal?.aborted === true) abort();
+  else signal?.addEventListener('abort', abort);
+  return { cancellation, stop: () => signal?.removeEventListener('abort', abort) };
 }

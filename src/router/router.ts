@@ -1,6 +1,6 @@
 import type { Counter } from '../env/env.js';
 import type { Bytes } from '../lib/bytes.js';
-import { oneListener } from '../lib/cancel.js';
+import { following } from '../lib/cancel.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { EPOCH_MS, checkNotAhead, checkTimestamp, later } from '../mvcc/timestamp.js';
@@ -351,36 +351,59 @@ export class Router implements NodeHandle {
   async *getMany(keys: readonly Bytes[], options: ReadOptions = {}): AsyncGenerator<readonly GetManyEntry[]> {
     const { limits } = this.#options;
     for (const [index, key] of keys.entries()) checkKey(key, limits, `keys[${index}]`);
-    const { signal, stop } = oneListener(options.signal);
-    try {
-      yield* this.#getMany(keys, { ...options, signal, timeoutMs: undefined, deadlineMs: this.#deadlineOf(options) });
-    } finally {
-      stop();
-    }
-  }
-
-  async *#getMany(
-    keys: readonly Bytes[],
-    options: ReadOptions & { readonly deadlineMs: number },
-  ): AsyncGenerator<readonly GetManyEntry[]> {
-    const { limits } = this.#options;
+    const deadlineMs = this.#deadlineOf(options);
     const batchBytes = GET_MANY_WINDOW_MIN * limits.valueBytesMax;
     let largest = limits.valueBytesMax;
     for (let start = 0; start < keys.length; ) {
       // As many at a time as have room if none is larger than the largest so far.
       const window = Math.min(GET_MANY_WINDOW_MAX, Math.max(GET_MANY_WINDOW_MIN, Math.floor(batchBytes / largest)));
       const some = keys.slice(start, start + window);
-      const hold = await this.answers.reserve(some.length * Math.min(largest, batchBytes), options.deadlineMs, options.signal);
+      const room = some.length * Math.min(largest, batchBytes);
+      const hold = await this.answers.reserve(room, deadlineMs, options.signal);
       try {
-        const replies = await Promise.all(some.map((key) => this.get(key, options)));
+        const replies = await this.#getSome(some, room, { ...options, timeoutMs: undefined, deadlineMs });
         const sizes = replies.map(({ record }) => (record === undefined ? 0 : bytesOfRecord(record)));
         largest = Math.max(1024, ...sizes, start === 0 ? 0 : largest);
         this.#pages.park(hold, sizes.reduce((sum, size) => sum + size, 0), options.cut);
         yield replies.map((reply, offset) => ({ ...reply, index: start + offset }));
+        start += replies.length;
       } finally {
         hold.release();
       }
-      start += some.length;
+    }
+  }
+
+  /**
+   * The first of these keys, one at least: no more are asked for once their answers fill the room. What came before was small,
+   * which says nothing of these; so only a client, whose memory is its own affair, asks for all at once: what is far takes it
+   * one way. When it ends none is under way any more, also when one fails.
+   */
+  async #getSome(keys: readonly Bytes[], room: number, options: ReadOptions): Promise<GetReply[]> {
+    const { cancellation, stop } = following(options.signal);
+    const replies: GetReply[] = [];
+    const left = keys.entries();
+    let bytes = 0;
+    const read = async (): Promise<void> => {
+      while (bytes < room) {
+        const next = left.next();
+        if (next.done === true) return;
+        const [at, key] = next.value;
+        const reply = await this.get(key, { ...options, signal: cancellation });
+        replies[at] = reply;
+        bytes += reply.record === undefined ? 0 : bytesOfRecord(reply.record);
+      }
+    };
+    const atOnce = this.#options.role === 'client' ? keys.length : Math.min(keys.length, GET_MANY_WINDOW_MIN);
+    const reads = Array.from({ length: atOnce }, read);
+    try {
+      await Promise.all(reads);
+      return replies;
+    } catch (error) {
+      cancellation.abort();
+      await Promise.allSettled(reads);
+      throw error;
+    } finally {
+      stop();
     }
   }
 
