@@ -1,12 +1,14 @@
 import type { Env } from '../env/env.js';
 import { DEFAULT_LIMITS, type Limits } from '../env/limits.js';
 import { EMPTY } from '../lib/bytes.js';
+import type { CancelSignal } from '../lib/cancel.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { checkTimestamp, parseTimestamp } from '../mvcc/timestamp.js';
 import { ANY_STALENESS_MS } from '../bucket/requests.js';
 import type { Condition, Consistency, Mutation, RequestId, Served, Timestamp } from '../bucket/requests.js';
 import type { Placement } from '../placement/map.js';
+import type { DiffPage } from '../router/diff.js';
 import type { HedgingOptions } from '../router/hedging.js';
 import type { NearCacheOptions } from '../router/near-cache.js';
 import { Router, type Pin, type PinsReply } from '../router/router.js';
@@ -258,11 +260,11 @@ export class Database implements AsyncDisposable {
 
   /** In the order of the keys, all as of one timestamp, which its `served` names, also if nothing was found. */
   scan(options: ScanOptions = {}): Scan {
-    return new Scan(this.#pages(options));
+    return new Scan((signal) => this.#pages(options, signal), options.signal);
   }
 
-  async *#pages(options: ScanOptions): AsyncGenerator<ScanPage> {
-    const { reverse, limit, keysOnly, timeoutMs, signal, atLeast } = options;
+  async *#pages(options: ScanOptions, signal: CancelSignal): AsyncGenerator<ScanPage> {
+    const { reverse, limit, keysOnly, timeoutMs, atLeast } = options;
     if (limit === 0) return;
     const consistency = this.#consistencyOf(options);
     yield* this.#router.scan(rangeOf(options), { consistency, atLeast, reverse, limit, keysOnly, timeoutMs, signal });
@@ -324,7 +326,10 @@ export class Database implements AsyncDisposable {
   diff({ from, to, timeoutMs, signal, ...range }: DiffOptions): Diff {
     const since = this.#momentOf(from, 'from');
     const until = to === undefined ? undefined : this.#momentOf(to, 'to');
-    return new Diff(since, this.#router.diff(rangeOf(range), { from: since, to: until, timeoutMs, signal }));
+    const asked = rangeOf(range);
+    const pagesOf = (left: CancelSignal): AsyncGenerator<DiffPage> =>
+      this.#router.diff(asked, { from: since, to: until, timeoutMs, signal: left });
+    return new Diff(since, pagesOf, signal);
   }
 
   /**
@@ -357,7 +362,7 @@ export class Database implements AsyncDisposable {
    *     const user = await db.session(token).get('user/1');
    */
   session(token: Timestamp = 0): Session {
-    return new Session(this, (options) => this.#pages(options), checkTimestamp(token, 'token'));
+    return new Session(this, (...scan) => this.#pages(...scan), checkTimestamp(token, 'token'));
   }
 
   /** Requests under way fail; writes among them with outcome unknown. */
@@ -401,13 +406,14 @@ export class Database implements AsyncDisposable {
  * in buckets that this process has never asked.
  */
 type SessionReadOptions = Omit<ReadOptions, 'asOf' | 'atLeast' | 'consistency'>;
+type PagesOfScan = (options: ScanOptions, signal: CancelSignal) => AsyncGenerator<ScanPage>;
 
 export class Session {
   readonly #db: Database;
-  readonly #pagesOf: (options: ScanOptions) => AsyncGenerator<ScanPage>;
+  readonly #pagesOf: PagesOfScan;
   #token: Timestamp;
 
-  constructor(db: Database, pagesOf: (options: ScanOptions) => AsyncGenerator<ScanPage>, token: Timestamp) {
+  constructor(db: Database, pagesOf: PagesOfScan, token: Timestamp) {
     this.#db = db;
     this.#pagesOf = pagesOf;
     this.#token = token;
@@ -439,12 +445,12 @@ export class Session {
   }
 
   scan(options?: Omit<ScanOptions, keyof ReadOptions> & RequestOptions): Scan {
-    return new Scan(this.#pages(options));
+    return new Scan((signal) => this.#pages(options, signal), options?.signal);
   }
 
   /** The token is taken when the scan begins; and a page without records has been seen as well. */
-  async *#pages(options?: ScanOptions): AsyncGenerator<ScanPage> {
-    for await (const page of this.#pagesOf({ ...options, atLeast: this.#token })) {
+  async *#pages(options: ScanOptions | undefined, signal: CancelSignal): AsyncGenerator<ScanPage> {
+    for await (const page of this.#pagesOf({ ...options, atLeast: this.#token }, signal)) {
       if (page.records.length > 0 || !mutant('token-misses-empty')) this.#token = Math.max(this.#token, page.served.timestamp);
       yield page;
     }

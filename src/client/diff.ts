@@ -1,5 +1,6 @@
 import type { Served, Timestamp } from '../bucket/requests.js';
 import type { Bytes } from '../lib/bytes.js';
+import type { CancelSignal } from '../lib/cancel.js';
 import type { DiffPage } from '../router/diff.js';
 import { Pages } from './pages.js';
 
@@ -17,8 +18,12 @@ export interface Change {
 export class Diff extends Pages<DiffPage, Change> {
   readonly from: Timestamp;
 
-  constructor(from: Timestamp, pages: AsyncGenerator<DiffPage>) {
-    super(pages, changesOf);
+  constructor(
+    from: Timestamp,
+    pagesOf: (signal: CancelSignal) => AsyncGenerator<DiffPage>,
+    signal: CancelSignal | undefined,
+  ) {
+    super(pagesOf, changesOf, signal);
     this.from = from;
   }
 

@@ -1,4 +1,6 @@
 import type { Served } from '../bucket/requests.js';
+import { following, type Cancellation, type CancelSignal } from '../lib/cancel.js';
+import { isTidemarkError } from '../lib/errors.js';
 
 /**
  * What the pages of an answer hold, one after the other, and what they prove, also where they are empty. It is left with `break`,
@@ -8,10 +10,17 @@ export class Pages<P extends { readonly served: Served }, T> implements AsyncIte
   readonly #items: AsyncGenerator<T, undefined>;
   readonly #itemsOf: (page: P) => readonly T[];
   #served: Served | undefined;
+  /** Undefined before it is begun. */
+  #cancellation: Cancellation | undefined;
+  #isLeft = false;
 
-  constructor(pages: AsyncGenerator<P>, itemsOf: (page: P) => readonly T[]) {
+  constructor(
+    pagesOf: (signal: CancelSignal) => AsyncGenerator<P>,
+    itemsOf: (page: P) => readonly T[],
+    signal: CancelSignal | undefined,
+  ) {
     this.#itemsOf = itemsOf;
-    this.#items = this.#read(pages);
+    this.#items = this.#read(pagesOf, signal);
   }
 
   /** Of the last page that was read: the timestamp is that of all. Undefined before the first. */
@@ -28,6 +37,9 @@ export class Pages<P extends { readonly served: Served }, T> implements AsyncIte
   }
 
   async return(): Promise<IteratorResult<T, undefined>> {
+    this.#isLeft = true;
+    // The page that it waits for is called off, or the generator would end only then.
+    this.#cancellation?.abort();
     await this.#items.return(undefined);
     return { done: true, value: undefined };
   }
@@ -36,10 +48,21 @@ export class Pages<P extends { readonly served: Served }, T> implements AsyncIte
     await this.return();
   }
 
-  async *#read(pages: AsyncGenerator<P>): AsyncGenerator<T, undefined> {
-    for await (const page of pages) {
-      this.#served = page.served;
-      yield* this.#itemsOf(page);
+  async *#read(
+    pagesOf: (signal: CancelSignal) => AsyncGenerator<P>,
+    signal: CancelSignal | undefined,
+  ): AsyncGenerator<T, undefined> {
+    const { cancellation, stop } = following(signal);
+    this.#cancellation = cancellation;
+    try {
+      for await (const page of pagesOf(cancellation)) {
+        this.#served = page.served;
+        yield* this.#itemsOf(page);
+      }
+    } catch (error) {
+      if (!this.#isLeft || !isTidemarkError(error)) throw error;
+    } finally {
+      stop();
     }
     return undefined;
   }

@@ -1,3 +1,4 @@
+import type { CancelSignal } from '../lib/cancel.js';
 import type { ScanPage } from '../router/scan.js';
 import { Entry } from './entries.js';
 import { Pages } from './pages.js';
@@ -11,7 +12,7 @@ import { Pages } from './pages.js';
  *     const since = taken.served?.timestamp;     // for the condition `unchanged`: still empty
  */
 export class Scan extends Pages<ScanPage, Entry> {
-  constructor(pages: AsyncGenerator<ScanPage>) {
-    super(pages, ({ records, served }) => records.map((record) => new Entry(record, served)));
+  constructor(pagesOf: (signal: CancelSignal) => AsyncGenerator<ScanPage>, signal: CancelSignal | undefined) {
+    super(pagesOf, ({ records, served }) => records.map((record) => new Entry(record, served)), signal);
   }
 }
