@@ -110,7 +110,7 @@ export type PlacementChange =
 /**
  * The next record; throws INVALID_ARGUMENT or FAILED_PRECONDITION if that cannot be, and the same record if it is so already.
  * `settled` says whether all groups are as the record wants them: only then can it be known that a node holds nothing. Nodes that
- * are `away`, for they cannot be reached now, can take nobody's place.
+ * are `away`, for they cannot be reached now, can take nobody's place, and lead nothing.
  */
 export function changed(
   record: PlacementRecord,
@@ -122,9 +122,9 @@ export function changed(
   const { draining, nodes } = record;
   switch (change.kind) {
     case 'move':
-      return moveReplica(record, change.bucket, change.from, change.to);
+      return moveReplica(record, change.bucket, change.from, change.to, away);
     case 'lead':
-      return ledBy(record, change.bucket, change.node);
+      return ledBy(record, change.bucket, change.node, away);
     case 'drain': {
       checkMember(record, change.node, 'node');
       if (draining.includes(change.node)) return record;
@@ -213,7 +213,13 @@ export function addressChanged(node: NodeId, known: string, now: string): Tidema
  * The next epoch: one voter of a bucket goes to another node, and takes the place in the list that it had. The same record if
  * that is so already: whoever lost the reply asks again.
  */
-export function moveReplica(record: PlacementRecord, bucket: BucketId, from: NodeId, to: NodeId): PlacementRecord {
+export function moveReplica(
+  record: PlacementRecord,
+  bucket: BucketId,
+  from: NodeId,
+  to: NodeId,
+  away: ReadonlySet<NodeId> = NOBODY,
+): PlacementRecord {
   const place = placeOf(record, bucket);
   if (place === undefined) throw unknownBucket(record, bucket);
   checkTarget(record, to);
@@ -224,6 +230,7 @@ export function moveReplica(record: PlacementRecord, bucket: BucketId, from: Nod
     throw refused('ALREADY_PLACED', 'to', `node ${to} has a replica of bucket ${bucket} already`);
   }
   if (leaving === undefined) throw notPlaced(place, from, 'from');
+  checkThere(to, away);
   const epoch = record.epoch + 1;
   const moved = withVoter(place.replicas, { id: replicaIdOf(to, epoch), node: to, learner: false }, leaving);
   return replaced({ ...record, epoch }, { ...place, replicas: moved });
@@ -233,12 +240,13 @@ export function moveReplica(record: PlacementRecord, bucket: BucketId, from: Nod
  * The next epoch: a bucket is to be led by another of its voters. If that one leads too many by it, it gives another in return to
  * whoever of its voters leads least: else the planner would take back what a person has asked for.
  */
-function ledBy(record: PlacementRecord, bucket: BucketId, node: NodeId): PlacementRecord {
+function ledBy(record: PlacementRecord, bucket: BucketId, node: NodeId, away: ReadonlySet<NodeId>): PlacementRecord {
   const place = placeOf(record, bucket);
   if (place === undefined) throw unknownBucket(record, bucket);
   checkTarget(record, node);
   if (!hasVoter(place.replicas, node)) throw notPlaced(place, node, 'to');
   if (leaderOf(place.replicas) === node) return record;
+  checkThere(node, away);
   const next = replaced({ ...record, epoch: record.epoch + 1 }, { ...place, replicas: withLeader(place.replicas, node) });
   const leads = new Map<NodeId, number>();
   const leadsOf = (id: NodeId): number => leads.get(id) ?? 0;
@@ -251,7 +259,7 @@ function ledBy(record: PlacementRecord, bucket: BucketId, node: NodeId): Placeme
   for (const other of next.map) {
     if (other.id === bucket || leaderOf(other.replicas) !== node) continue;
     for (const heir of votersOf(other.replicas)) {
-      if (leadsOf(heir.node) >= least || record.draining.includes(heir.node)) continue;
+      if (leadsOf(heir.node) >= least || record.draining.includes(heir.node) || away.has(heir.node)) continue;
       given = { ...other, replicas: withLeader(other.replicas, heir.node) };
       least = leadsOf(heir.node);
     }
@@ -272,6 +280,11 @@ function replaced(record: PlacementRecord, place: BucketInfo): PlacementRecord {
 function checkTarget(record: PlacementRecord, node: NodeId): void {
   checkMember(record, node, 'to');
   if (record.draining.includes(node)) throw refused('NODE_DRAINING', 'to', `node ${node} is being drained`);
+}
+
+/** What cannot arrive would be called off before long; and to whoever does not answer leadership is given in vain. */
+function checkThere(node: NodeId, away: ReadonlySet<NodeId>): void {
+  if (away.has(node)) throw refused('NODE_UNREACHABLE', 'to', `${nodesNamed([node])} cannot be reached`);
 }
 
 function checkMember({ nodes }: PlacementRecord, node: NodeId, field: string): void {

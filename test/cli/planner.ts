@@ -10,9 +10,12 @@ export class Planner {
   readonly #net = new TestNetwork();
   readonly changes: string[] = [];
   replies: Partial<Omit<ProgressReply, 'wanted'> & { wanted: Partial<ProgressReply['wanted']> }>[] = [{}];
+  /** Where each bucket is, as another node knows it, that learns of a later epoch with each answer. */
+  voters: readonly (readonly number[])[] = [];
   refusal: TidemarkError | undefined;
   address = '';
   #asked = 0;
+  #looked = 0;
 
   async start(): Promise<void> {
     const unary = (handle: (request: never) => Promise<object>) => ({ kind: 'unary', handle }) as const;
@@ -24,6 +27,7 @@ export class Planner {
             this.changes.push(change);
             return this.#next();
           }),
+          Buckets: unary(async () => this.#placed()),
           PlacementProgress: unary(async () => this.#next()),
         },
       },
@@ -33,6 +37,13 @@ export class Planner {
 
   #nodes(): object[] {
     return [{ id: 1, address: this.address, zone: '', host: '', reachable: true, replicas: 8, leaders: 8 }];
+  }
+
+  #placed(): object {
+    const nodes = this.voters[Math.min(this.#looked, this.voters.length - 1)] ?? [];
+    this.#looked += 1;
+    const replicas = nodes.map((node) => ({ id: node, node, learner: false }));
+    return { epoch: this.#looked, buckets: [{ bucket: { id: 7, replicas, leader: 0 }, local: null }] };
   }
 
   #next(): object {

@@ -43,6 +43,18 @@ describe('commands that wait for the planner', () => {
     }
   });
 
+  it('say that a move is done only when the replica is where it was asked for', async () => {
+    planner.replies = [{ moving: [7] }, { epoch: 3 }];
+    planner.voters = [[1, 2, 5], [1, 2, 5], [1, 2, 3]];
+    const { code, out, err } = await planner.run('move', '7', '--from', '3', '--to', '5');
+    expect([code, out]).to.deep.equal([6, '']);
+    expect(err).to.match(/node 5 has no replica of bucket 7, nodes 1, 2, 3 have: the cluster has placed it otherwise since.*\(UNAVAILABLE, NOT_IN_PLACE\)/);
+    planner.voters = [[1, 2, 5]];
+    const moved = await planner.run('move', '7', '--from', '3', '--to', '5');
+    expect(moved.code).to.equal(0);
+    expect(moved.out).to.match(/: everything is in its place\n/);
+  });
+
   it('remove no node that could not be emptied, and say what goes on', async () => {
     planner.replies = [{ nodes: [{ id: 5, replicas: 2, draining: true, leads: 0 }], wanted: { onDraining: 2, steps: 2 }, unreachable: [4] }];
     const { code, err } = await planner.run('remove', '5');

@@ -5,8 +5,8 @@ import { leaderOf, votersOf } from '../../src/placement/replicas.js';
 import { SimRandom } from '../../src/sim/random.js';
 import { allOf, CALM, clusterOf, leaderLoads, message, NOBODY, settle, spread } from './support.js';
 
-const lead = (record: PlacementRecord, bucket: number, node: number): PlacementRecord =>
-  changed(record, { kind: 'lead', bucket, node }, true);
+const lead = (record: PlacementRecord, bucket: number, node: number, away = NOBODY): PlacementRecord =>
+  changed(record, { kind: 'lead', bucket, node }, true, away);
 
 const leaderIn = ({ map }: PlacementRecord, bucket: number): number => leaderOf(map[bucket]?.replicas ?? []) ?? 0;
 
@@ -40,6 +40,13 @@ describe('a bucket that is given another leader', () => {
     }
   });
 
+  it('gives none in return to a node that cannot be reached', () => {
+    const { record: start } = settle(changed(clusterOf(3, 24), { kind: 'rebalance' }, true));
+    const bucket = start.map.findIndex(({ replicas }) => leaderOf(replicas) === 1);
+    expect(leaderLoads(lead(start, bucket, 2))).to.deep.equal([8, 8, 8]);
+    expect(leaderLoads(lead(start, bucket, 2, new Set([1])))).to.deep.equal([7, 9, 8]);
+  });
+
   it('may be the system bucket', () => {
     const start = clusterOf(3, 4);
     const next = changed(start, { kind: 'lead', bucket: start.system.id, node: 3 }, true);
@@ -52,5 +59,6 @@ describe('a bucket that is given another leader', () => {
     expect(message(() => lead(record, 0, 9))).to.match(/node 9 is no member of the cluster; its members are 1, 2, 3, 4, 5/);
     expect(message(() => lead(record, 0, 2))).to.match(/node 2 is being drained/);
     expect(message(() => lead(record, 99, 1))).to.match(/there is no bucket 99; there are 16/);
+    expect(message(() => lead(clusterOf(3, 16), 0, 3, new Set([2, 3])))).to.equal('node 3 cannot be reached');
   });
 });

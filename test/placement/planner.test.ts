@@ -334,6 +334,9 @@ describe('a replica', () => {
     expect(moved.map[0]?.replicas[0]?.id).to.equal(2 * 65_536 + 4);
     // Asked again, it is done.
     expect(moveReplica(moved, 0, 1, 4)).to.equal(moved);
+    const away = new Set([4]);
+    expect(message(() => changed(record, { kind: 'move', bucket: 0, from: 1, to: 4 }, true, away))).to.equal('node 4 cannot be reached');
+    expect(changed(moved, { kind: 'move', bucket: 0, from: 1, to: 4 }, true, away)).to.equal(moved);
     expect(moveReplica(moved, 0, 4, 1).epoch).to.equal(3);
   });
 });

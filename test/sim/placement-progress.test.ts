@@ -29,6 +29,12 @@ describe('what people ask of a placement', () => {
     const refused = await failure(ask(cluster, { kind: 'drain', node: 3 }));
     expect(refused).to.include({ code: 'FAILED_PRECONDITION', reason: 'TOO_FEW_NODES' });
     expect(refused.message).to.match(/there are 2 nodes for the 3 replicas of each bucket, as node 4 cannot be reached; add a node first$/);
+    const { record } = plannerOf(cluster).keeper;
+    const bucket = record.map.findIndex(({ replicas }) => replicas.every(({ node }) => node !== 4));
+    const gone = { code: 'FAILED_PRECONDITION', reason: 'NODE_UNREACHABLE', message: 'node 4 cannot be reached' };
+    expect(await failure(ask(cluster, { kind: 'move', bucket, from: 3, to: 4 }))).to.include(gone);
+    const led = record.map.findIndex(({ replicas }) => replicas.slice(1).some(({ node }) => node === 4));
+    expect(await failure(ask(cluster, { kind: 'lead', bucket: led, node: 4 }))).to.include(gone);
     await cluster.restart(4);
     await cluster.loop.runFor(5000);
     expect((await ask(cluster, { kind: 'drain', node: 3 })).draining).to.deep.equal([3]);

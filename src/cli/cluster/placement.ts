@@ -1,5 +1,8 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Option, type Command } from 'commander';
-import { NODE_ID_MAX, REPLICAS_MAX } from '../../placement/map.js';
+import { TidemarkError } from '../../lib/errors.js';
+import { NODE_ID_MAX, nodesNamed, REPLICAS_MAX } from '../../placement/map.js';
+import { votersOf } from '../../placement/replicas.js';
 import { endpoints, integer, integers, withConnection, type ConnectionArguments } from '../arguments.js';
 import { UsageError } from '../exit.js';
 import { runJoining, type Joined, type JoinArguments } from '../serve.js';
@@ -13,6 +16,7 @@ import { isInPlace, notInPlace, settled, stateOf, WAIT_HELP, type ProgressReply,
 type PlacementArguments = ConnectionArguments & { readonly wait: boolean };
 
 const BUCKET_MAX = 65_535;
+const LOOK_MS = 100;
 /** Instead of a number: that of the cluster. */
 const DEFAULT = 'default';
 const nodeId = integer(1, NODE_ID_MAX);
@@ -52,12 +56,12 @@ export function addPlacement(cluster: Command, terminal: Terminal): void {
     .addOption(new Option('--to <node>', 'the node that should have it').argParser(nodeId).makeOptionMandatory())
     .action((moved: number, options: PlacementArguments & { from: number; to: number }) => {
       const { from, to } = options;
-      return change({ move: { bucket: moved, from, to } }, options, terminal);
+      return change({ move: { bucket: moved, from, to } }, options, terminal, { check: (at) => mustHave(to, moved, at, options) });
     });
   waiting(cluster.command('drain'))
     .argument('<node>', 'its id', nodeId)
     .description('move everything away from a node, which stays a member')
-    .action((node: number, options: PlacementArguments) => change({ drain: node }, options, terminal, node));
+    .action((node: number, options: PlacementArguments) => change({ drain: node }, options, terminal, { emptied: node }));
   waiting(cluster.command('undrain'))
     .argument('<node>', 'its id', nodeId)
     .description('let a node that was drained take its share again')
@@ -110,11 +114,38 @@ function replicasFor(count: ReplicaCount, buckets: readonly number[] | undefined
   return { replicas: count };
 }
 
-async function change(what: object, options: PlacementArguments, terminal: Terminal, emptied?: number): Promise<void> {
+interface Expected {
+  /** The node that is to be empty in the end. */
+  readonly emptied?: number;
+  /** Whether what was asked for is so, when everything is in its place; throws if it is not. */
+  readonly check?: (progress: ProgressReply) => Promise<void>;
+}
+
+async function change(what: object, options: PlacementArguments, terminal: Terminal, expected: Expected = {}): Promise<void> {
+  const { emptied, check } = expected;
   const progress = await ask<ProgressReply>(options, 'ChangePlacement', what);
   if (!options.wait) return show(progress, options, terminal, 'noted, and the cluster goes on with it');
   const goesOn = emptied === undefined ? 'the cluster goes on with it' : emptying(emptied);
-  await show(await untilInPlace(progress, { options, terminal, emptied, goesOn }), options, terminal);
+  const inPlace = await untilInPlace(progress, { options, terminal, emptied, goesOn });
+  await check?.(inPlace);
+  await show(inPlace, options, terminal);
+}
+
+/** The planner calls a move off when the node does not come: then everything is in its place, but the replica where it was. */
+async function mustHave(node: number, bucket: number, { epoch }: ProgressReply, options: ConnectionArguments): Promise<void> {
+  const asked = (): Promise<BucketsReply> => askFirst(options, 'Buckets', { ids: [bucket] });
+  const giveUpMs = performance.now() + options.timeout;
+  let reply = await asked();
+  // Who is asked may not have heard of that placement yet.
+  while (reply.epoch < epoch && performance.now() < giveUpMs) {
+    await sleep(LOOK_MS);
+    reply = await asked();
+  }
+  const voters = votersOf(reply.buckets[0]?.bucket.replicas ?? []).map((voter) => voter.node);
+  if (voters.includes(node)) return;
+  const why = 'the cluster has placed it otherwise since, as it does when a node cannot be reached';
+  const message = `node ${node} has no replica of bucket ${bucket}, ${nodesNamed(voters)} have: ${why}`;
+  throw new TidemarkError('UNAVAILABLE', 'NOT_IN_PLACE', message, { retriable: true });
 }
 
 async function remove(node: number, options: ConnectionArguments, terminal: Terminal): Promise<void> {
