@@ -1,5 +1,6 @@
 import { expect } from 'chai';
 import { TidemarkError } from '../../src/lib/errors.js';
+import { isStuck, type ProgressReply } from '../../src/cli/cluster/settling.js';
 import { Planner } from './planner.js';
 
 describe('commands that wait for the planner', () => {
@@ -69,6 +70,28 @@ describe('commands that wait for the planner', () => {
     const { code, err } = await planner.run('drain', '5', '--timeout', '6500ms');
     expect(code).to.equal(6);
     expect(err).to.match(/^emptying node 5: 0%, 0 of 2 replicas, 0\/s; nothing moves: node 4 cannot be reached\ntidemark: not everything/);
+  });
+
+  it('wait for what is on its way, also while a node cannot be reached', async function () {
+    this.timeout(30_000);
+    planner.replies = [...new Array<object>(11).fill({ moving: [1, 2, 3], leaderless: [3], unreachable: [4] }), {}];
+    const { code, err } = await planner.run('rebalance', '--timeout', '3s');
+    expect(code).to.equal(0);
+    expect(err).to.match(/0 of 3 replicas, 0\/s; 2 buckets are on their way, and node 4 cannot be reached\n/);
+  });
+
+  it('wait no longer than is of use', () => {
+    const progress = (moving: number[], leaderless: number[], unreachable: number[]): ProgressReply => {
+      const wanted = { tooFewVoters: 0, tooManyVoters: 0, onDraining: 0, onLost: 0, crowded: 0, short: 0, steps: 0 };
+      return { epoch: 1, replicas: 3, bucketReplicas: [], nodes: [], moving, leaderless, wanted, unreachable };
+    };
+    const patience = (...of: Parameters<typeof progress>): number | undefined => {
+      return [10_000, 300_000, Infinity].find((ms) => isStuck(progress(...of), ms, 10_000) && !isStuck(progress(...of), ms - 1, 10_000));
+    };
+    expect(patience([], [], [])).to.equal(10_000);
+    expect(patience([1], [1], []), 'of what nobody leads nothing moves').to.equal(10_000);
+    expect(patience([1, 2], [1], [4])).to.equal(300_000);
+    expect(isStuck(progress([1], [], []), Infinity, 10_000), 'all that it needs is there').to.equal(false);
   });
 
   it('say what goes on when they are interrupted', async () => {

@@ -71,9 +71,15 @@ describe('a node that has joined', function () {
   });
 
   it('says why when nothing moves, and that the cluster goes on', async () => {
-    planner.replies = [{ ...placed(3, [3]), unreachable: [2] }];
+    planner.replies = [{ ...placed(3, []), unreachable: [2] }];
     const { err } = await shown(false);
-    expect(err).to.match(/node 5 has 2 replicas of the 6 that are its share, and nothing moves: node 2 cannot be reached; the cluster goes on by itself/);
+    expect(err).to.match(/node 5 has 3 replicas of the 6 that are its share, and nothing moves: node 2 cannot be reached; the cluster goes on by itself/);
+  });
+
+  it('waits for what is on its way, however long that takes', async () => {
+    planner.replies = [...new Array<object>(12).fill({ ...placed(6, [3]), unreachable: [2] }), placed(6, [])];
+    const { out } = await shown(false);
+    expect(out).to.equal('node 5 has its share of the buckets: 6 replicas\n');
   });
 
   it('waits for who can tell, and gives up when it is to have no buckets', async () => {

@@ -37,8 +37,9 @@ export interface Waiting {
 
 export const WAIT_HELP = `
 It waits for as long as replicas move. --timeout is for each question to the cluster, and for how long it waits while
-nothing moves and nodes cannot be reached, or nothing is on its way: then it says what is still wanted and why, and ends
-with exit code 6. The cluster goes on by itself, also when the wait is interrupted.`;
+nothing is on its way: then it says what is still wanted and why, and ends with exit code 6. It does so as well when nodes
+cannot be reached, and for five minutes nothing that is on its way arrives. The cluster goes on by itself, also when the
+wait is interrupted.`;
 
 const WANTED = {
   tooFewVoters: ['bucket has fewer voters than wanted', 'buckets have fewer voters than wanted'],
@@ -54,6 +55,41 @@ const LOOK_MS = 500;
 export const CONTENT_MS = 3000;
 /** Whoever waits wants to know why, when nothing has moved for so long: with the next line that is shown. */
 const EXPLAIN_MS = 4000;
+/**
+ * Of what is on its way nothing is seen until a whole bucket is there. While nodes cannot be reached that may be never; but the
+ * planner sends nothing to them, and so it is for much longer than it takes to call a move off, and than most buckets need.
+ */
+const ARRIVE_MS = 300_000;
+
+/** For how long nothing has moved, as far as the planner tells. */
+export class Stillness {
+  #last: ProgressReply | undefined;
+  #movedMs = performance.now();
+
+  look(now: ProgressReply): void {
+    if (this.#last === undefined || hasMoved(this.#last, now)) this.#movedMs = performance.now();
+    this.#last = now;
+  }
+
+  get ms(): number {
+    return performance.now() - this.#movedMs;
+  }
+}
+
+function hasMoved(before: ProgressReply, now: ProgressReply): boolean {
+  return before.epoch !== now.epoch || before.moving.length !== now.moving.length || before.wanted.steps !== now.wanted.steps;
+}
+
+/** It is of no use to wait any longer, when nothing has moved for so long: at least `patienceMs`. */
+export function isStuck(progress: ProgressReply, stillMs: number, patienceMs: number): boolean {
+  if (underWay(progress) === 0) return stillMs >= patienceMs;
+  return progress.unreachable.length > 0 && stillMs >= Math.max(patienceMs, ARRIVE_MS);
+}
+
+/** Buckets that somebody leads, and brings where they should be. */
+function underWay({ moving, leaderless }: ProgressReply): number {
+  return moving.length - leaderless.length;
+}
 
 /**
  * Waits until what was asked for is so, and the planner wants nothing more, or until it is of no use to wait any longer: the
@@ -65,20 +101,17 @@ export async function settled(start: ProgressReply, waiting: Waiting): Promise<P
   const bar = new SettlingBar(waiting);
   const patienceMs = Math.max(CONTENT_MS, options.timeout);
   let progress = start;
-  let movedMs = performance.now();
+  const stillness = new Stillness();
   try {
     for (;;) {
-      const stillMs = performance.now() - movedMs;
+      stillness.look(progress);
       const isDone = isInPlace(progress, emptied);
-      if (isDone && stillMs >= CONTENT_MS) break;
-      const isStuck = progress.moving.length === 0 || progress.unreachable.length > 0;
-      if (isStuck && stillMs >= patienceMs) return progress;
-      bar.show(leftOf(progress, emptied), isDone || stillMs < EXPLAIN_MS ? '' : `; nothing moves: ${reasonOf(progress)}`);
+      if (isDone && stillness.ms >= CONTENT_MS) break;
+      if (isStuck(progress, stillness.ms, patienceMs)) return progress;
+      bar.show(leftOf(progress, emptied), isDone || stillness.ms < EXPLAIN_MS ? '' : `; ${whyStill(progress)}`);
       await sleep(LOOK_MS, undefined, { signal: lifetime.signal }).catch(() => undefined);
       if (lifetime.signal.aborted) throw new TidemarkError('CANCELLED', 'INTERRUPTED', `interrupted: ${goesOn}`);
-      const next = await ask<ProgressReply>(options, 'PlacementProgress', {});
-      if (next.epoch !== progress.epoch || leftOf(next, emptied) !== leftOf(progress, emptied)) movedMs = performance.now();
-      progress = next;
+      progress = await ask<ProgressReply>(options, 'PlacementProgress', {});
     }
     bar.show(0, '');
     return progress;
@@ -131,11 +164,12 @@ function replicasOn(nodes: ProgressReply['nodes'], node: number): number {
 const KINDS = Object.keys(WANTED) as (keyof typeof WANTED)[];
 
 /** How far it has come, in a few words. */
-export function stateOf({ moving, leaderless, wanted }: ProgressReply): string {
+export function stateOf(progress: ProgressReply): string {
+  const { leaderless, wanted } = progress;
   const kinds = KINDS.filter((kind) => wanted[kind] > 0);
   const parts = kinds.map((kind) => `${wanted[kind]} ${WANTED[kind][wanted[kind] === 1 ? 0 : 1]}`);
   if (leaderless.length > 0) parts.unshift(withoutLeader(leaderless.length));
-  if (moving.length > leaderless.length) parts.unshift(onTheWay(moving.length - leaderless.length));
+  if (underWay(progress) > 0) parts.unshift(onTheWay(underWay(progress)));
   return parts.length === 0 ? 'everything is in its place' : parts.join(', ');
 }
 
@@ -147,10 +181,18 @@ function withoutLeader(count: number): string {
   return count === 1 ? '1 bucket has no leader' : `${count} buckets have no leader`;
 }
 
-export function reasonOf({ moving, leaderless, unreachable }: ProgressReply): string {
+/** Why nothing new is seen. */
+function whyStill(progress: ProgressReply): string {
+  if (underWay(progress) === 0) return `nothing moves: ${reasonOf(progress)}`;
+  const { unreachable } = progress;
+  return `${onTheWay(underWay(progress))}${unreachable.length > 0 ? `, and ${nodesNamed(unreachable)} cannot be reached` : ''}`;
+}
+
+/** Why nothing moves. */
+export function reasonOf({ leaderless, unreachable }: ProgressReply): string {
   if (unreachable.length > 0) return `${nodesNamed(unreachable)} cannot be reached`;
   if (leaderless.length > 0) return withoutLeader(leaderless.length);
-  return moving.length > 0 ? onTheWay(moving.length) : 'the planner finds nothing that it could move';
+  return 'the planner finds nothing that it could move';
 }
 
 /** The wait was of no use. */

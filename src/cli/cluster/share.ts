@@ -5,7 +5,7 @@ import type { ConnectionArguments } from '../arguments.js';
 import { showProgress, type Progress } from '../progress.js';
 import { jsonLine, write, type Terminal } from '../terminal.js';
 import { ask } from './ask.js';
-import { CONTENT_MS, reasonOf, stateOf, type ProgressReply } from './settling.js';
+import { CONTENT_MS, isStuck, reasonOf, stateOf, Stillness, type ProgressReply } from './settling.js';
 
 /** What a node that has joined, and runs in this process, tells of the buckets that it gets. */
 export interface ShareOptions {
@@ -26,7 +26,7 @@ interface Share {
 }
 
 const LOOK_MS = 1000;
-/** When nothing has moved for so long, it tells why, and looks no longer. */
+/** When nothing is on its way for so long, it tells why, and looks no longer. */
 const STUCK_MS = 10_000;
 
 /**
@@ -37,13 +37,12 @@ export async function showShare(options: ShareOptions): Promise<void> {
   const { node, connection, signal } = options;
   const shown = new Shown(options);
   let last: ProgressReply | undefined;
-  let movedMs = performance.now();
+  const stillness = new Stillness();
   let note = '';
   while (!signal.aborted) {
     try {
-      const progress = await ask<ProgressReply>(connection, 'PlacementProgress', {});
-      if (last === undefined || hasMoved(last, progress)) movedMs = performance.now();
-      last = progress;
+      last = await ask<ProgressReply>(connection, 'PlacementProgress', {});
+      stillness.look(last);
       note = '';
     } catch (error) {
       if (!isTidemarkError(error)) throw error;
@@ -53,9 +52,8 @@ export async function showShare(options: ShareOptions): Promise<void> {
     if (now === undefined && last !== undefined) return shown.end(`node ${node} gets no buckets: ${NONE}`);
     if (last !== undefined && now !== undefined && note === '' && !signal.aborted) {
       await shown.update(now);
-      const stillMs = performance.now() - movedMs;
-      if (isThere(now, last) && stillMs >= CONTENT_MS) return shown.complete({ ...now, share: now.replicas });
-      if (stillMs >= STUCK_MS) return shown.end(`${partOf(node, now)}, and nothing moves: ${whyStill(last)}; ${LATER}`);
+      if (isThere(now, last) && stillness.ms >= CONTENT_MS) return shown.complete({ ...now, share: now.replicas });
+      if (isStuck(last, stillness.ms, STUCK_MS)) return shown.end(`${partOf(node, now)}, and nothing moves: ${whyStill(last)}; ${LATER}`);
     }
     shown.note(note);
     await sleep(LOOK_MS, undefined, { signal }).catch(() => undefined);
@@ -81,10 +79,6 @@ function whyStill(progress: ProgressReply): string {
 /** Nothing is on its way, and it has as many as others, or as many as the planner wants it to have. */
 function isThere({ replicas, share, moving }: Share, { wanted }: ProgressReply): boolean {
   return moving === 0 && (wanted.steps === 0 || (replicas > 0 && replicas >= share));
-}
-
-function hasMoved(before: ProgressReply, now: ProgressReply): boolean {
-  return before.epoch !== now.epoch || before.moving.length !== now.moving.length || before.wanted.steps !== now.wanted.steps;
 }
 
 /** Undefined if it is to have none. */
