@@ -55,6 +55,7 @@ export async function ask<Reply>(options: ConnectionArguments, method: string, r
   const rank = ({ id, reachable }: StatusReply['nodes'][number]): number => (id === first ? 2 : Number(reachable));
   const order = [...nodes].sort((a, b) => rank(b) - rank(a));
   const silent = new Set<number>();
+  const asked = new Set<number>();
   let next: number | undefined;
   for (let turn = 0; ;) {
     let node = order.find(({ id }) => id === next && !silent.has(id));
@@ -63,19 +64,28 @@ export async function ask<Reply>(options: ConnectionArguments, method: string, r
       turn += 1;
     }
     if (node === undefined) throw new TidemarkError('UNAVAILABLE', 'NO_ENDPOINT_ANSWERED', 'the cluster has no nodes');
+    asked.add(node.id);
     const rpc = openRpc(node.address, options);
+    let pauseMs: number;
     const leftMs = Math.max(1, giveUpMs - performance.now());
     try {
       return await rpc.unary<Reply>(CLUSTER, method, request, Math.min(leftMs, Math.max(ATTEMPT_MS_MIN, options.timeout / 3)));
     } catch (error) {
       const mayHelp = isTidemarkError(error) && (error.retriable || error.code === 'DEADLINE_EXCEEDED');
-      if (!mayHelp || performance.now() >= giveUpMs) throw error;
+      if (!mayHelp) throw error;
       const leader = Number(error.details['leader'] ?? 0);
       next = leader === 0 || leader === node.id ? undefined : leader;
       if (error.reason !== 'NOT_LEADER') silent.add(node.id);
+      // To whom it is sent it goes at once, but not in circles: two may each take the other for the leader.
+      const isSentOn = next !== undefined && !silent.has(next) && !asked.has(next);
+      pauseMs = isSentOn ? 0 : PAUSE_MS;
+      // What it was told says more than that there was no time left to be told anything.
+      if (performance.now() + pauseMs >= giveUpMs) throw error;
     } finally {
       rpc.close();
     }
-    if (next === undefined) await sleep(PAUSE_MS);
+    if (pauseMs === 0) continue;
+    await sleep(pauseMs);
+    asked.clear();
   }
 }
