@@ -172,8 +172,9 @@ function checkCount({ nodes, draining }: PlacementRecord, count: number): void {
   const left = nodes.length - draining.length;
   const most = Math.min(REPLICAS_MAX, left);
   if (Number.isInteger(count) && count >= 1 && count <= most) return;
-  const expected = `from 1 to ${most}, for there are ${left} nodes`;
-  throw invalid('REPLICAS_OUT_OF_RANGE', 'count', `a bucket can have ${expected}, not ${count} replicas`);
+  const there = `there are ${left} nodes${draining.length === 0 ? '' : ' that are not to be emptied'}`;
+  const why = left < REPLICAS_MAX ? `for ${there}` : 'in a cluster of any size';
+  throw invalid('REPLICAS_OUT_OF_RANGE', 'count', `a bucket can have from 1 to ${most}, ${why}, not ${count} replicas`);
 }
 
 /** A node that is to become a member. `uuid` is that of its data directory: asked twice, it gets the same id twice. */

@@ -313,6 +313,9 @@ describe('a node', () => {
   it('is not missed by a number of replicas that is too high', () => {
     const record = clusterOf(4, 8);
     expect(message(() => changed(record, { kind: 'replicas', count: 5 }, true))).to.match(/from 1 to 4, for there are 4 nodes, not 5/);
+    const drained = { ...record, draining: [4] };
+    expect(message(() => changed(drained, { kind: 'replicas', count: 4 }, true))).to.match(/to 3, for there are 3 nodes that are not to be emptied, not 4/);
+    expect(message(() => changed(clusterOf(10, 8), { kind: 'replicas', count: 8 }, true))).to.match(/from 1 to 7, in a cluster of any size, not 8/);
     expect(changed(record, { kind: 'replicas', count: 3 }, true)).to.equal(record);
     expect(changed(record, { kind: 'replicas', count: 1 }, true).replicas).to.equal(1);
   });
