@@ -357,6 +357,7 @@ export class Node {
     });
     this.view = new NodeView({
       nodeId,
+      electionTimeoutMs,
       clock,
       timers,
       startedMs: clock.monotonicMs(),

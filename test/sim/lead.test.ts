@@ -1,6 +1,6 @@
 import { expect } from 'chai';
 import { changed } from '../../src/placement/record.js';
-import { change, replicasOf, startCluster, untilLed } from './support.js';
+import { change, failure, replicasOf, startCluster, untilLed } from './support.js';
 
 describe('a bucket of a simulated cluster that is given another leader', () => {
   it('is led by it within seconds, stays so, and gets it back after it was away', async () => {
@@ -15,6 +15,19 @@ describe('a bucket of a simulated cluster that is given another leader', () => {
       await cluster.loop.runFor(1000);
       expect(isLedBy(3), `${second} s later`).to.equal(true);
     }
+    const leader = replicasOf(cluster, 7).find(({ replica }) => replica.raft.canServe());
+    const transfer = (to: number): Promise<number> => {
+      if (leader === undefined) throw new Error('nobody leads');
+      return cluster.settle(cluster.node(leader.node).view.transferLeader(7, to, Infinity));
+    };
+    cluster.crash(1);
+    await cluster.loop.runFor(2000);
+    // Writes go on: it is not tried with a node that would not answer.
+    expect(await failure(transfer(1))).to.include({ code: 'UNAVAILABLE', reason: 'NODE_UNREACHABLE', retriable: true });
+    expect(leader?.replica.raft.transferringTo).to.equal(0);
+    expect(await transfer(2)).to.equal(2);
+    await cluster.restart(1);
+    expect(await cluster.loop.runUntil(() => isLedBy(3), 10_000)).to.equal(true);
     cluster.crash(3);
     expect(await cluster.loop.runUntil(() => isLedBy(1) || isLedBy(2), 5000)).to.equal(true);
     await cluster.restart(3);

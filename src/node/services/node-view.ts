@@ -11,6 +11,7 @@ import { heatView } from './heat-view.js';
 /** The cluster as one node sees it. Everything here is answered from memory, also by a node that is cut off. */
 export interface NodeViewParts {
   readonly nodeId: NodeId;
+  readonly electionTimeoutMs: number;
   readonly clock: Clock;
   readonly timers: Timers;
   /** Monotonic milliseconds at which the node started. */
@@ -107,7 +108,7 @@ export class NodeView implements ClusterView {
   }
 
   async transferLeader(bucket: BucketId, to: NodeId, deadlineMs: number): Promise<NodeId> {
-    const { nodeId, clock, replicas } = this.#parts;
+    const { nodeId, electionTimeoutMs, clock, replicas } = this.#parts;
     const replica = replicas.get(bucket);
     if (replica?.isLeader !== true) throw notLeader(nodeId, bucket, this.#parts.leaderOf(bucket));
     if (to === nodeId) return nodeId;
@@ -116,8 +117,10 @@ export class NodeView implements ClusterView {
       const message = `node ${to} has no voting replica of bucket ${bucket}`;
       throw new TidemarkError('FAILED_PRECONDITION', 'NO_VOTING_REPLICA', message, { details: { field: 'node' } });
     }
-    replica.raft.transferLeadership(target, clock.monotonicMs());
-    replica.host.changed(replica);
+    // One that is not there would not take over, and until that is certain the bucket takes no writes.
+    const heardMs = replica.raft.progress().find(({ id }) => id === target)?.heardMs ?? -Infinity;
+    if (clock.monotonicMs() - heardMs >= electionTimeoutMs) throw notThere(bucket, to);
+    replica.transferLeadership(target);
     const untilMs = Math.min(deadlineMs, clock.monotonicMs() + TRANSFER_MS);
     while (replica.leaderNode === nodeId || replica.leaderNode === 0) {
       if (clock.monotonicMs() >= untilMs) throw notInTime(bucket, to);
@@ -143,6 +146,11 @@ function notLeader(node: NodeId, bucket: BucketId, leader: NodeId): TidemarkErro
   const elsewhere = leader === 0 || leader === node ? 'nobody is known to' : `node ${leader} does`;
   const message = `node ${node} does not lead bucket ${bucket}; ${elsewhere}`;
   return new TidemarkError('UNAVAILABLE', 'NOT_LEADER', message, { retriable: true, details: { leader: String(leader) } });
+}
+
+function notThere(bucket: BucketId, to: NodeId): TidemarkError {
+  const message = `node ${to} has not been heard of by the leader of bucket ${bucket} for an election timeout`;
+  return new TidemarkError('UNAVAILABLE', 'NODE_UNREACHABLE', message, { retriable: true });
 }
 
 function notInTime(bucket: BucketId, to: NodeId): TidemarkError {
