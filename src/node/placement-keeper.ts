@@ -189,7 +189,7 @@ export class PlacementKeeper {
   /** Only on the node that leads the system bucket; others answer NOT_LEADER. */
   change(what: PlacementChange, deadlineMs: number): Promise<PlacementRecord> {
     const next = (record: PlacementRecord): PlacementRecord => {
-      return changed(record, what, this.#moving(record).length === 0, this.#placer.unreachable());
+      return changed(record, what, { ...this.#moving(record), away: this.#placer.unreachable() });
     };
     return this.system.change(next, deadlineMs);
   }
@@ -202,16 +202,15 @@ export class PlacementKeeper {
     if (!this.system.isLeading) return undefined;
     const unreachable = [...this.#placer.unreachable()].sort((a, b) => a - b);
     const leads = (node: NodeId): number => this.#placer.leads(node);
-    const moving = this.#moving(this.#record);
-    const waiting = this.#placer.leaderless();
-    const leaderless = moving.filter((bucket) => waiting.has(bucket));
-    return { moving, leaderless, wanted: this.#placer.wanted(), unreachable, leads };
+    return { ...this.#moving(this.#record), wanted: this.#placer.wanted(), unreachable, leads };
   }
 
-  #moving({ epoch, map }: PlacementRecord): number[] {
+  #moving({ epoch, map }: PlacementRecord): Pick<KeeperProgress, 'moving' | 'leaderless'> {
     // Of another record than the one known here, nothing has been reported yet.
     const settled = epoch === this.#record.epoch ? this.#placer.settled() : new Set<number>();
-    return [SYSTEM_BUCKET, ...map.map(({ id }) => id)].filter((bucket) => !settled.has(bucket));
+    const moving = [SYSTEM_BUCKET, ...map.map(({ id }) => id)].filter((bucket) => !settled.has(bucket));
+    const waiting = this.#placer.leaderless();
+    return { moving, leaderless: moving.filter((bucket) => waiting.has(bucket)) };
   }
 
   // --- epochs

@@ -37,6 +37,14 @@ export function nodesNamed(nodes: readonly NodeId[]): string {
   return `node${nodes.length === 1 ? '' : 's'} ${nodes.join(', ')}`;
 }
 
+/** `2 buckets are on their way, 1 bucket has no leader`: of those that are not where they should be. */
+export function movingNamed(underWay: number, leaderless: number): string {
+  const parts: string[] = [];
+  if (underWay > 0) parts.push(underWay === 1 ? '1 bucket is on its way' : `${underWay} buckets are on their way`);
+  if (leaderless > 0) parts.push(leaderless === 1 ? '1 bucket has no leader' : `${leaderless} buckets have no leader`);
+  return parts.join(', ');
+}
+
 /** Voters of one bucket. */
 export const REPLICAS_MAX = 7;
 

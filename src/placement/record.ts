@@ -1,7 +1,7 @@
 import { TidemarkError } from '../lib/errors.js';
 import { checkEpoch } from './epoch.js';
 import { initialPlacement, initialSystemBucket } from './initial.js';
-import { NODE_ID_MAX, nodesNamed, REPLICAS_MAX, SYSTEM_BUCKET, replicaIdOf } from './map.js';
+import { movingNamed, NODE_ID_MAX, nodesNamed, REPLICAS_MAX, SYSTEM_BUCKET, replicaIdOf } from './map.js';
 import type { BucketId, BucketInfo, NodeId, NodeInfo, Placement } from './map.js';
 import { canDecide, hasVoter, leaderOf, votersOf, withLeader, withVoter } from './replicas.js';
 
@@ -107,17 +107,21 @@ export type PlacementChange =
   /** Nothing by itself; but what a cluster was founded with is left alone by the planner until somebody has changed it. */
   | { readonly kind: 'rebalance' };
 
+/** What whoever plans knows of the cluster, besides the record. */
+export interface Known {
+  /** Buckets that may not be as the record wants them, so that no node is known to be empty; those of them that nobody leads. */
+  readonly moving?: readonly BucketId[];
+  readonly leaderless?: readonly BucketId[];
+  /** Nodes that cannot be reached now: they can take nobody's place, and lead nothing. */
+  readonly away?: ReadonlySet<NodeId>;
+}
+
 /**
- * The next record; throws INVALID_ARGUMENT or FAILED_PRECONDITION if that cannot be, and the same record if it is so already.
- * `settled` says whether all groups are as the record wants them: only then can it be known that a node holds nothing. Nodes that
- * are `away`, for they cannot be reached now, can take nobody's place, and lead nothing.
+ * The next record; throws INVALID_ARGUMENT or FAILED_PRECONDITION if that cannot be, UNAVAILABLE if it cannot be yet, and gives
+ * the same record if it is so already.
  */
-export function changed(
-  record: PlacementRecord,
-  change: PlacementChange,
-  settled: boolean,
-  away: ReadonlySet<NodeId> = NOBODY,
-): PlacementRecord {
+export function changed(record: PlacementRecord, change: PlacementChange, known: Known = {}): PlacementRecord {
+  const { moving = [], leaderless = [], away = NOBODY } = known;
   const next = { ...record, epoch: record.epoch + 1 };
   const { draining, nodes } = record;
   switch (change.kind) {
@@ -140,7 +144,7 @@ export function changed(
       checkEnough(record, node, NOBODY);
       const count = replicasOn(record, node);
       if (count > 0) throw refused('NODE_NOT_EMPTY', 'node', `node ${node} still has ${count} replicas: drain it first`);
-      if (!settled) throw refused('BUCKETS_MOVING', 'node', `replicas are still on their way from node ${node}; try again soon`);
+      if (moving.length > 0) throw notYetEmpty(node, moving.length - leaderless.length, leaderless.length);
       return { ...next, nodes: nodes.filter(({ id }) => id !== node), draining: draining.filter((id) => id !== node) };
     }
     case 'rebalance':
@@ -314,6 +318,13 @@ function checkEnough(record: PlacementRecord, without: NodeId, away: ReadonlySet
   const lost = nodesNamed(others.filter((node) => away.has(node)));
   const message = `without node ${without} the placement could not be changed any more, as ${lost} cannot be reached`;
   throw refused('TOO_FEW_NODES', 'node', `${message}; add a node first`);
+}
+
+/** Its replicas may still be there, as far as is known; and heat makes some anew at any time. */
+function notYetEmpty(node: NodeId, underWay: number, leaderless: number): TidemarkError {
+  const why = `${movingNamed(underWay, leaderless)}; try again soon`;
+  const message = `node ${node} is a member until every bucket is in its place: ${why}`;
+  return new TidemarkError('UNAVAILABLE', 'BUCKETS_MOVING', message, { retriable: true });
 }
 
 function unknownBucket({ buckets }: PlacementRecord, bucket: BucketId): TidemarkError {

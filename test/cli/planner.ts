@@ -13,6 +13,8 @@ export class Planner {
   /** Where each bucket is, as another node knows it, that learns of a later epoch with each answer. */
   voters: readonly (readonly number[])[] = [];
   refusal: TidemarkError | undefined;
+  /** With these a node is not removed at first. */
+  readonly early: TidemarkError[] = [];
   address = '';
   #asked = 0;
   #looked = 0;
@@ -25,6 +27,8 @@ export class Planner {
           Status: unary(async () => ({ clusterId: 'c', epoch: 1, node: 1, buckets: 8, nodes: this.#nodes() })),
           ChangePlacement: unary(async ({ change }: { change: string }) => {
             this.changes.push(change);
+            const early = change === 'remove' ? this.early.shift() : undefined;
+            if (early !== undefined) throw early;
             return this.#next();
           }),
           Buckets: unary(async () => this.#placed()),

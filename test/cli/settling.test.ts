@@ -1,5 +1,7 @@
 import { expect } from 'chai';
 import { TidemarkError } from '../../src/lib/errors.js';
+import { changed } from '../../src/placement/record.js';
+import { clusterOf, withNode } from '../placement/support.js';
 import { isStuck, type ProgressReply } from '../../src/cli/cluster/settling.js';
 import { Planner } from './planner.js';
 
@@ -62,6 +64,15 @@ describe('commands that wait for the planner', () => {
     expect(code).to.equal(6);
     expect(err).to.match(/node 5 still has 2 replicas; node 4 cannot be reached; node 5 goes on being emptied; 'tidemark cluster undrain 5'/);
     expect(planner.changes).to.deep.equal(['drain']);
+  });
+
+  it('remove a node that is empty as soon as that is certain', async () => {
+    const moved = changed(withNode(clusterOf(3, 8)), { kind: 'drain', node: 4 });
+    const early = (): unknown => changed(moved, { kind: 'remove', node: 4 }, { moving: [1] });
+    expect(early).to.throw(TidemarkError).that.satisfies((error: TidemarkError) => planner.early.push(error, error));
+    const { code } = await planner.run('remove', '5');
+    expect(code).to.equal(0);
+    expect(planner.changes).to.deep.equal(['drain', 'remove', 'remove', 'remove']);
   });
 
   it('say why nothing moves while they wait', async function () {

@@ -64,7 +64,7 @@ describe('replicas of a bucket', () => {
     // Two more on a machine that has two.
     const { record: grown } = settle(withNode(withNode(record, '', 'h1'), '', 'h1'));
     for (const ids of nodesOf(grown).slice(1)) expect(pairs(grown, ids).hosts).to.equal(0);
-    const { record: drained } = settle(changed(grown, { kind: 'drain', node: 3 }, true));
+    const { record: drained } = settle(changed(grown, { kind: 'drain', node: 3 }));
     for (const ids of nodesOf(drained).slice(1)) expect(pairs(drained, ids).hosts).to.equal(0);
   });
 
@@ -74,9 +74,9 @@ describe('replicas of a bucket', () => {
     const of = (id: NodeId): Labels => ({ zone: labels[id - 1]?.[0] ?? '', host: labels[id - 1]?.[1] ?? '' });
     const four = settle(labelled(clusterOf(5, 20, 0, 4), of)).record;
     for (const ids of nodesOf(four).slice(1)) expect(pairs(four, ids)).to.deep.equal({ hosts: 0, zones: 3 });
-    const five = settle(changed(four, { kind: 'replicas', count: 5 }, true)).record;
+    const five = settle(changed(four, { kind: 'replicas', count: 5 })).record;
     for (const ids of nodesOf(five)) expect(ids).to.have.lengthOf(5);
-    const three = settle(changed(five, { kind: 'replicas', count: 3 }, true)).record;
+    const three = settle(changed(five, { kind: 'replicas', count: 3 })).record;
     for (const ids of nodesOf(three).slice(1)) expect(pairs(three, ids)).to.deep.equal({ hosts: 0, zones: 1 });
   });
 
@@ -123,10 +123,10 @@ describe('replicas of a bucket', () => {
         const count = 1 + random.below(Math.min(5, left));
         const { zone, host } = draw(random);
         if (random.chance(0.25) && ids.length < 9) record = withNode(record, zone, host);
-        else if (random.chance(0.3) && left > wanted) record = changed(record, { kind: 'drain', node: random.pick(ids) }, true);
-        else if (random.chance(0.2)) for (const node of record.draining) record = changed(record, { kind: 'undrain', node }, true);
-        else if (random.chance(0.3)) record = changed(record, { kind: 'replicas', count }, true);
-        else if (random.chance(0.3)) record = changed(record, { kind: 'ownReplicas', buckets: [0], count }, true);
+        else if (random.chance(0.3) && left > wanted) record = changed(record, { kind: 'drain', node: random.pick(ids) });
+        else if (random.chance(0.2)) for (const node of record.draining) record = changed(record, { kind: 'undrain', node });
+        else if (random.chance(0.3)) record = changed(record, { kind: 'replicas', count });
+        else if (random.chance(0.3)) record = changed(record, { kind: 'ownReplicas', buckets: [0], count });
         else record = labelled(record, () => draw(random));
         ({ record } = settle(record, { changesMax: 1 + random.below(20) }));
         expectApart(record, `seed ${seed}, step ${step}`);

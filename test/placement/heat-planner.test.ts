@@ -166,7 +166,7 @@ describe('a hot bucket', () => {
     // All nodes have one: only a read replica can take the place of what is drained.
     const { record: drained } = settle({ ...hot, draining: [1] }, asked);
     expect(votersOf(drained.map[0]?.replicas ?? []).map(({ id }) => id)).to.include.oneOf(readers.map(({ id }) => id));
-    const { record: five } = settle(changed(hot, { kind: 'replicas', count: 5 }, true), asked);
+    const { record: five } = settle(changed(hot, { kind: 'replicas', count: 5 }), asked);
     expect(readersIn(five, 0)).to.deep.equal([]);
     expect(votersOf(five.map[0]?.replicas ?? []).map(({ id }) => id)).to.include.members(readers.map(({ id }) => id));
   });
@@ -243,7 +243,7 @@ describe('what nodes lead', () => {
   });
 
   it('comes to rest with the numbers of buckets that they lead', () => {
-    const start = changed(clusterOf(5, 40), { kind: 'rebalance' }, true);
+    const start = changed(clusterOf(5, 40), { kind: 'rebalance' });
     const asked = new Map([0, 5, 10, 15].map((id) => [id, { reads: 0, writes: 1000 }]));
     const { record } = settle(start, asked);
     const counts = record.nodes.map(({ id }) => record.map.filter(({ replicas }) => leaderOf(replicas) === id).length);
@@ -267,9 +267,9 @@ describe('the planner with heat', () => {
         const ids = record.nodes.map(({ id }) => id);
         const lost = random.chance(0.2) && ids.length - record.draining.length > record.replicas + 1 ? new Set([random.pick(ids)]) : NOBODY;
         if (random.chance(0.3) && ids.length - record.draining.length > record.replicas + 1) {
-          record = changed(record, { kind: 'drain', node: random.pick(ids) }, true);
+          record = changed(record, { kind: 'drain', node: random.pick(ids) });
         } else if (random.chance(0.3)) {
-          for (const node of record.draining) record = changed(record, { kind: 'undrain', node }, true);
+          for (const node of record.draining) record = changed(record, { kind: 'undrain', node });
         }
         // What is to be done without heat comes to rest first: from then on the heat alone acts.
         ({ record } = settle(record, new Map(), { lost }));

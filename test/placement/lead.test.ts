@@ -6,7 +6,7 @@ import { SimRandom } from '../../src/sim/random.js';
 import { allOf, CALM, clusterOf, leaderLoads, message, NOBODY, settle, spread } from './support.js';
 
 const lead = (record: PlacementRecord, bucket: number, node: number, away = NOBODY): PlacementRecord =>
-  changed(record, { kind: 'lead', bucket, node }, true, away);
+  changed(record, { kind: 'lead', bucket, node }, { away });
 
 const leaderIn = ({ map }: PlacementRecord, bucket: number): number => leaderOf(map[bucket]?.replicas ?? []) ?? 0;
 
@@ -21,7 +21,7 @@ describe('a bucket that is given another leader', () => {
     for (let run = 0; run < 300; run += 1) {
       const nodes = random.pick([2, 3, 4, 5, 7]);
       const buckets = random.pick([1, 6, 16, 64, 256]);
-      const { record: start } = settle(changed(clusterOf(nodes, buckets), { kind: 'rebalance' }, true));
+      const { record: start } = settle(changed(clusterOf(nodes, buckets), { kind: 'rebalance' }));
       const bucket = Math.floor(random.float() * buckets);
       const { node } = random.pick(votersOf(start.map[bucket]?.replicas ?? []));
       const record = lead(start, bucket, node);
@@ -41,7 +41,7 @@ describe('a bucket that is given another leader', () => {
   });
 
   it('gives none in return to a node that cannot be reached', () => {
-    const { record: start } = settle(changed(clusterOf(3, 24), { kind: 'rebalance' }, true));
+    const { record: start } = settle(changed(clusterOf(3, 24), { kind: 'rebalance' }));
     const bucket = start.map.findIndex(({ replicas }) => leaderOf(replicas) === 1);
     expect(leaderLoads(lead(start, bucket, 2))).to.deep.equal([8, 8, 8]);
     expect(leaderLoads(lead(start, bucket, 2, new Set([1])))).to.deep.equal([7, 9, 8]);
@@ -49,7 +49,7 @@ describe('a bucket that is given another leader', () => {
 
   it('may be the system bucket', () => {
     const start = clusterOf(3, 4);
-    const next = changed(start, { kind: 'lead', bucket: start.system.id, node: 3 }, true);
+    const next = changed(start, { kind: 'lead', bucket: start.system.id, node: 3 });
     expect(leaderOf(next.system.replicas)).to.equal(3);
   });
 

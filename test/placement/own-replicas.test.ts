@@ -9,7 +9,7 @@ import { SimRandom } from '../../src/sim/random.js';
 import { allOf, CALM, clusterOf, message, NOBODY, replicaLoads, settle, spread, withNode } from './support.js';
 
 const own = (record: PlacementRecord, buckets: readonly number[], count?: number): PlacementRecord =>
-  changed(record, { kind: 'ownReplicas', buckets, count }, true);
+  changed(record, { kind: 'ownReplicas', buckets, count });
 
 const votersIn = ({ map }: PlacementRecord): number[] => map.map(({ replicas }) => votersOf(replicas).length);
 
@@ -24,19 +24,19 @@ describe('a bucket with a number of replicas of its own', () => {
   it('has it, whatever that of the cluster is, until it is given back', () => {
     const start = settledSizes(own(clusterOf(5, 16), [3, 4], 5));
     expect(votersIn(start)).to.deep.equal(Array.from({ length: 16 }, (_, id) => (id === 3 || id === 4 ? 5 : 3)));
-    const one = settledSizes(changed(start, { kind: 'replicas', count: 1 }, true));
+    const one = settledSizes(changed(start, { kind: 'replicas', count: 1 }));
     expect(votersIn(one).filter((count) => count === 5)).to.have.lengthOf(2);
     const back = settledSizes(own(one, [3]));
     expect(votersIn(back).filter((count) => count === 5)).to.have.lengthOf(1);
     expect(back.ownReplicas).to.deep.equal({ 4: 5 });
     // The cluster's present number is a number of its own as well: it stays when that one changes.
-    const pinned = changed(own(back, [4], 1), { kind: 'replicas', count: 3 }, true);
+    const pinned = changed(own(back, [4], 1), { kind: 'replicas', count: 3 });
     expect(votersIn(settledSizes(pinned)).map((count) => count === 1)).to.deep.equal(Array.from({ length: 16 }, (_, id) => id === 4));
   });
 
   it('is the only one that moves, and by no more replicas than it gets', () => {
     for (const count of [3, 5, 8]) {
-      const start = changed(clusterOf(count, 64), { kind: 'rebalance' }, true);
+      const start = changed(clusterOf(count, 64), { kind: 'rebalance' });
       const { record: even } = settle(start);
       const { record, moves } = settle(own(even, [17], Math.min(5, count)));
       const differing = record.map.filter((place, at) => place.replicas.some((it) => even.map[at]?.replicas.every(({ id }) => id !== it.id)));
@@ -51,7 +51,7 @@ describe('a bucket with a number of replicas of its own', () => {
     for (const count of [0, 5, 1.5, -1]) {
       expect(message(() => own(record, [1], count))).to.equal(`a bucket can have from 1 to 4, for there are 4 nodes, not ${count} replicas`);
     }
-    expect(message(() => own(clusterOf(9, 8), [1], 8))).to.match(/from 1 to 7, for there are 9 nodes/);
+    expect(message(() => own(clusterOf(9, 8), [1], 8))).to.match(/from 1 to 7, in a cluster of any size/);
     for (const bucket of [8, SYSTEM_BUCKET]) {
       expect(message(() => own(record, [1, bucket], 3))).to.equal(`there is no bucket ${bucket}; there are 8`);
     }
@@ -65,11 +65,11 @@ describe('a bucket with a number of replicas of its own', () => {
   it('keeps the nodes that it needs', () => {
     const record = own(clusterOf(4, 8), [5], 4);
     for (const kind of ['drain', 'remove'] as const) {
-      expect(message(() => changed(record, { kind, node: 4 }, true))).to.equal(
+      expect(message(() => changed(record, { kind, node: 4 }))).to.equal(
         'without node 4 there are 3 nodes for the 4 replicas of bucket 5; add a node first',
       );
     }
-    expect(changed(own(record, [5]), { kind: 'drain', node: 4 }, true).draining).to.deep.equal([4]);
+    expect(changed(own(record, [5]), { kind: 'drain', node: 4 }).draining).to.deep.equal([4]);
   });
 
   it('is hot when its own voters have too much to do', () => {
@@ -107,8 +107,8 @@ describe('a bucket with a number of replicas of its own', () => {
         const needed = Math.max(record.replicas, ...Object.values(record.ownReplicas));
         const count = 1 + random.below(Math.min(7, left));
         if (random.chance(0.2)) record = withNode(record, random.pick(['', 'z0', 'z1']));
-        else if (random.chance(0.2) && left > needed) record = changed(record, { kind: 'drain', node: random.pick(record.nodes).id }, true);
-        else if (random.chance(0.2)) record = changed(record, { kind: 'replicas', count }, true);
+        else if (random.chance(0.2) && left > needed) record = changed(record, { kind: 'drain', node: random.pick(record.nodes).id });
+        else if (random.chance(0.2)) record = changed(record, { kind: 'replicas', count });
         else record = own(record, record.map.map(({ id }) => id).slice(random.below(record.buckets)), random.chance(0.3) ? undefined : count);
         record = settledSizes(record);
         for (const drained of record.draining) expect(record.map.some(({ replicas }) => replicas.some(({ node }) => node === drained))).to.equal(false);

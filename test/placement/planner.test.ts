@@ -98,8 +98,8 @@ describe('the planner', () => {
     }
     expect(record.system.replicas.map(({ node }) => node)).to.have.members([1, 2]);
     const asked = { ...start, draining: [] };
-    expect(message(() => changed(asked, { kind: 'drain', node: 3 }, true, away))).to.match(/could not be changed any more, as node 2 cannot be reached/);
-    expect(changed(asked, { kind: 'drain', node: 3 }, true).draining).to.deep.equal([3]);
+    expect(message(() => changed(asked, { kind: 'drain', node: 3 }, { away }))).to.match(/could not be changed any more, as node 2 cannot be reached/);
+    expect(changed(asked, { kind: 'drain', node: 3 }).draining).to.deep.equal([3]);
   });
 
   it('goes on with others where buckets have no leader, and leaves those as they are', () => {
@@ -254,8 +254,8 @@ describe('the planner', () => {
         };
         for (let turn = 0; turn < 5; turn += 1) {
           const ids = record.nodes.map(({ id }) => id);
-          if (ids.length - record.draining.length > record.replicas + 1) record = changed(record, { kind: 'drain', node: random.pick(ids) }, true);
-          else for (const node of record.draining) record = changed(record, { kind: 'undrain', node }, true);
+          if (ids.length - record.draining.length > record.replicas + 1) record = changed(record, { kind: 'drain', node: random.pick(ids) });
+          else for (const node of record.draining) record = changed(record, { kind: 'undrain', node });
           // Some are on their way to it when it goes.
           const next = plan({ ...CALM, record, settled: allOf(record), lost: NOBODY, unreachable: NOBODY, last, changesMax: 8 });
           record = next ?? record;
@@ -277,8 +277,8 @@ describe('the planner', () => {
         const ids = record.nodes.map(({ id }) => id);
         const node = random.pick(ids);
         if (random.chance(0.4)) record = withNode(record, random.pick(['', 'z0', 'z1']));
-        else if (ids.length - record.draining.length > record.replicas) record = changed(record, { kind: 'drain', node }, true);
-        else for (const drained of record.draining) record = changed(record, { kind: 'undrain', node: drained }, true);
+        else if (ids.length - record.draining.length > record.replicas) record = changed(record, { kind: 'drain', node });
+        else for (const drained of record.draining) record = changed(record, { kind: 'undrain', node: drained });
         const before = new Map(record.map.map(({ id, replicas }) => [id, replicas.length]));
         ({ record } = settle(record, { changesMax: 1 + random.below(20) }));
         for (const { id, replicas } of record.map) expect(replicas.length, `bucket ${id}`).to.be.at.least(before.get(id) ?? 0);
@@ -291,19 +291,22 @@ describe('the planner', () => {
 describe('a node', () => {
   it('is removed when it is empty, and its id is not used again', () => {
     const start = clusterOf(4, 8);
-    expect(message(() => changed(start, { kind: 'remove', node: 4 }, true))).to.match(/node 4 still has \d+ replicas: drain it first/);
-    expect(message(() => changed(clusterOf(3, 8), { kind: 'drain', node: 1 }, true))).to.equal(
+    expect(message(() => changed(start, { kind: 'remove', node: 4 }))).to.match(/node 4 still has \d+ replicas: drain it first/);
+    expect(message(() => changed(clusterOf(3, 8), { kind: 'drain', node: 1 }))).to.equal(
       'without node 1 there are 2 nodes for the 3 replicas of each bucket; add a node first',
     );
-    expect(message(() => changed(start, { kind: 'drain', node: 7 }, true))).to.match(/node 7 is no member of the cluster; its members are 1, 2, 3, 4/);
-    const draining = changed(start, { kind: 'drain', node: 4 }, true);
-    expect(changed(draining, { kind: 'drain', node: 4 }, true)).to.equal(draining);
+    expect(message(() => changed(start, { kind: 'drain', node: 7 }))).to.match(/node 7 is no member of the cluster; its members are 1, 2, 3, 4/);
+    const draining = changed(start, { kind: 'drain', node: 4 });
+    expect(changed(draining, { kind: 'drain', node: 4 })).to.equal(draining);
     const { record: empty } = settle(draining);
-    expect(message(() => changed(empty, { kind: 'remove', node: 4 }, false))).to.match(/still on their way from node 4/);
-    const removed = changed(empty, { kind: 'remove', node: 4 }, true);
+    const moving = { moving: [1, 2, 3], leaderless: [2] };
+    expect(() => changed(empty, { kind: 'remove', node: 4 }, moving))
+      .to.throw('node 4 is a member until every bucket is in its place: 2 buckets are on their way, 1 bucket has no leader; try again soon')
+      .that.includes({ code: 'UNAVAILABLE', reason: 'BUCKETS_MOVING', retriable: true });
+    const removed = changed(empty, { kind: 'remove', node: 4 });
     expect(removed.nodes.map(({ id }) => id)).to.deep.equal([1, 2, 3]);
     expect(removed.draining).to.deep.equal([]);
-    expect(changed(removed, { kind: 'remove', node: 4 }, true)).to.equal(removed);
+    expect(changed(removed, { kind: 'remove', node: 4 })).to.equal(removed);
     const again = joined(removed, { uuid: 'u', address: 'host-4:1', zone: '', host: '' });
     expect(again.node).to.equal(5);
     expect(joined(again.record, { uuid: 'u', address: 'host-4:1', zone: '', host: '' })).to.deep.equal(again);
@@ -312,12 +315,12 @@ describe('a node', () => {
 
   it('is not missed by a number of replicas that is too high', () => {
     const record = clusterOf(4, 8);
-    expect(message(() => changed(record, { kind: 'replicas', count: 5 }, true))).to.match(/from 1 to 4, for there are 4 nodes, not 5/);
+    expect(message(() => changed(record, { kind: 'replicas', count: 5 }))).to.match(/from 1 to 4, for there are 4 nodes, not 5/);
     const drained = { ...record, draining: [4] };
-    expect(message(() => changed(drained, { kind: 'replicas', count: 4 }, true))).to.match(/to 3, for there are 3 nodes that are not to be emptied, not 4/);
-    expect(message(() => changed(clusterOf(10, 8), { kind: 'replicas', count: 8 }, true))).to.match(/from 1 to 7, in a cluster of any size, not 8/);
-    expect(changed(record, { kind: 'replicas', count: 3 }, true)).to.equal(record);
-    expect(changed(record, { kind: 'replicas', count: 1 }, true).replicas).to.equal(1);
+    expect(message(() => changed(drained, { kind: 'replicas', count: 4 }))).to.match(/to 3, for there are 3 nodes that are not to be emptied, not 4/);
+    expect(message(() => changed(clusterOf(10, 8), { kind: 'replicas', count: 8 }))).to.match(/from 1 to 7, in a cluster of any size, not 8/);
+    expect(changed(record, { kind: 'replicas', count: 3 })).to.equal(record);
+    expect(changed(record, { kind: 'replicas', count: 1 }).replicas).to.equal(1);
   });
 });
 
@@ -338,8 +341,8 @@ describe('a replica', () => {
     // Asked again, it is done.
     expect(moveReplica(moved, 0, 1, 4)).to.equal(moved);
     const away = new Set([4]);
-    expect(message(() => changed(record, { kind: 'move', bucket: 0, from: 1, to: 4 }, true, away))).to.equal('node 4 cannot be reached');
-    expect(changed(moved, { kind: 'move', bucket: 0, from: 1, to: 4 }, true, away)).to.equal(moved);
+    expect(message(() => changed(record, { kind: 'move', bucket: 0, from: 1, to: 4 }, { away }))).to.equal('node 4 cannot be reached');
+    expect(changed(moved, { kind: 'move', bucket: 0, from: 1, to: 4 }, { away })).to.equal(moved);
     expect(moveReplica(moved, 0, 4, 1).epoch).to.equal(3);
   });
 });

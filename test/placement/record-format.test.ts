@@ -19,8 +19,8 @@ const withNodeFields = (fields: unknown): Fields => ({ nodes: [...good.nodes.sli
 describe('the bytes of a placement', () => {
   it('bring back whatever people and the planner make of one', () => {
     const grown = settle(withNode(clusterOf(4, 16))).record;
-    const own = changed(grown, { kind: 'ownReplicas', buckets: [3], count: 5 }, true);
-    const draining = changed(grown, { kind: 'drain', node: 2 }, true);
+    const own = changed(grown, { kind: 'ownReplicas', buckets: [3], count: 5 });
+    const draining = changed(grown, { kind: 'drain', node: 2 });
     for (const record of [clusterOf(1, 1), clusterOf(7, 64), grown, own, draining, settle(draining).record]) {
       expect(decodeRecordOf(encodeRecordOf(record))).to.deep.equal(record);
     }

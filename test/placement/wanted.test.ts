@@ -15,10 +15,10 @@ describe('what a placement lacks', () => {
     const start = clusterOf(5, 16);
     expect(wanted(start)).to.deep.equal(NONE);
     for (const record of [
-      changed(start, { kind: 'replicas', count: 5 }, true),
-      changed(start, { kind: 'replicas', count: 1 }, true),
-      changed(start, { kind: 'ownReplicas', buckets: [7], count: 4 }, true),
-      changed(start, { kind: 'drain', node: 2 }, true),
+      changed(start, { kind: 'replicas', count: 5 }),
+      changed(start, { kind: 'replicas', count: 1 }),
+      changed(start, { kind: 'ownReplicas', buckets: [7], count: 4 }),
+      changed(start, { kind: 'drain', node: 2 }),
       withNode(start),
     ]) {
       expect(wanted(record).steps).to.be.greaterThan(0);
@@ -43,7 +43,7 @@ describe('what a placement lacks', () => {
   });
 
   it('is a voter that has no node to go to while one is away', () => {
-    const own = changed(clusterOf(5, 16), { kind: 'ownReplicas', buckets: [7], count: 5 }, true);
+    const own = changed(clusterOf(5, 16), { kind: 'ownReplicas', buckets: [7], count: 5 });
     const four = [1, 2, 3, 4].map((node) => ({ id: node, node, learner: false }));
     const map = own.map.map((place) => (place.id === 7 ? { ...place, replicas: four } : place));
     expect(wanted({ ...own, map }, [5])).to.include({ tooFewVoters: 1, onLost: 0 });
@@ -64,7 +64,7 @@ describe('what a placement lacks', () => {
 
   it('counts nodes that cannot be reached as none that can take the place of a drained one', () => {
     const record = clusterOf(4, 8);
-    const drain = (node: NodeId, ...away: NodeId[]) => (): unknown => changed(record, { kind: 'drain', node }, true, new Set(away));
+    const drain = (node: NodeId, ...away: NodeId[]) => (): unknown => changed(record, { kind: 'drain', node }, { away: new Set(away) });
     expect(message(drain(3, 4))).to.equal(
       'without node 3 there are 2 nodes for the 3 replicas of each bucket, as node 4 cannot be reached; add a node first',
     );

@@ -9,7 +9,7 @@ describe('a bucket of a simulated cluster that is given another leader', () => {
     await cluster.loop.runFor(5000);
     const isLedBy = (node: number): boolean => replicasOf(cluster, 7).some((each) => each.node === node && each.replica.raft.canServe());
     expect(isLedBy(2)).to.equal(true);
-    await change(cluster, (record) => changed(record, { kind: 'lead', bucket: 7, node: 3 }, true));
+    await change(cluster, (record) => changed(record, { kind: 'lead', bucket: 7, node: 3 }));
     expect(await cluster.loop.runUntil(() => isLedBy(3), 5000)).to.equal(true);
     for (let second = 0; second < 20; second += 1) {
       await cluster.loop.runFor(1000);

@@ -56,7 +56,8 @@ export function addPlacement(cluster: Command, terminal: Terminal): void {
     .addOption(new Option('--to <node>', 'the node that should have it').argParser(nodeId).makeOptionMandatory())
     .action((moved: number, options: PlacementArguments & { from: number; to: number }) => {
       const { from, to } = options;
-      return change({ move: { bucket: moved, from, to } }, options, terminal, { check: (at) => mustHave(to, moved, at, options) });
+      const check = (progress: ProgressReply): Promise<void> => mustHave(to, moved, progress, options);
+      return change({ move: { bucket: moved, from, to } }, options, terminal, { check });
     });
   waiting(cluster.command('drain'))
     .argument('<node>', 'its id', nodeId)

@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { TidemarkError } from '../../lib/errors.js';
-import { nodesNamed } from '../../placement/map.js';
+import { movingNamed, nodesNamed } from '../../placement/map.js';
 import type { ConnectionArguments } from '../arguments.js';
 import { beginLifetime } from '../lifetime.js';
 import { showProgress, type Progress } from '../progress.js';
@@ -165,33 +165,25 @@ const KINDS = Object.keys(WANTED) as (keyof typeof WANTED)[];
 
 /** How far it has come, in a few words. */
 export function stateOf(progress: ProgressReply): string {
-  const { leaderless, wanted } = progress;
+  const { moving, leaderless, wanted } = progress;
   const kinds = KINDS.filter((kind) => wanted[kind] > 0);
   const parts = kinds.map((kind) => `${wanted[kind]} ${WANTED[kind][wanted[kind] === 1 ? 0 : 1]}`);
-  if (leaderless.length > 0) parts.unshift(withoutLeader(leaderless.length));
-  if (underWay(progress) > 0) parts.unshift(onTheWay(underWay(progress)));
+  if (moving.length > 0) parts.unshift(movingNamed(underWay(progress), leaderless.length));
   return parts.length === 0 ? 'everything is in its place' : parts.join(', ');
-}
-
-function onTheWay(count: number): string {
-  return count === 1 ? '1 bucket is on its way' : `${count} buckets are on their way`;
-}
-
-function withoutLeader(count: number): string {
-  return count === 1 ? '1 bucket has no leader' : `${count} buckets have no leader`;
 }
 
 /** Why nothing new is seen. */
 function whyStill(progress: ProgressReply): string {
   if (underWay(progress) === 0) return `nothing moves: ${reasonOf(progress)}`;
   const { unreachable } = progress;
-  return `${onTheWay(underWay(progress))}${unreachable.length > 0 ? `, and ${nodesNamed(unreachable)} cannot be reached` : ''}`;
+  const away = unreachable.length > 0 ? `, and ${nodesNamed(unreachable)} cannot be reached` : '';
+  return `${movingNamed(underWay(progress), 0)}${away}`;
 }
 
 /** Why nothing moves. */
 export function reasonOf({ leaderless, unreachable }: ProgressReply): string {
   if (unreachable.length > 0) return `${nodesNamed(unreachable)} cannot be reached`;
-  if (leaderless.length > 0) return withoutLeader(leaderless.length);
+  if (leaderless.length > 0) return movingNamed(0, leaderless.length);
   return 'the planner finds nothing that it could move';
 }
 

@@ -53,7 +53,9 @@ export async function showShare(options: ShareOptions): Promise<void> {
     if (last !== undefined && now !== undefined && note === '' && !signal.aborted) {
       await shown.update(now);
       if (isThere(now, last) && stillness.ms >= CONTENT_MS) return shown.complete({ ...now, share: now.replicas });
-      if (isStuck(last, stillness.ms, STUCK_MS)) return shown.end(`${partOf(node, now)}, and nothing moves: ${whyStill(last)}; ${LATER}`);
+      if (isStuck(last, stillness.ms, STUCK_MS)) {
+        return shown.end(`${partOf(node, now)}, and nothing moves: ${whyStill(last)}; ${LATER}`);
+      }
     }
     shown.note(note);
     await sleep(LOOK_MS, undefined, { signal }).catch(() => undefined);
