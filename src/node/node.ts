@@ -426,11 +426,7 @@ export class Node {
         if (channel === 'pipeline') return this.#pipelines.accept(hello, stream);
         return isJoin(hello) ? this.keeper.acceptJoin(hello, stream) : this.#peers.accept(hello, stream);
       },
-      services: publicServices({
-        router: this.router,
-        cluster: this.view,
-        pageBytesMax: config.limits.pageBytesMax,
-      }),
+      services: publicServices({ router: this.router, cluster: this.view, pageBytesMax: config.limits.pageBytesMax }),
     });
     this.router.adopt(this.keeper.record);
     this.#secondDueMs = clock.monotonicMs() + SECOND_MS;
