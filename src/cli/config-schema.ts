@@ -118,10 +118,11 @@ export type ConfigFile = z.infer<typeof schema>;
 
 /**
  * What a message holds beside the largest Write: a page or a chunk that was begun before the largest value, and what belongs to
- * each mutation. A log entry that fits into no message would stop its bucket for ever.
+ * each mutation. A log entry that fits into no message would stop its bucket for ever, as would a page its reader. So much room
+ * has the largest page too: with what belongs to each entry, and the change that fills it, which has two values.
  */
 const MESSAGE_ROOM_BYTES = 2 * 1024 * 1024;
-const MUTATION_ROOM_BYTES = 64;
+const ENTRY_ROOM_BYTES = 64;
 const RETENTION_MS_MIN = 10_000;
 
 type Complain = (path: readonly (string | number)[], expected: string, got: unknown) => void;
@@ -174,10 +175,16 @@ export function contradictions(config: ConfigFile): { path: readonly (string | n
   for (const [small, large] of inOrder) {
     if (limits[small] > limits[large]) complain(['limits', small], `at most limits.${large}, ${limits[large]}`, limits[small]);
   }
-  const room = MESSAGE_ROOM_BYTES + MUTATION_ROOM_BYTES * limits.writeMutationsMax;
+  const room = MESSAGE_ROOM_BYTES + ENTRY_ROOM_BYTES * limits.writeMutationsMax;
   if (limits.writeBytesMax > limits.messageBytesMax - room) {
     const expected = `at most limits.messageBytesMax less ${room}, ${limits.messageBytesMax - room}`;
     complain(['limits', 'writeBytesMax'], expected, limits.writeBytesMax);
+  }
+  const pageRoom = MESSAGE_ROOM_BYTES + ENTRY_ROOM_BYTES * limits.pageEntriesMax;
+  const pageMost = limits.pageBytesMax + 2 * limits.valueBytesMax + pageRoom;
+  if (pageMost > limits.messageBytesMax) {
+    const expected = `at least limits.pageBytesMax, twice limits.valueBytesMax and ${pageRoom} together, ${pageMost}`;
+    complain(['limits', 'messageBytesMax'], expected, limits.messageBytesMax);
   }
   // In a frame, and in the queue before it, each entry takes more than what counts here.
   const appendMost = Math.floor(limits.messageBytesMax / 2);

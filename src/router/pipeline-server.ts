@@ -9,6 +9,7 @@ import { checkEpoch } from '../placement/epoch.js';
 import { later } from '../mvcc/timestamp.js';
 import type { NodeId, Placement } from '../placement/map.js';
 import { checkOperation } from './checks.js';
+import { fitted } from './fitting.js';
 import {
   isInternal,
   isQuery,
@@ -56,6 +57,8 @@ export interface PipelineServerOptions {
 }
 
 const FRAME_BYTES = 256 * 1024;
+/** What a message has room for beside the entries of an answer: the frame begun before it, and its head. Half of small ones. */
+const ANSWER_ROOM_BYTES = 2 * FRAME_BYTES;
 /** Of limits.maxClockOffsetMs: by so much a clock may differ from what its callers reckon. */
 const CLOCK_NEWS_PART = 1 / 10;
 const CLOCK_EVERY_MS = 1000;
@@ -387,7 +390,16 @@ class ServedStream implements StreamHandlers {
     return this.#options.handle.execute(operation, context);
   }
 
-  #answer({ number, epoch, operation }: Request, answer: Answer): void {
+  #answer(request: Request, whole: Answer): void {
+    const { number, epoch, operation } = request;
+    const { messageBytesMax } = this.#options.limits;
+    let answer: Answer;
+    try {
+      answer = fitted(operation, whole, messageBytesMax - Math.min(ANSWER_ROOM_BYTES, messageBytesMax / 2));
+    } catch (error) {
+      this.#fail(request, error);
+      return;
+    }
     this.push((out) => {
       const before = out.length;
       encodeAnswer(out, number, operation.kind, answer);

@@ -3,7 +3,7 @@ import type { FrameStream, StreamHandlers } from '../../src/env/env.js';
 import { BinaryWriter } from '../../src/lib/binary.js';
 import { TidemarkError } from '../../src/lib/errors.js';
 import { bucketOf } from '../../src/placement/map.js';
-import type { Operation } from '../../src/router/operations.js';
+import type { Answer, Operation } from '../../src/router/operations.js';
 import { PipelineServer } from '../../src/router/pipeline-server.js';
 import { encodeHello, PROTOCOL_VERSION } from '../../src/router/wire.js';
 import { encodeCancel, encodeRequest } from '../../src/router/wire-calls.js';
@@ -266,6 +266,29 @@ describe('pipeline server', () => {
     expect(stream.pushes.filter(({ kind }) => kind === 'answer')).to.have.length(10);
     const errors = idle.flatMap(({ end }) => (end === undefined ? [] : [end.error?.reason]));
     expect(new Set(errors)).to.deep.equal(new Set(['SLOW_CONSUMER']));
+  });
+
+  it('cuts an answer to what fits into a message; one of which no entry does fails by itself, and the stream goes on', async () => {
+    cluster = new FakeCluster(1, { messageBytesMax: 2 ** 21 });
+    node = cluster.node(1);
+    await cluster.start(node, placementOf([node.info], { leader: 1 }));
+    const version = { version: 1, value: Buffer.alloc(200_000) };
+    const changes = Array.from({ length: 10 }, (_, index) => ({ key: bytes(`k${index}`), before: version, after: version }));
+    node.behave = (operation, { hops }) => {
+      const answer = node.answer(operation, hops);
+      if (operation.kind === 'diff') return { ...answer, result: { changes, resume: undefined } };
+      return operation.kind === 'get' ? { ...answer, result: { record: { ...version, key: KEY, value: Buffer.alloc(2 ** 21) } } } : answer;
+    };
+    const handlers = open();
+    const range = { start: bytes(''), end: bytes('') };
+    ask(handlers, [GET, { kind: 'diff', buckets: [0], range, from: 0, to: 1, limit: 1000 }, GET]);
+    await cluster.time.pass(1);
+    for (const frame of stream.frames) expect(frame.length).to.be.below(2 ** 21);
+    const errors = stream.pushes.flatMap((push) => (push.kind === 'error' ? [push.error] : []));
+    expect(errors.map(({ reason, retriable }) => [reason, retriable])).to.deep.equal(Array(2).fill(['ANSWER_TOO_LARGE', false]));
+    const results = stream.pushes.flatMap((push) => (push.kind === 'answer' ? [push.answer.result] : [])) as Answer<'diff'>['result'][];
+    expect(results.map(({ changes: told, resume }) => [told.length, resume?.toString()])).to.deep.equal([[3, 'k3']]);
+    expect(stream.end).to.equal(undefined);
   });
 
   it('takes no more requests of one stream than it may', async () => {
