@@ -228,18 +228,23 @@ class ServedStream implements StreamHandlers {
       calls = decodeCalls(frame);
     } catch (error) {
       if (!isTidemarkError(error)) throw error;
-      this.#options.env.log.warn('a pipeline stream sent garbage; it is closed', {
-        remote: this.#stream.remote,
-        error: error.message,
-      });
-      this.end(error);
+      this.#garbage(error);
       return;
     }
     const nowMs = this.#options.env.clock.monotonicMs();
     for (const call of calls) {
       if (call.kind === 'cancel') this.#cancel(call.number);
+      else if (this.#isOpen(call.request.number)) this.#garbage(repeated(call.request.number));
       else this.#take(call.request, nowMs);
+      // A caller may be cut off amid its requests.
+      if (this.#over) return;
     }
+  }
+
+  #garbage(error: TidemarkError): void {
+    const { remote } = this.#stream;
+    this.#options.env.log.warn('a pipeline stream sent garbage; it is closed', { remote, error: error.message });
+    this.end(error);
   }
 
   get congestedMs(): number {
@@ -318,6 +323,11 @@ class ServedStream implements StreamHandlers {
   #openOf(operation: Operation): Set<number> | Map<number, Cancellation> {
     if (isQuery(operation)) return this.#queries;
     return isInternal(operation) ? this.#internals : this.#commands;
+  }
+
+  /** By their numbers requests are counted: a second one of the same number would be bounded by nothing. */
+  #isOpen(number: number): boolean {
+    return this.#queries.has(number) || this.#commands.has(number) || this.#internals.has(number);
   }
 
   #cancel(number: number): void {
@@ -491,4 +501,8 @@ class ServedStream implements StreamHandlers {
 interface Waiting {
   readonly request: Request;
   readonly deadlineMs: number;
+}
+
+function repeated(number: number): TidemarkError {
+  return new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_MESSAGE', `request ${number} is under way already, and asked for again`);
 }

@@ -306,9 +306,26 @@ describe('pipeline server', () => {
       conditions: [],
       mutations: [{ kind: 'delete', key: KEY } as const],
     };
-    ask(handlers, [{ kind: 'write', bucket: bucketOf(KEY, BUCKETS), request }]);
+    ask(handlers, [{ kind: 'write', bucket: bucketOf(KEY, BUCKETS), request }], 13);
     await cluster.time.pass(1);
     expect(node.asked.at(-1)?.operation.kind, 'a command beside a flood of queries').to.equal('write');
+  });
+
+  it('closes a stream that asks again under a number that is under way, as whatever', async () => {
+    for (const again of [GET, RESOLVE]) {
+      node.behave = () => new Promise(() => {});
+      stream = new TestStream();
+      const handlers = open(encodeHello({ protocol: PROTOCOL_VERSION, clusterId: CLUSTER, role: 'node' }));
+      ask(handlers, [GET, GET]);
+      await cluster.time.pass(1);
+      const asked = node.asked.splice(0);
+      ask(handlers, [again, GET], 2);
+      await cluster.time.pass(1);
+      expect(stream.end?.error).to.include({ code: 'INVALID_ARGUMENT', reason: 'MALFORMED_MESSAGE' });
+      expect(stream.end?.error?.message).to.match(/request 2 is under way/);
+      expect(asked.map(({ context }) => context.signal?.aborted)).to.deep.equal([true, true]);
+      expect([node.asked.length, node.pipelines?.size]).to.deep.equal([0, 0]);
+    }
   });
 
   it('takes what nodes ask for transactions beside as many commands as it may', async () => {
