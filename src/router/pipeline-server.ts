@@ -504,5 +504,5 @@ interface Waiting {
 }
 
 function repeated(number: number): TidemarkError {
-  return new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_MESSAGE', `request ${number} is under way already, and asked for again`);
+  return new TidemarkError('INVALID_ARGUMENT', 'MALFORMED_MESSAGE', `request ${number} is under way, and asked for again`);
 }

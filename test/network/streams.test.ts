@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { connect as connectHttp2, constants } from 'node:http2';
 import { connect as connectTcp, createServer, type Socket } from 'node:net';
 import { expect } from 'chai';
 import { TidemarkError } from '../../src/lib/errors.js';
@@ -163,6 +165,36 @@ describe('frame streams', () => {
     const error = await here.end;
     expect([error?.code, error?.reason]).to.deep.equal(['RESOURCE_EXHAUSTED', 'STREAM_OVERFLOW']);
     await small.close();
+  });
+
+  it('are reset when their client does not read the end of them, however well it answers pings', async () => {
+    const patient = new TestNetwork({}, { connectTimeoutMs: 300, keepaliveTimeMs: 100, keepaliveTimeoutMs: 100 });
+    const streams: FrameStream[] = [];
+    const there = new Recorder();
+    const server = await patient.serve({
+      accept: (_channel, _hello, stream) => {
+        streams.push(stream);
+        return there;
+      },
+    });
+    const session = connectHttp2(`http://${server.address}`);
+    const headers = { 'content-type': 'application/grpc', te: 'trailers', 'tidemark-hello-bin': 'AA==' };
+    const call = session.request({ ':method': 'POST', ':path': '/tidemark.v1.Pipeline/Exchange', ...headers }, { endStream: false });
+    let code: number | undefined;
+    call.on('aborted', () => (code = call.rstCode));
+    call.on('error', () => undefined);
+    await once(call, 'response');
+    // More than the window of a client that takes nothing.
+    for (let i = 0; i < 4; i += 1) streams[0]?.send(Buffer.alloc(1_000_000));
+    streams[0]?.close(new TidemarkError('RESOURCE_EXHAUSTED', 'SLOW_CONSUMER', 'read faster'));
+    expect((await there.end)?.reason).to.equal('SLOW_CONSUMER');
+    const early = code;
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    const isConnected = !session.closed && !session.destroyed;
+    session.destroy();
+    await patient.close();
+    expect([early, code, isConnected]).to.deep.equal([undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM, true]);
+    expect(patient.bugs).to.deep.equal([]);
   });
 
   it('end with RESOURCE_EXHAUSTED at a frame over the message limit, whoever sends it', async () => {

@@ -84,7 +84,8 @@ export function createNetwork(options: NetworkOptions): RealNetwork {
     const { credentials, channelOptions } = securityOf(address);
     return { credentials, channelOptions: { ...clientOptions, ...channelOptions }, streamLimits, connectTimeoutMs, onBug };
   };
-  const server = { channelOptions: serverOptions, credentials: serverCredentials(tls), streamLimits, clock, onBug };
+  const credentials = serverCredentials(tls);
+  const server = { channelOptions: serverOptions, credentials, streamLimits, patienceMs: connectTimeoutMs, clock, onBug };
   return {
     serve: (serveOptions) => listen(serveOptions, server),
     connect: (address, channel, hello, handlers) => dial(address, channel, hello, handlers, toward(address)),

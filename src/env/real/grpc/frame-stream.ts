@@ -1,3 +1,4 @@
+import { constants, type ServerHttp2Stream } from 'node:http2';
 import { Metadata, status as Status, type ClientDuplexStream, type ServerDuplexStream, type StatusObject } from '@grpc/grpc-js';
 import { assert } from '../../../lib/assert.js';
 import type { Bytes } from '../../../lib/bytes.js';
@@ -128,10 +129,18 @@ export function asTidemarkError(error: unknown, onBug: (error: unknown) => void)
 
 export class ServerFrameStream extends GrpcFrameStream {
   readonly #call: ServerDuplexStream<Frame, Frame>;
+  readonly #patienceMs: number;
 
-  constructor(call: ServerDuplexStream<Frame, Frame>, limits: StreamLimits, onBug: (error: unknown) => void) {
+  /** `patienceMs`: how long the client may take to read what it was sent, once this side has closed the stream. */
+  constructor(
+    call: ServerDuplexStream<Frame, Frame>,
+    limits: StreamLimits,
+    patienceMs: number,
+    onBug: (error: unknown) => void,
+  ) {
     super(call, call.getPeer(), limits, onBug);
     this.#call = call;
+    this.#patienceMs = patienceMs;
     // An orderly end has a frame that says so; without it the data may have ended because the connection did.
     call.on('end', () => this.close(lost(this.remote, 'the connection ended')));
     call.on('cancelled', () => this.finish(lost(this.remote, 'the connection was lost or the call cancelled')));
@@ -146,7 +155,20 @@ export class ServerFrameStream extends GrpcFrameStream {
   protected override shut(error: TidemarkError | undefined): void {
     if (error === undefined) this.#call.end();
     else this.#call.emit('error', statusOf(error));
+    // The end waits behind what was sent. A client that does not read would keep all of that here, counted by nobody.
+    const timer = setTimeout(() => reset(this.#call), this.#patienceMs);
+    if (this.#call.cancelled) clearTimeout(timer);
+    else this.#call.once('cancelled', () => clearTimeout(timer));
   }
+}
+
+/**
+ * Ends a call at once, and drops what its client has not read; the client gets RESOURCE_EXHAUSTED. A status would wait behind
+ * that data; grpc-js offers no other end than through its stream.
+ */
+export function reset(serverCall: object): void {
+  const { call } = serverCall as { readonly call?: { readonly stream?: ServerHttp2Stream } };
+  call?.stream?.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
 }
 
 export interface ClientCall {

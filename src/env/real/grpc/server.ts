@@ -15,6 +15,8 @@ export interface ListenerOptions extends ServicePorts {
   readonly channelOptions: ChannelOptions;
   readonly credentials: ServerCredentials;
   readonly streamLimits: StreamLimits;
+  /** How long a client may take to read the rest of a stream that was closed. */
+  readonly patienceMs: number;
 }
 
 export const HELLO = 'tidemark-hello-bin';
@@ -63,10 +65,10 @@ function welcome(
   call: ServerDuplexStream<Frame, Frame>,
   channel: ChannelName,
   options: ServeOptions,
-  { streamLimits, onBug }: ListenerOptions,
+  { streamLimits, patienceMs, onBug }: ListenerOptions,
   streams: Streams,
 ): void {
-  const stream = new ServerFrameStream(call, streamLimits, onBug);
+  const stream = new ServerFrameStream(call, streamLimits, patienceMs, onBug);
   try {
     const handlers = options.accept(channel, helloOf(call), stream);
     streams.add(stream);

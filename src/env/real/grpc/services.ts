@@ -1,4 +1,3 @@
-import { constants, type ServerHttp2Stream } from 'node:http2';
 import type { sendUnaryData, ServerUnaryCall, ServerWritableStream, UntypedServiceImplementation } from '@grpc/grpc-js';
 import type { MethodDefinition, ServiceDefinition } from '@grpc/proto-loader';
 import { assert } from '../../../lib/assert.js';
@@ -7,7 +6,7 @@ import { TidemarkError } from '../../../lib/errors.js';
 import type { RpcContext, RpcMethod, RpcService } from '../../network.js';
 import type { Clock } from '../../time.js';
 import { statusOf } from './errors.js';
-import { asTidemarkError } from './frame-stream.js';
+import { asTidemarkError, reset } from './frame-stream.js';
 import { serviceNamed, strictDecoder } from './protos.js';
 
 /**
@@ -147,9 +146,7 @@ class CallContext implements RpcContext {
   }
 
   cut(): void {
-    // A status would wait behind the data that the caller does not read; grpc-js offers no other end than through its stream.
-    const { call } = this.#call as { readonly call?: { readonly stream?: ServerHttp2Stream } };
-    call?.stream?.close(constants.NGHTTP2_ENHANCE_YOUR_CALM);
+    reset(this.#call);
   }
 
   /** The status is on its way; nothing may be written any more. */
