@@ -9,13 +9,14 @@ import type { Alarms } from './alarms.js';
  *
  * What is read in pages reserves room for the largest page first, and waits for it in turn: back-pressure. Once the page is there
  * only its size counts, until its reader has taken it. Single answers are counted when they have come, and refused if there is
- * no room. While somebody has to wait, the reader that has left its answer lying for longest, and for SLOW_MS at least, is cut
- * off.
+ * no room: of the budget reservations, which are mostly larger than what comes, leave a part to them. While somebody has to wait,
+ * the reader that has left its answer lying for longest, and for SLOW_MS at least, is cut off.
  */
 export class AnswerBudget {
   readonly #clock: Clock;
   readonly #alarms: Alarms;
   readonly #bytesMax: number;
+  readonly #reservableMax: number;
   readonly #holds = new Set<Hold>();
   readonly #waiting = new Set<Waiter>();
   #bytes = 0;
@@ -25,6 +26,7 @@ export class AnswerBudget {
     this.#clock = clock;
     this.#alarms = alarms;
     this.#bytesMax = bytesMax;
+    this.#reservableMax = Math.ceil(bytesMax * RESERVABLE_PART);
   }
 
   get bytes(): number {
@@ -33,15 +35,15 @@ export class AnswerBudget {
 
   /** Waits for room in turn. Rejects with RESOURCE_EXHAUSTED / ANSWERS_UNREAD at `deadlineMs`, with CANCELLED for the signal. */
   async reserve(bytes: number, deadlineMs: number, signal?: CancelSignal): Promise<Hold> {
-    const wanted = Math.min(bytes, this.#bytesMax);
-    if (this.#waiting.size === 0 && this.#fits(wanted)) this.#bytes += wanted;
+    const wanted = Math.min(bytes, this.#reservableMax);
+    if (this.#waiting.size === 0 && this.#fits(wanted, this.#reservableMax)) this.#bytes += wanted;
     else await this.#wait(wanted, deadlineMs, signal);
     return this.#hold(wanted);
   }
 
   /** For an answer that is there. Throws RESOURCE_EXHAUSTED / ANSWERS_UNREAD if there is no room for it. */
   take(bytes: number): Hold {
-    if (!this.#fits(bytes)) {
+    if (!this.#fits(bytes, this.#bytesMax)) {
       this.#cutSlowest();
       throw this.#full();
     }
@@ -50,8 +52,8 @@ export class AnswerBudget {
   }
 
   /** An empty budget takes anything. */
-  #fits(bytes: number): boolean {
-    return this.#bytes === 0 || this.#bytes + bytes <= this.#bytesMax;
+  #fits(bytes: number, most: number): boolean {
+    return this.#bytes === 0 || this.#bytes + bytes <= most;
   }
 
   /** The room is counted already. */
@@ -89,7 +91,7 @@ export class AnswerBudget {
   /** In turn, so that large ones are not passed by small ones for ever. The room is taken in this turn, before others look. */
   #admit(): void {
     for (const waiter of this.#waiting) {
-      if (!this.#fits(waiter.bytes)) return;
+      if (!this.#fits(waiter.bytes, this.#reservableMax)) return;
       this.#bytes += waiter.bytes;
       waiter.admit();
     }
@@ -114,12 +116,14 @@ export class AnswerBudget {
 
   #full(): TidemarkError {
     const message =
-      `${this.#bytes} bytes of answers to queries wait here to be read, at most ${this.#bytesMax} are kept; ` +
+      `${this.#bytes} bytes of answers to queries are expected here or wait to be read, at most ${this.#bytesMax} are kept; ` +
       'ask for less at a time, read faster, or try again later';
     return new TidemarkError('RESOURCE_EXHAUSTED', 'ANSWERS_UNREAD', message, { retriable: true });
   }
 }
 
+/** Reservations fill the budget up to this part of it. */
+const RESERVABLE_PART = 4 / 5;
 const SLOW_MS = 20_000;
 const LOOK_MS = 500;
 

@@ -11,7 +11,8 @@ describe('the budget for answers', () => {
 
   beforeEach(() => {
     time = new FakeTime();
-    budget = new AnswerBudget(time, new Alarms(time, time), 100);
+    // Of which 100 may be reserved.
+    budget = new AnswerBudget(time, new Alarms(time, time), 125);
   });
 
   it('lets wait in turn, large ones not passed by small ones, and gives each its room once', async () => {
@@ -43,11 +44,25 @@ describe('the budget for answers', () => {
     const dueMs = soon(1000);
     const late = await time.run(failureOf(budget.reserve(60, soon(1000))));
     expect(late).to.include({ code: 'RESOURCE_EXHAUSTED', reason: 'ANSWERS_UNREAD', retriable: true });
-    expect(late.message).to.match(/60 bytes of answers .* at most 100 .*read faster/);
+    expect(late.message).to.match(/60 bytes of answers .* at most 125 .*read faster/);
     expect(time.monotonicMs()).to.be.at.least(dueMs);
-    expect(() => budget.take(60)).to.throw().that.includes({ reason: 'ANSWERS_UNREAD' });
-    budget.take(40);
-    expect(budget.bytes).to.equal(100);
+    expect(() => budget.take(66)).to.throw().that.includes({ reason: 'ANSWERS_UNREAD' });
+    budget.take(65);
+    expect(budget.bytes).to.equal(125);
+  });
+
+  it('has room for what is there however much is reserved, and reserves none of that', async () => {
+    const first = await budget.reserve(100, soon(1000));
+    const waiting = budget.reserve(10, soon(10_000));
+    const small = budget.take(20);
+    expect(budget.bytes).to.equal(120);
+    first.resize(85);
+    small.resize(10);
+    await time.pass(10);
+    expect(budget.bytes, 'none yet for the one that waits').to.equal(95);
+    small.release();
+    (await time.run(waiting)).release();
+    expect(budget.bytes).to.equal(85);
   });
 
   it('takes more than all of it when it is empty, and forgets who went away', async () => {
