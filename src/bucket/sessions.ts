@@ -44,6 +44,10 @@ export function sessionLimitsOf(limits: Limits): SessionLimits {
 const SESSION_BYTES = 224;
 const RESULT_BYTES = 32;
 
+export function bytesOfFullSession(resultsMax: number): number {
+  return SESSION_BYTES + resultsMax * RESULT_BYTES;
+}
+
 /** A result takes this many numbers in `Session.results`: sequence, commit timestamp, failed condition, failed version. */
 export const RESULT_FIELDS = 4;
 
@@ -90,7 +94,7 @@ export class Sessions {
 
   constructor(limits: SessionLimits) {
     const { resultsMax, sessionsMax, bytesMax } = limits;
-    const fits = sessionsMax >= 1 && bytesMax >= SESSION_BYTES + resultsMax * RESULT_BYTES;
+    const fits = sessionsMax >= 1 && bytesMax >= bytesOfFullSession(resultsMax);
     assert(fits, 'the limits of sessions leave no room for one with all its results');
     this.#limits = limits;
   }

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { bytesOfFullSession } from '../bucket/sessions.js';
 import { DEFAULT_LIMITS, type Limits } from '../env/limits.js';
 import { parseAddress } from '../env/real/addresses.js';
 import { BUCKETS_MAX, NODE_ID_MAX, REPLICAS_MAX } from '../placement/map.js';
@@ -199,6 +200,11 @@ export function contradictions(config: ConfigFile): { path: readonly (string | n
   if (limits.snapshotBytesPerSecond < chunks) {
     const expected = `at least limits.snapshotsAtOnceMax times limits.snapshotChunkBytes, ${chunks}: each snapshot must get on`;
     complain(['limits', 'snapshotBytesPerSecond'], expected, limits.snapshotBytesPerSecond);
+  }
+  const session = bytesOfFullSession(limits.sessionResultsMax);
+  if (limits.sessionBytesPerBucketMax < session) {
+    const expected = `at least ${session}, what a session with limits.sessionResultsMax results takes`;
+    complain(['limits', 'sessionBytesPerBucketMax'], expected, limits.sessionBytesPerBucketMax);
   }
   if (limits.retentionMs < RETENTION_MS_MIN) {
     const expected = `at least ${RETENTION_MS_MIN}: shorter ones would end running transactions and scans`;

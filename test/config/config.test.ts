@@ -147,6 +147,7 @@ describe('the configuration', () => {
       [(t) => `${t}limits: { writeBytesMax: 16777216 }\n`, 'limits.writeBytesMax: expected at most limits.messageBytesMax less 2162688, 14614528, got 16777216'],
       [(t) => `${t}limits: { valueBytesMax: 8388608 }\n`, 'limits.messageBytesMax: expected at least limits.pageBytesMax, twice limits.valueBytesMax and 2161152 together, 19986944, got 16777216'],
       [(t) => `${t}limits: { pageBytesMax: 16777216 }\n`, 'limits.messageBytesMax: expected at least limits.pageBytesMax, twice limits.valueBytesMax and 2161152 together, 21035520, got 16777216'],
+      [(t) => `${t}limits: { sessionResultsMax: 100000 }\n`, 'limits.sessionBytesPerBucketMax: expected at least 3200224, what a session with limits.sessionResultsMax results takes, got 3145728'],
       [(t) => `${t}limits: { retentionMs: 5000 }\n`, 'limits.retentionMs: expected at least 10000: shorter ones would end running transactions and scans, got 5000'],
       [(t) => `${t}limits: { pinMsMax: 60000 }\n`, 'limits.pinMsMax: expected at least limits.retentionMs, 86400000: a pin holds more than is kept without it, got 60000'],
       [(t) => `${t}limits: { keyBytesMax: 65536 }\n`, 'limits.keyBytesMax: expected a whole number from 1 to 65535, got 65536'],
