@@ -77,10 +77,10 @@ export interface Server {
   /** Refuses new work, lets running calls and streams end for up to `graceMs`, then cuts them. */
   close(graceMs: number): Promise<void>;
   /**
-   * What `grpc.health.v1` says of one service by its full name, or, by the name '', of the process. All are serving at first.
-   * A network without health checks has no such method.
+   * What `grpc.health.v1` says, of the process and of each of its services alike. They are serving at first. A network without
+   * health checks has no such method.
    */
-  setServing?(service: string, serving: boolean): void;
+  setServing?(serving: boolean): void;
 }
 
 export interface HttpResponse {

@@ -107,7 +107,7 @@ export class Sidecar {
       },
       services: publicServices({ router, cluster: this.#view, pageBytesMax: config.limits.pageBytesMax }),
     });
-    this.#server.setServing?.('', router.placement !== undefined);
+    this.#server.setServing?.(router.placement !== undefined);
     if (config.http !== undefined) {
       this.#http = await env.network.serveHttp(config.http, (path) => this.#get(path));
     }
@@ -130,7 +130,7 @@ export class Sidecar {
     const known = this.#virtual;
     this.#virtual = virtualPlacement(placement);
     if (known === undefined) {
-      this.#server.setServing?.('', true);
+      this.#server.setServing?.(true);
       this.#options.env.log.info('sidecar has found the cluster', { cluster: placement.clusterId, epoch: placement.epoch });
     } else if (known.epoch !== placement.epoch) {
       this.#pipelines.pushPlacement();

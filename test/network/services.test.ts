@@ -217,18 +217,19 @@ describe('public services on the network', () => {
     await closing;
   });
 
-  it('have health by service, which follows what the process says', async () => {
+  it('have health, each and the process, which follows what the process says', async () => {
     await serve(COMMANDS, put(async () => ({ version: 1, header })));
     const health = loadSync(healthProto, { enums: String, defaults: true })['grpc.health.v1.Health'] as ServiceDefinition;
     const client = new Client(server.address, credentials.createInsecure());
     const check = (service: string) => call(client, health.Check, { service }) as Promise<{ status: string }>;
     expect((await check('')).status).to.equal('SERVING');
     expect((await check(COMMANDS)).status).to.equal('SERVING');
-    server.setServing?.(COMMANDS, false);
+    server.setServing?.(false);
     expect((await check(COMMANDS)).status).to.equal('NOT_SERVING');
-    expect((await check('')).status).to.equal('SERVING');
-    server.setServing?.(COMMANDS, true);
+    expect((await check('')).status).to.equal('NOT_SERVING');
+    server.setServing?.(true);
     expect((await check(COMMANDS)).status).to.equal('SERVING');
+    expect((await check('')).status).to.equal('SERVING');
     const error = await check('tidemark.v1.Nothing').catch((e: ServiceError) => e);
     expect((error as ServiceError).code).to.equal(5);
     client.close();

@@ -1,4 +1,5 @@
 import { expect } from 'chai';
+import type { ServeOptions } from '../../src/env/network.js';
 import { DEFAULT_LIMITS } from '../../src/env/limits.js';
 import { bucketOf } from '../../src/placement/map.js';
 import { SIDECAR_NODE, Sidecar } from '../../src/sidecar/sidecar.js';
@@ -11,13 +12,22 @@ const LISTEN = '127.0.0.1:7100';
 describe('sidecar', () => {
   let cluster: FakeCluster;
   let sidecar: Sidecar;
+  /** What the sidecar has said of its health. */
+  let health: boolean[];
 
   function sidecarOf(name = 'sidecar', listen = LISTEN): Sidecar {
+    const network = cluster.networkOf(name);
     const env = {
       clock: cluster.time,
       timers: cluster.time,
       random: randomOf(7),
-      network: cluster.networkOf(name),
+      network: {
+        serve: async (options: ServeOptions) => {
+          return { ...(await network.serve(options)), setServing: (serving: boolean) => void health.push(serving) };
+        },
+        connect: network.connect.bind(network),
+        serveHttp: network.serveHttp.bind(network),
+      },
       log: silentLog,
       metrics: new FakeMetrics(),
     };
@@ -28,6 +38,7 @@ describe('sidecar', () => {
 
   beforeEach(() => {
     cluster = new FakeCluster();
+    health = [];
     sidecar = sidecarOf();
   });
 
@@ -101,10 +112,12 @@ describe('sidecar', () => {
     const failure = await cluster.time.run(failureOf(client.get(KEY, { timeoutMs: 2000 })));
     expect(failure).to.include({ code: 'UNAVAILABLE', outcome: 'none' });
     expect(failure.message).to.include('has not joined its cluster yet');
+    expect(health).to.deep.equal([false]);
     await cluster.startAll(1);
     cluster.node(1).lead();
     const { served } = await cluster.time.run(client.get(KEY));
     expect(served.node).to.equal(1);
+    expect(health).to.deep.equal([false, true]);
     await client.close();
   });
 

@@ -40,15 +40,20 @@ export async function listen(options: ServeOptions, listener: ListenerOptions): 
     grpcServer.addService(definition, implementation);
   }
   const names = Object.keys(options.services);
-  const health = new HealthImplementation(Object.fromEntries(['', ...names].map((name) => [name, 'SERVING'])));
+  const health = new HealthImplementation();
+  const setServing = (serving: boolean): void => {
+    // The name '' is that of the process.
+    for (const name of ['', ...names]) health.setStatus(name, serving ? 'SERVING' : 'NOT_SERVING');
+  };
+  setServing(true);
   health.addToServer(grpcServer);
   addReflection(grpcServer, names);
   const address = await bind(grpcServer, options.address, listener.credentials);
   return {
     address,
-    setServing: (service, serving) => health.setStatus(service, serving ? 'SERVING' : 'NOT_SERVING'),
+    setServing,
     close: async (graceMs) => {
-      for (const name of ['', ...names]) health.setStatus(name, 'NOT_SERVING');
+      setServing(false);
       await shutDown(grpcServer, streams, address, graceMs);
     },
   };
