@@ -53,7 +53,6 @@ export type RpcService = Readonly<Record<string, RpcMethod>>;
 export interface RpcContext {
   /** Monotonic milliseconds at which the caller stops waiting; Infinity if it set no deadline. */
   readonly deadlineMs: number;
-  readonly remote: string;
   /** Aborted when the caller went away. */
   readonly signal: CancelSignal;
   /** Calls `done` once, when the call is over and nothing of its replies is kept here any more. */
@@ -62,8 +61,6 @@ export interface RpcContext {
   cut(): void;
   /** Ends a stream with this error, behind what was handed over already: the caller gets it when it has read all of that. */
   fail(error: TidemarkError): void;
-  /** Request metadata, lower-case names, text values only. */
-  readonly metadata: ReadonlyMap<string, string>;
 }
 
 /** Requests and responses have the shapes of the generated proto types; errors are thrown as TidemarkError. */

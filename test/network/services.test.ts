@@ -109,7 +109,7 @@ describe('public services on the network', () => {
     expect(net.bugs).to.have.lengthOf(1);
   });
 
-  it('tell handlers the deadline on the monotonic clock, the metadata, and when the caller left', async () => {
+  it('tell handlers the deadline on the monotonic clock, and when the caller left', async () => {
     let context: RpcContext | undefined;
     const started = performance.now();
     let aborted: () => void = () => undefined;
@@ -125,8 +125,6 @@ describe('public services on the network', () => {
     expect([error.code, error.outcome]).to.deep.equal(['DEADLINE_EXCEEDED', 'unknown']);
     await gone;
     expect(context?.deadlineMs).to.be.within(started + 200, started + 1500);
-    expect(context?.metadata.get('user-agent')).to.match(/grpc-node/);
-    expect(context?.remote).to.match(/^127\.0\.0\.1:\d+$/);
   });
 
   it('refuse messages over the limit in both directions, and go on', async () => {

@@ -113,17 +113,13 @@ function write(call: StreamCall, reply: unknown, signal: CancelSignal): Promise<
 class CallContext implements RpcContext {
   readonly #call: UnaryCall | StreamCall;
   readonly deadlineMs: number;
-  readonly remote: string;
   readonly #onBug: (error: unknown) => void;
   #signal: Cancellation | undefined;
-  #metadata: ReadonlyMap<string, string> | undefined;
-
   #failed = false;
 
   constructor(call: UnaryCall | StreamCall, { clock, onBug }: ServicePorts) {
     this.#call = call;
     this.#onBug = onBug;
-    this.remote = call.getPeer();
     const deadline = Number(call.getDeadline());
     this.deadlineMs = deadline === Infinity ? Infinity : clock.monotonicMs() + deadline - clock.wallMs();
   }
@@ -158,13 +154,5 @@ class CallContext implements RpcContext {
     if (this.#failed) return;
     this.#failed = true;
     this.#call.emit('error', statusOf(asTidemarkError(error, this.#onBug)));
-  }
-
-  get metadata(): ReadonlyMap<string, string> {
-    if (this.#metadata === undefined) {
-      const entries = Object.entries(this.#call.metadata.getMap());
-      this.#metadata = new Map(entries.flatMap(([name, value]) => (typeof value === 'string' ? [[name, value]] : [])));
-    }
-    return this.#metadata;
   }
 }
