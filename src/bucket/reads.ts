@@ -1,5 +1,5 @@
 import type { Bytes } from '../lib/bytes.js';
-import type { CancelSignal } from '../lib/cancel.js';
+import { checkWanted, type CancelSignal } from '../lib/cancel.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { isKeyIn } from '../lib/ordered.js';
@@ -299,7 +299,7 @@ export class Reads {
   /** Until this replica, which does not lead, has applied all that was acknowledged before now. */
   async #followLeader(deadlineMs: number, signal: CancelSignal | undefined): Promise<void> {
     await this.#round(deadlineMs, () => {
-      if (signal?.aborted === true) throw new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away');
+      checkWanted(signal);
       // What it would wait for may be in the snapshot that takes the state's place.
       this.#checkInstalled();
     });

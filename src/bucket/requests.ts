@@ -65,7 +65,7 @@ export interface WriteResult {
   readonly applied: boolean;
   /** The commit timestamp (of the refusal, if it was refused). */
   readonly timestamp: Timestamp;
-  /** The position in `conditions` of the first one that did not hold; -1 if applied. */
+  /** The position in `conditions` of one that did not hold, the first of its bucket; -1 if applied. */
   readonly failedCondition: number;
   /** The present version of that condition's key, 0 if it does not exist; of a range, when some key of it was changed. */
   readonly failedVersion: Timestamp;

@@ -148,8 +148,8 @@ export interface WriteOutcome extends Written {
   /** False: a condition did not hold, and nothing was written. */
   readonly applied: boolean;
   /**
-   * The first condition that did not hold, and the present version of its key (0: it does not exist); of a range, the timestamp
-   * of a change in it.
+   * A condition that did not hold, the first where all are in one bucket, and the present version of its key (0: it does not
+   * exist); of a range, the timestamp of a change in it.
    */
   readonly failed?: { readonly condition: number; readonly version: Timestamp };
 }

@@ -1,3 +1,5 @@
+import { TidemarkError, type Outcome } from './errors.js';
+
 /**
  * Word that nobody waits for an answer any more. `CancelSignal` is the part of AbortSignal that is used here, so that callers may
  * hand in one of those; a `Cancellation` says the same and costs next to nothing where nobody listens, which is nearly always:
@@ -47,4 +49,13 @@ export function following(
   if (signal?.aborted === true) abort();
   else signal?.addEventListener('abort', abort);
   return { cancellation, stop: () => signal?.removeEventListener('abort', abort) };
+}
+
+export function cancelledError(outcome: Outcome = 'none'): TidemarkError {
+  return new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away', { outcome });
+}
+
+/** Throws CANCELLED if nobody waits any more. */
+export function checkWanted(signal: CancelSignal | undefined): void {
+  if (signal?.aborted === true) throw cancelledError();
 }

@@ -46,7 +46,7 @@ interface Report {
  * to start anew, so that none of them is copied again for that.
  */
 const AWAY_MS = 15_000;
-/** Leaders report at least this often; see Membership. */
+/** For so long a report counts: leaders report more often, see Membership. */
 const REPORT_MS_MAX = 15_000;
 const CHANGE_MS_MAX = 2000;
 /** A node that nobody had a reason to dial is there a moment after: until then nobody is told that it cannot be reached. */

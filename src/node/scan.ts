@@ -2,6 +2,7 @@ import type { Clock } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { keyAfter } from '../lib/ordered.js';
+import { checkWanted } from '../lib/cancel.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
@@ -131,7 +132,7 @@ async function collect(
   let { gte, lt } = pointerRange(range.start, range.end);
   // Other slots' pointers are passed over, so read more than is wanted, and ever more where little is found.
   for (let pointers = Math.max(32, wanted * 3); ; pointers *= 2) {
-    if (signal?.aborted === true) throw new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away');
+    checkWanted(signal);
     if (clock.monotonicMs() >= deadlineMs) {
       throw new TidemarkError('UNAVAILABLE', 'TIMED_OUT', 'time ran out amid a page of a scan', { retriable: true });
     }

@@ -19,9 +19,9 @@ import { hasVoter, leaderOf, votersOf, withLeader, without, withVoter, type Repl
  *      the first voter in a bucket's list is its preferred leader, and is exchanged for another, which moves no data
  *
  * It changes only buckets that are settled, at most `changesMax` at a time with those that are on their way: the rest follows
- * when these are done. Only a bucket on its way to a node that is to be emptied, lost, or away, is sent elsewhere, or back: it
- * would not arrive, and others wait for its room. What has no leader is not on its way: it takes no room from others, and waits
- * for its voters as it is.
+ * when these are done. Only a bucket that has a replica on a node that is to be emptied, or lost, or is on its way to one that is
+ * away, is changed though it is not settled: it would not arrive, and others wait for its room. What has no leader is not on its
+ * way: it takes no room from others, and waits for its voters as it is.
  * Voters of a bucket keep to different zones where there are enough of them, and in any case to different hosts; no step makes
  * that worse.
  *

@@ -6,7 +6,7 @@ import type { LogIndex, ReplicaId } from './types.js';
  * - `probe`: where its log matches is unknown. One append at a time, until an answer comes or a heartbeat is due.
  * - `replicate`: appends follow one another without waiting, within a window of messages and bytes; `next` runs ahead of
  *   `match`. A rejection or a long silence means that something was lost: back to `probe`.
- * - `snapshot`: what it needs is compacted. Nothing is sent until a snapshot is reported as sent; then its end is probed.
+ * - `snapshot`: what it needs is compacted. No entries are sent until a snapshot is reported as sent; then its end is probed.
  *
  * Invariant: match < next. `match` never falls: what a replica acknowledged in this term it keeps in this term.
  */

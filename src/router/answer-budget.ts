@@ -1,5 +1,5 @@
 import type { Clock } from '../env/env.js';
-import type { CancelSignal } from '../lib/cancel.js';
+import { cancelledError, type CancelSignal } from '../lib/cancel.js';
 import { TidemarkError } from '../lib/errors.js';
 import type { Alarms } from './alarms.js';
 
@@ -75,7 +75,7 @@ export class AnswerBudget {
         this.#waiting.delete(waiter);
         settle();
       };
-      const aborted = (): void => end(() => reject(new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away')));
+      const aborted = (): void => end(() => reject(cancelledError()));
       const waiter: Waiter = { bytes, admit: () => end(resolve) };
       const alarm = this.#alarms.at(deadlineMs, () => {
         end(() => reject(this.#full()));

@@ -1,6 +1,6 @@
 import type { Env } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
-import type { CancelSignal } from '../lib/cancel.js';
+import { checkWanted, type CancelSignal } from '../lib/cancel.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { checkRange } from '../bucket/validate.js';
 import type { KeyRange, Timestamp } from '../bucket/requests.js';
@@ -154,7 +154,7 @@ export class ChangeStreams {
 
   #call(deadlineMs: number, signal: CancelSignal | undefined): Call {
     if (this.#ports.isClosed()) throw closedError(this.#ports.isHop);
-    if (signal?.aborted === true) throw new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away');
+    checkWanted(signal);
     const nowMs = this.#ports.env.clock.monotonicMs();
     if (nowMs >= deadlineMs) {
       throw new TidemarkError('DEADLINE_EXCEEDED', 'DEADLINE_EXCEEDED', 'the deadline of the stream has passed');

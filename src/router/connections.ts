@@ -3,6 +3,7 @@ import type { Placement, NodeId } from '../placement/map.js';
 import type { Timestamp } from '../bucket/requests.js';
 import { later } from '../mvcc/timestamp.js';
 import type { Alarm, Alarms } from './alarms.js';
+import { cancelledError } from '../lib/cancel.js';
 import { TidemarkError, messageOf } from '../lib/errors.js';
 import {
   leavesDoubt,
@@ -191,7 +192,7 @@ class LocalHandle implements NodeHandle {
       };
       const abort = (): void => {
         finish();
-        reject(new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away', { outcome }));
+        reject(cancelledError(outcome));
       };
       alarm = this.#alarms.at(Math.max(deadlineMs, this.#env.clock.monotonicMs()), () => {
         finish();

@@ -1,4 +1,5 @@
 import type { Env } from '../env/env.js';
+import { cancelledError, checkWanted } from '../lib/cancel.js';
 import { TidemarkError, isTidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Timestamp } from '../bucket/requests.js';
@@ -131,7 +132,7 @@ export class Dispatcher {
   /** One try at one node, within the time for one try. */
   async attempt<O extends Operation>(node: NodeId, operation: O, call: Call, trail?: Trail): Promise<Answer<O['kind']>> {
     const { connections, cache, env, isHop, attemptTimeoutMs } = this.#options;
-    if (call.signal?.aborted === true) throw new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away');
+    checkWanted(call.signal);
     const handle = connections.handleOf(node);
     if (handle === undefined) {
       const message = `the placement has no address for node ${node}`;
@@ -247,9 +248,7 @@ export class Dispatcher {
   /** Throws when the caller went away, when the router was closed, and when it is time to give up. */
   checkTime(trail: Trail, call: Call, what: () => string): void {
     if (this.#options.isClosed()) throw closedError(this.#options.isHop, trail.outcome);
-    if (call.signal?.aborted === true) {
-      throw new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away', { outcome: trail.outcome });
-    }
+    if (call.signal?.aborted === true) throw cancelledError(trail.outcome);
     if (this.#options.env.clock.monotonicMs() < call.giveUpMs) return;
     const { cache, connections } = this.#options;
     if (cache.placement === undefined) {

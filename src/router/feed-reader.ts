@@ -1,4 +1,5 @@
 import type { Clock } from '../env/env.js';
+import { checkWanted } from '../lib/cancel.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import type { KeyRange, Served, Timestamp } from '../bucket/requests.js';
 import { comparePositions, endOf, wholeTimestamp, type FeedPage, type Position } from '../changes/change.js';
@@ -174,7 +175,7 @@ export class FeedReader {
 
   #checkTime(call: Call, left: readonly BucketId[]): void {
     if (this.#options.isClosed()) throw closedError(this.#options.isHop);
-    if (call.signal?.aborted === true) throw new TidemarkError('CANCELLED', 'CANCELLED', 'the caller went away');
+    checkWanted(call.signal);
     if (left.length === 0 || this.#options.clock.monotonicMs() < call.giveUpMs) return;
     const message = `the changes of ${left.length} buckets could not be read in time; tried ${this.#trail.summary()}`;
     throw new TidemarkError('UNAVAILABLE', 'NO_REPLICA', message, { retriable: true });

@@ -2,7 +2,8 @@ import type { Env, FrameStream } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { BinaryWriter } from '../lib/binary.js';
 import type { Bytes } from '../lib/bytes.js';
-import { TidemarkError, isTidemarkError, messageOf } from '../lib/errors.js';
+import { cancelledError } from '../lib/cancel.js';
+import { TidemarkError, isTidemarkError, messageOf, type Outcome } from '../lib/errors.js';
 import type { Placement } from '../placement/map.js';
 import type { Alarm, Alarms } from './alarms.js';
 import { NodeClock, type ToldClock } from './node-clock.js';
@@ -158,7 +159,7 @@ export class Pipeline implements NodeHandle {
       pending.alarm = this.#options.alarms.at(context.deadlineMs, () => this.#expire(pending));
       const { signal } = context;
       if (signal !== undefined) {
-        const abort = (): void => this.#abandon(pending, 'CANCELLED', 'CANCELLED', 'the caller went away');
+        const abort = (): void => this.#abandon(pending, cancelledError);
         signal.addEventListener('abort', abort);
         pending.unlisten = () => signal.removeEventListener('abort', abort);
       }
@@ -288,14 +289,14 @@ export class Pipeline implements NodeHandle {
 
   #expire(pending: Pending): void {
     if (pending.sentAtMs >= 0 && this.#heardAtMs <= pending.sentAtMs) this.#silent = true;
-    this.#abandon(pending, 'UNAVAILABLE', 'TIMED_OUT', `no answer from ${this.address} in time`);
+    const message = `no answer from ${this.address} in time`;
+    this.#abandon(pending, (outcome) => new TidemarkError('UNAVAILABLE', 'TIMED_OUT', message, { outcome, retriable: true }));
   }
 
-  #abandon(pending: Pending, code: 'UNAVAILABLE' | 'CANCELLED', reason: string, message: string): void {
+  #abandon(pending: Pending, errorOf: (outcome: Outcome) => TidemarkError): void {
     if (this.#settle(pending.number) === undefined) return;
     const sent = pending.sentAtMs >= 0;
-    const outcome = sent && leavesDoubt(pending.operation) ? 'unknown' : 'none';
-    pending.reject(new TidemarkError(code, reason, message, { outcome, retriable: code === 'UNAVAILABLE' }));
+    pending.reject(errorOf(sent && leavesDoubt(pending.operation) ? 'unknown' : 'none'));
     if (!sent) return;
     this.#cancels.push(pending.number);
     this.#flushLater();
