@@ -25,6 +25,8 @@ const KEPT_MS_MAX = 60_000;
 const UNFIT_TOLD_EVERY_MS = 500;
 /** A few of these words may be lost, and a disk that hung once may hang again. */
 const UNFIT_FOR_MS = 3000;
+/** A node that may vote again may lead at once: in a rolling restart the next one stops soon. */
+const ABSTAINING_FOR_MS = 1000;
 /** How long a node that stops may take to hand over what it leads, and how often it looks. */
 const RESIGN_MS_MAX = 1000;
 const RESIGN_LOOK_MS = 5;
@@ -54,9 +56,14 @@ export class LeaderBalance {
     this.#options = options;
   }
 
-  /** A peer says that it should lead nothing for now. */
-  heardUnfit(node: NodeId): void {
-    this.#unfitUntilMs.set(node, this.#options.clock.monotonicMs() + UNFIT_FOR_MS);
+  /** A peer says that it should lead nothing for so long. */
+  heardUnfit(node: NodeId, forMs: number): void {
+    this.#unfitUntilMs.set(node, this.#options.clock.monotonicMs() + Math.min(forMs, UNFIT_FOR_MS));
+  }
+
+  /** For a node that may not vote yet, and so leads nothing: tells the peers. To be called again and again. */
+  abstain(): void {
+    this.#tellUnfit(this.#options.clock.monotonicMs(), ABSTAINING_FOR_MS);
   }
 
   /** Gives a few buckets back to those who should lead them. */
@@ -86,7 +93,7 @@ export class LeaderBalance {
    */
   handOver(): number {
     const now = this.#options.clock.monotonicMs();
-    this.#tellUnfit(now);
+    this.#tellUnfit(now, UNFIT_FOR_MS);
     let underWay = 0;
     for (const replica of this.#options.replicas.values()) {
       if (replica.isLeader) underWay += this.#giveAway(replica, now) ? 1 : 0;
@@ -143,11 +150,11 @@ export class LeaderBalance {
     return this.#options.peers.connectedSince(node) !== undefined && now >= (this.#unfitUntilMs.get(node) ?? -Infinity);
   }
 
-  #tellUnfit(now: number): void {
+  #tellUnfit(now: number, forMs: number): void {
     if (now - this.#toldMs < UNFIT_TOLD_EVERY_MS) return;
     this.#toldMs = now;
     const { nodeId, peers } = this.#options;
-    for (const node of this.#options.nodes()) if (node !== nodeId) peers.send(node, { kind: 'unfit' });
+    for (const node of this.#options.nodes()) if (node !== nodeId) peers.send(node, { kind: 'unfit', forMs });
     peers.flush();
   }
 }

@@ -31,7 +31,7 @@ export function deliver(from: NodeId, items: readonly PeerItem[], parts: InboxPa
         parts.beats.onItem(from, item);
         break;
       case 'unfit':
-        parts.balance.heardUnfit(from);
+        parts.balance.heardUnfit(from, item.forMs);
         break;
       case 'held':
         parts.holds.heard(from, item.lowest);

@@ -466,7 +466,8 @@ export class Node {
     this.#guard.tick();
     this.#disk.tick(now);
     if (this.#mayLead) this.#balance.reset();
-    else this.#balance.handOver();
+    else if (this.#abstention.isOver) this.#balance.handOver();
+    else this.#balance.abstain();
     let dueMs = Infinity;
     let isBusy = !this.#mayLead || !this.#gate.isOpen || this.#disk.isSlow(now);
     for (const replica of this.hosting.replicas.values()) {

@@ -5,7 +5,7 @@ import type { Founding } from '../placement/founding.js';
 import type { NodeId } from '../placement/map.js';
 
 /** How two nodes introduce themselves: the opening message of a peer stream, and the first frame that comes back on it. */
-export const PEER_PROTOCOL = 3;
+export const PEER_PROTOCOL = 4;
 
 const TEXT_MAX = 256;
 

@@ -29,9 +29,10 @@ export interface BeatsItem {
 
 export const BEAT_FIELDS = { beats: 8, beatReplies: 6 } as const satisfies Record<BeatsItem['kind'], number>;
 
-/** The sender should lead nothing for now; see balance.ts. */
+/** The sender should lead nothing for so long, if it does not say so again; see balance.ts. */
 export interface UnfitItem {
   readonly kind: 'unfit';
+  readonly forMs: number;
 }
 
 /** The lowest timestamp that somebody on the sender still reads; 0: none. See holds.ts. */
@@ -240,7 +241,7 @@ function toArray(item: PeerItem): readonly unknown[] {
       return [ABORTED, item.bucket, item.transfer, item.by === 'sender', item.code, item.reason, message];
     }
     case 'unfit':
-      return [UNFIT];
+      return [UNFIT, item.forMs];
     case 'held':
       return [HELD, item.lowest];
     case 'placement':
@@ -263,7 +264,7 @@ function toArray(item: PeerItem): readonly unknown[] {
 function fromArray(parts: unknown, frameBytes: number): PeerItem {
   if (!Array.isArray(parts)) throw malformed('an item is not an array');
   const [kind, second, third, ...rest] = parts as readonly unknown[];
-  if (kind === UNFIT) return { kind: 'unfit' };
+  if (kind === UNFIT) return { kind: 'unfit', forMs: natural(second, 'a time to be unfit') };
   if (kind === HELD) return { kind: 'held', lowest: natural(second, 'a held timestamp') };
   if (kind === BEATS || kind === BEAT_REPLIES) return beatsFrom(kind === BEATS ? 'beats' : 'beatReplies', parts);
   // A copy: it is kept, and its frame need not be.

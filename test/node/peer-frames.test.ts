@@ -28,7 +28,7 @@ describe('peer frames', () => {
       reason: fc.string({ maxLength: 20 }),
       message: fc.string({ maxLength: 100 }),
     }),
-    fc.constant({ kind: 'unfit' as const }),
+    fc.record({ kind: fc.constant('unfit' as const), forMs: fc.nat() }),
     fc.record({ kind: fc.constant('held' as const), lowest: natural }),
     ...(['beats', 'beatReplies'] as const).map((kind) =>
       fc
@@ -98,14 +98,14 @@ describe('peer frames', () => {
     const rate = { reads: 1, writes: 2, bytes: 3 };
     const keys = [{ key: Buffer.from('k'), bucket: 4, reads: 1 }];
     const heat = { kind: 'heat', report: { ...rate, buckets: [{ bucket: 4, ...rate }], keys } } as const;
-    const frame = encodeFrame([heartbeat(3), taken, { kind: 'unfit' }, ...digests, held, beats, replies, heat]);
+    const frame = encodeFrame([heartbeat(3), taken, { kind: 'unfit', forMs: 600 }, ...digests, held, beats, replies, heat]);
     expect(frame.toString('hex')).to.equal(
-      'e8452415' + // checksum
+      '1b6bf9a3' + // checksum
         '9a' +
         '930003' + // raft, bucket 3
         '9902ce00010001ce0001000207cd03e801cb4303e52b9abe0000cb4303e52b9abe0000cd03e9' + // the message: raft/codec.ts
         '9404010203' + // taken, bucket 1, transfer 2, sequence 3
-        '9107' + // unfit
+        '9207cd0258' + // unfit for 600 ms
         '93080102' + // asked, bucket 1, index 2
         '9409010203' + // told, bucket 1, index 2, digest 3
         '940a010203' + // judged, the same
