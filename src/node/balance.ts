@@ -35,7 +35,6 @@ export interface LeaderBalanceOptions {
   readonly nodeId: NodeId;
   readonly clock: Clock;
   readonly log: Logger;
-  readonly electionTimeoutMs: number;
   readonly replicas: ReadonlyMap<BucketId, Replica>;
   readonly peers: Pick<Peers, 'send' | 'flush' | 'connectedSince'>;
   nodes(): readonly NodeId[];
@@ -137,9 +136,8 @@ export class LeaderBalance {
 
   /** Who could take a bucket at once, those before others who have all that is committed. */
   #heirs({ raft }: Replica, now: number): readonly FollowerProgress[] {
-    const { electionTimeoutMs } = this.#options;
     const heirs = raft.progress().filter((peer) => {
-      const isAlive = now - peer.heardMs < electionTimeoutMs && this.#isFit(nodeOfReplica(peer.id), now);
+      const isAlive = raft.hears(peer.id, now) && this.#isFit(nodeOfReplica(peer.id), now);
       return isAlive && raft.isInStep(peer) && raft.config.voters.includes(peer.id);
     });
     const complete = heirs.filter(({ match }) => match >= raft.commitIndex);

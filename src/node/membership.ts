@@ -8,7 +8,6 @@ import { checkSuccessor, epochOfReplica, placeOf, type PlacementRecord } from '.
 import { decodeRecordOf, encodeRecordOf } from '../placement/record-format.js';
 import { canDecide } from '../placement/replicas.js';
 import { changeConfig } from '../raft/config.js';
-import type { FollowerProgress } from '../raft/raft.js';
 import type { Message, ReplicaId } from '../raft/types.js';
 import type { Hosting } from './hosting.js';
 import type { BelongsItem, MembershipItem, PeerItem, SettledItem } from './peer-items.js';
@@ -42,8 +41,6 @@ export interface MembershipOptions {
   readonly clock: Clock;
   readonly timers: Timers;
   readonly log: Logger;
-  /** Who has not been heard from for so long is not counted on. */
-  readonly electionTimeoutMs: number;
   readonly hosting: Pick<Hosting, 'replicas' | 'add' | 'retire'>;
   readonly record: () => PlacementRecord;
   /** A leader reports what is done. */
@@ -120,19 +117,15 @@ export class Membership {
     const { config } = raft;
     const newest = Math.max(...[...config.voters, ...config.outgoing, ...config.learners].map(epochOfReplica));
     if (newest > epoch) return;
-    const { clock, electionTimeoutMs } = this.#options;
-    const heardSinceMs = clock.monotonicMs() - electionTimeoutMs;
-    const aliveOne = (id: ReplicaId): FollowerProgress | undefined => {
-      return raft.progress().find((peer) => peer.id === id && peer.heardMs > heardSinceMs);
-    };
+    const now = this.#options.clock.monotonicMs();
     const isReady = (id: ReplicaId): boolean => {
-      const peer = aliveOne(id);
-      return (peer !== undefined && raft.isInStep(peer)) || mutant('promoted-unready');
+      const isInStep = raft.progress().some((peer) => peer.id === id && raft.isInStep(peer));
+      return (isInStep && raft.hears(id, now)) || mutant('promoted-unready');
     };
     const changes = nextChange(config, target, isReady);
     if (changes === undefined) return;
     const { voters } = changeConfig(config, changes);
-    const isThere = (id: ReplicaId): boolean => id === replica.id || aliveOne(id) !== undefined;
+    const isThere = (id: ReplicaId): boolean => id === replica.id || raft.hears(id, now);
     if (!canDecide(voters, isThere) && !mutant('promoted-unready')) return;
     try {
       replica.changeMembers(changes);

@@ -247,7 +247,6 @@ export class Node {
       nodeId,
       clock,
       log,
-      electionTimeoutMs,
       replicas: this.hosting.replicas,
       peers: this.#peers,
       nodes: () => this.keeper.record.nodes.map(({ id }) => id),
@@ -357,7 +356,6 @@ export class Node {
     });
     this.view = new NodeView({
       nodeId,
-      electionTimeoutMs,
       clock,
       timers,
       startedMs: clock.monotonicMs(),

@@ -95,7 +95,6 @@ export class PlacementKeeper {
       clock,
       timers,
       log,
-      electionTimeoutMs: options.timing.electionTimeoutMs,
       hosting,
       record,
       adopt,

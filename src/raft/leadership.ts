@@ -238,6 +238,10 @@ export class Leadership {
     if (round > 0 && replication.rounds.answer(from, round)) this.countRounds();
   }
 
+  hears(id: ReplicaId, now: number): boolean {
+    return this.replication.hears(id, now);
+  }
+
   onUnreachable(from: ReplicaId): void {
     this.replication.onUnreachable(from);
     // Whether it was told to stand is not known: if it was, it may still be elected, and so the lease stays away.

@@ -142,6 +142,11 @@ export class Raft {
     return (this.leadership?.peers ?? []).map(({ id, match, next, state, heardMs }) => ({ id, match, next, state, heardMs }));
   }
 
+  /** Leader: this follower was heard of within an election timeout. */
+  hears(id: ReplicaId, now: number): boolean {
+    return this.leadership?.hears(id, now) ?? false;
+  }
+
   /**
    * Leader: this follower has nearly all that is committed, so that it can vote, or lead, in a moment. What is on its way to the
    * disks of all is not counted: under load nobody has that.

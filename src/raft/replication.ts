@@ -54,6 +54,12 @@ export class Replication {
     return this.byId.get(id);
   }
 
+  /** It was heard of within an election timeout. */
+  hears(id: ReplicaId, now: number): boolean {
+    const peer = this.byId.get(id);
+    return peer !== undefined && this.isAlive(peer, now);
+  }
+
   matchOf(id: ReplicaId): LogIndex {
     return this.byId.get(id)?.match ?? 0;
   }
@@ -284,8 +290,8 @@ export class Replication {
     return this.core.now - peer.heardMs >= this.core.options.heartbeatMs;
   }
 
-  private isAlive(peer: Progress): boolean {
-    return this.core.now - peer.heardMs < this.core.options.electionTimeoutMs;
+  private isAlive(peer: Progress, now = this.core.now): boolean {
+    return now - peer.heardMs < this.core.options.electionTimeoutMs;
   }
 
   private knowsLess(peer: Progress): boolean {

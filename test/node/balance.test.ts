@@ -14,7 +14,8 @@ describe('a bucket that its preferred leader does not keep', () => {
     const raft = {
       canServe: () => true,
       transferringTo: 0,
-      progress: () => [{ id: preferred, match: 5, heardMs: clock.monotonicMs() }],
+      progress: () => [{ id: preferred, match: 5 }],
+      hears: () => true,
       isInStep: () => true,
       commitIndex: 5,
       config: { voters: [replicaIdOf(1, 0), preferred] },
@@ -25,7 +26,6 @@ describe('a bucket that its preferred leader does not keep', () => {
       nodeId: 1,
       clock,
       log: new ListLogger(() => undefined),
-      electionTimeoutMs: 1000,
       replicas: new Map([[0, replica]]),
       peers: { send: () => true, flush: () => undefined, connectedSince: () => -Infinity },
       nodes: () => [1, 2],

@@ -11,7 +11,6 @@ import { heatView } from './heat-view.js';
 /** The cluster as one node sees it. Everything here is answered from memory, also by a node that is cut off. */
 export interface NodeViewParts {
   readonly nodeId: NodeId;
-  readonly electionTimeoutMs: number;
   readonly clock: Clock;
   readonly timers: Timers;
   /** Monotonic milliseconds at which the node started. */
@@ -108,7 +107,7 @@ export class NodeView implements ClusterView {
   }
 
   async transferLeader(bucket: BucketId, to: NodeId, deadlineMs: number): Promise<NodeId> {
-    const { nodeId, electionTimeoutMs, clock, replicas } = this.#parts;
+    const { nodeId, clock, replicas } = this.#parts;
     const replica = replicas.get(bucket);
     if (replica?.isLeader !== true) throw notLeader(nodeId, bucket, this.#parts.leaderOf(bucket));
     if (to === nodeId) return nodeId;
@@ -118,8 +117,7 @@ export class NodeView implements ClusterView {
       throw new TidemarkError('FAILED_PRECONDITION', 'NO_VOTING_REPLICA', message, { details: { field: 'node' } });
     }
     // One that is not there would not take over, and until that is certain the bucket takes no writes.
-    const heardMs = replica.raft.progress().find(({ id }) => id === target)?.heardMs ?? -Infinity;
-    if (clock.monotonicMs() - heardMs >= electionTimeoutMs) throw notThere(bucket, to);
+    if (!replica.raft.hears(target, clock.monotonicMs())) throw notThere(bucket, to);
     replica.transferLeadership(target);
     const untilMs = Math.min(deadlineMs, clock.monotonicMs() + TRANSFER_MS);
     while (replica.leaderNode === nodeId || replica.leaderNode === 0) {
