@@ -35,6 +35,9 @@ import { eachEntry } from './pages.js';
  * Invariants
  * - Records are numbered without end, so keys are inserted in order and the files of the store hardly overlap.
  * - The index shows what is durable, and changes only when a batch has become so, by the steps by which a start rebuilds it.
+ * - The port writes a batch as a whole. Less would do here: of a batch of which only the beginning is found, each record stands
+ *   behind those that it follows, and what was asked to be written is not there as a whole, which nobody was told. A record whose
+ *   predecessor in its batch is missing is damage.
  * - A record is deleted when no bucket needs any of its entries, in a later batch than the one that made it so. Whatever is on
  *   disk after a crash gives the log that was durable then (the proof is in log-segments.ts).
  *

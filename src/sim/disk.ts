@@ -15,7 +15,8 @@ import { applyOperations, SimStore, type StoreHost } from './store.js';
  *
  * - `lostUnderNewerChance`: batches that were not yet reported survive one by one, an older one perhaps not though a newer one
  *   does (google/leveldb#193), as if callers did not wait for each other's sync.
- * - `tornChance`: only a part of an unsynced batch survives; with `tornStores` of these stores only.
+ * - `tornChance`: of an unsynced batch only the beginning survives, as of a file that is written from its beginning to its end; with
+ *   `tornStores` of these stores only.
  * - `rotChance`: before a read, one bit of one stored value flips.
  * - `syncFailChance`, `capacityBytes`: DISK_FAILED, DISK_FULL; every later write of that process fails, too.
  *
@@ -126,7 +127,7 @@ export class SimDisk implements Disk {
     for (const operations of anyOrder ? [...written, ...waiting] : written) {
       if (this.chance(this.faults.surviveChance ?? 0.5)) {
         const torn = mayTear && this.chance(tornChance);
-        applyOperations(map, torn ? operations.filter(() => this.chance(0.5)) : operations);
+        applyOperations(map, torn ? operations.slice(0, Math.floor(this.#random.float() * operations.length)) : operations);
       } else if (!anyOrder) return;
     }
   }

@@ -254,6 +254,30 @@ describe('the log storage', () => {
     expect(() => world.logs.log(1).entries(1, 4, Infinity)).to.throw('batch record 2 of the log is missing');
   });
 
+  it('is a log again, with all that was reported, when only the beginning of a batch of many records is found (seed 100630)', async () => {
+    const big = (index: number): string => String(index).padEnd(20_000, 'x');
+    const found = new Set<number>();
+    for (let seed = 1; seed <= 60; seed += 1) {
+      const world = await World.open(`torn-${seed}`);
+      world.disk.faults = { tornChance: 1, surviveChance: 1 };
+      await world.append(1, run(1, 6, 1));
+      const batch = world.logs.batch();
+      batch.append(world.logs.log(1), run(4, 8, 2, big), { term: 2, vote: 1, commit: 3 });
+      void batch.write();
+      await world.loop.runFor(0.1);
+      await world.reopen();
+      const log = world.logs.log(1);
+      const newer = log.term(4) === 2 ? log.lastIndex() - 3 : 0;
+      const older = ['1@1', '2@1', '3@1', '4@1', '5@1', '6@1'];
+      expect(contents(log)).to.deep.equal(newer === 0 ? older : [...older.slice(0, 3), ...run(4, 3 + newer, 2, big).map(({ data }) => String(data))]);
+      found.add(newer);
+      await world.append(1, run(log.lastIndex() + 1, 12, 3));
+      await world.reopen();
+      expect(world.logs.log(1).lastIndex()).to.equal(12);
+    }
+    expect([...found].sort()).to.deep.equal([0, 1, 2, 3, 4]);
+  });
+
   it('knows what has to go for the rest to fit into a budget', async () => {
     const world = await World.open('budget');
     const data = (): string => 'x'.repeat(1000);
