@@ -72,7 +72,8 @@ export class Leadership {
 
   get nextTickMs(): number {
     const quorumDueMs = this.replication.rounds.confirmedMs + this.core.options.electionTimeoutMs;
-    return Math.min(this.heartbeatDueMs, quorumDueMs, this.transferDueMs, this.replication.noticeDueMs);
+    const { noticeDueMs, gatherDueMs } = this.replication;
+    return Math.min(this.heartbeatDueMs, quorumDueMs, this.transferDueMs, noticeDueMs, gatherDueMs);
   }
 
   /** True while a quorum was heard so recently that it would elect nobody else. */
@@ -126,6 +127,7 @@ export class Leadership {
       replication.heartbeat();
     }
     if (now >= replication.noticeDueMs) replication.notice();
+    if (now >= replication.gatherDueMs) replication.endGather();
     return true;
   }
 
@@ -307,7 +309,7 @@ export class Leadership {
 
   private giveRead(from: ReplicaId, context: number, index: LogIndex): void {
     this.answerRead(from, context, index);
-    if (from !== this.core.id) this.replication.tellCommit(from);
+    if (from !== this.core.id) this.replication.await(from);
   }
 
   private answerRead(from: ReplicaId, context: number, index: LogIndex): void {

@@ -8,6 +8,13 @@ import type { AppendReply, Entry, LogIndex, ReplicaId } from './types.js';
 
 /** A commit index that no append carries is told on its own after this part of the heartbeat interval. */
 const NOTICE_PART = 0.1;
+/**
+ * No quorum waits for a learner, and each append costs its node a synced write, which others on the same machine wait for. So one
+ * that keeps up is sent entries once in this part of the heartbeat interval, in half of it if a read there waits for them, or when
+ * so many have gathered.
+ */
+const GATHER_PART = 0.1;
+const GATHER_ENTRIES_MAX = 32;
 /** A snapshot that arrived is installed within this many election timeouts, or it is sent again. */
 const INSTALL_TIMEOUTS = 5;
 
@@ -20,6 +27,8 @@ export class Replication {
   closed = 0;
   /** When followers are to be told a commit index that they may not have heard of. */
   noticeDueMs = Infinity;
+  /** When entries that gather for a learner are to be sent. */
+  gatherDueMs = Infinity;
   private readonly core: Core;
   private readonly byId = new Map<ReplicaId, Progress>();
   private awake = true;
@@ -154,10 +163,20 @@ export class Replication {
     this.noticeDueMs = Infinity;
   }
 
-  /** Tells one follower at once, for it waits for the commit index. */
-  tellCommit(id: ReplicaId): void {
+  /** The entries that gather have done so for long enough. */
+  endGather(): void {
+    this.awake = true;
+    this.gatherDueMs = Infinity;
+  }
+
+  /** A read at this replica waits until it has applied what is committed. */
+  await(id: ReplicaId): void {
     const peer = this.byId.get(id);
-    if (peer !== undefined && this.knowsLess(peer)) this.sendHeartbeat(peer, 0);
+    if (peer === undefined) return;
+    if (this.knowsLess(peer)) this.sendHeartbeat(peer, 0);
+    if (peer.next > this.core.commit) return;
+    peer.awaited = this.core.commit;
+    this.awake = true;
   }
 
   /** Makes all messages that are due. One round at most is opened, when the first message needs it. */
@@ -167,7 +186,7 @@ export class Replication {
     this.awake = this.heartbeatWanted = this.noticeWanted = false;
     let round = roundWanted ? openRound() : 0;
     for (const peer of this.peers) {
-      if (this.canAppend(peer)) {
+      if (this.canAppend(peer) && !this.gathers(peer)) {
         if (round === 0) round = openRound();
         const isProbe = peer.state === 'probe';
         do this.sendAppend(peer, round);
@@ -211,6 +230,16 @@ export class Replication {
     return peer.next <= this.core.log.lastIndex && !peer.window.isFull;
   }
 
+  private gathers(peer: Progress): boolean {
+    const { now, log, config, options } = this.core;
+    if (peer.state !== 'replicate' || log.lastIndex - peer.next >= GATHER_ENTRIES_MAX || isVoter(config, peer.id)) return false;
+    const part = peer.next <= peer.awaited ? GATHER_PART / 2 : GATHER_PART;
+    const dueMs = peer.appendedMs + options.heartbeatMs * part;
+    if (now >= dueMs) return false;
+    this.gatherDueMs = Math.min(this.gatherDueMs, dueMs);
+    return true;
+  }
+
   private wantSnapshot(peer: Progress): void {
     peer.toSnapshot();
     this.core.wantSnapshot(peer.id);
@@ -237,6 +266,7 @@ export class Replication {
     let bytes = 0;
     for (const entry of entries) bytes += entryBytes(entry);
     if (peer.window.isEmpty) peer.movedMs = core.now;
+    peer.appendedMs = core.now;
     peer.next += entries.length;
     peer.window.add(peer.next - 1, bytes);
   }

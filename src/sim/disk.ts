@@ -15,7 +15,7 @@ import { applyOperations, SimStore, type StoreHost } from './store.js';
  *
  * - `lostUnderNewerChance`: batches that were not yet reported survive one by one, an older one perhaps not though a newer one
  *   does (google/leveldb#193), as if callers did not wait for each other's sync.
- * - `tornChance`: of an unsynced batch only the beginning survives, as of a file that is written from its beginning to its end; with
+ * - `tornChance`: of an unsynced batch only the beginning survives, as of a file that is written from front to back; with
  *   `tornStores` of these stores only.
  * - `rotChance`: before a read, one bit of one stored value flips.
  * - `syncFailChance`, `capacityBytes`: DISK_FAILED, DISK_FULL; every later write of that process fails, too.
