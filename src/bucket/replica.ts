@@ -443,6 +443,10 @@ export class Replica {
     return this.#dueMs;
   }
 
+  get gatherDueMs(): number {
+    return this.#closed ? Infinity : this.raft.gatherDueMs;
+  }
+
   tick(now: number): void {
     // What a follower does by the clock is to stand, when it may. Reads that its leader leaves unanswered have deadlines as well.
     if (!this.isLeader && !this.#host.mayLead()) return;

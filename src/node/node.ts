@@ -224,6 +224,7 @@ export class Node {
       onFatal,
     });
     this.#turns = new TurnLoop(
+      clock,
       timers,
       this.#writer,
       {

@@ -1,4 +1,4 @@
-import type { Timers } from '../env/env.js';
+import type { Clock, Timer, Timers } from '../env/env.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import { nodeOfReplica, type NodeId } from '../placement/map.js';
@@ -12,6 +12,8 @@ import type { LogWriter } from './log-writer.js';
  * Messages and commands only mark their replica as changed. When the input of the turn is handled, every changed replica
  * hands over its Ready: messages that depend on no disk leave at once, in one frame per peer; entries and votes of all
  * buckets go into one synced batch; messages that depend on it wait until it is on disk.
+ *
+ * What gathers for learners leaves when it is due, between two ticks of the node.
  */
 export interface TurnOutput {
   /** False if it is not sent. */
@@ -26,17 +28,26 @@ interface Unsynced {
   batches: number;
 }
 
+/** When what gathers for the learners of a replica is to leave. */
+interface Gathering {
+  readonly dueMs: number;
+  readonly timer: Timer;
+}
+
 export class TurnLoop {
+  readonly #clock: Clock;
   readonly #timers: Timers;
   readonly #writer: LogWriter;
   readonly #output: TurnOutput;
   readonly #onBug: (error: unknown) => void;
   #changed = new Set<Replica>();
   readonly #unsynced = new Map<Replica, Unsynced>();
+  readonly #gathering = new Map<Replica, Gathering>();
   #scheduled = false;
   #stopped = false;
 
-  constructor(timers: Timers, writer: LogWriter, output: TurnOutput, onBug: (error: unknown) => void) {
+  constructor(clock: Clock, timers: Timers, writer: LogWriter, output: TurnOutput, onBug: (error: unknown) => void) {
+    this.#clock = clock;
     this.#timers = timers;
     this.#writer = writer;
     this.#output = output;
@@ -75,11 +86,26 @@ export class TurnLoop {
     for (const replica of changed) {
       const ready = replica.collect();
       if (ready !== undefined) this.#carryOut(replica, ready);
+      this.#planGather(replica);
       // One Ready holds a page of committed entries; the next page follows in the next turn, not with the next message.
       if (replica.raft.hasReady() && !mutant('turn-forgets-rest')) this.changed(replica);
     }
     this.#writer.flush();
     this.#output.flush();
+  }
+
+  #planGather(replica: Replica): void {
+    const dueMs = replica.gatherDueMs;
+    const planned = this.#gathering.get(replica);
+    if (dueMs >= (planned?.dueMs ?? Infinity)) return;
+    planned?.timer.cancel();
+    const timer = this.#timers.after(Math.max(0, dueMs - this.#clock.monotonicMs()), () => {
+      this.#gathering.delete(replica);
+      if (replica.gatherDueMs === Infinity) return;
+      replica.tick(this.#clock.monotonicMs());
+      this.#planGather(replica);
+    });
+    this.#gathering.set(replica, { dueMs, timer });
   }
 
   #carryOut(replica: Replica, ready: Ready): void {
@@ -124,5 +150,6 @@ export class TurnLoop {
 
   stop(): void {
     this.#stopped = true;
+    for (const { timer } of this.#gathering.values()) timer.cancel();
   }
 }

@@ -70,10 +70,13 @@ export class Leadership {
     return this.replication.peers;
   }
 
+  get gatherDueMs(): number {
+    return this.replication.gatherDueMs;
+  }
+
   get nextTickMs(): number {
     const quorumDueMs = this.replication.rounds.confirmedMs + this.core.options.electionTimeoutMs;
-    const { noticeDueMs, gatherDueMs } = this.replication;
-    return Math.min(this.heartbeatDueMs, quorumDueMs, this.transferDueMs, noticeDueMs, gatherDueMs);
+    return Math.min(this.heartbeatDueMs, quorumDueMs, this.transferDueMs, this.replication.noticeDueMs, this.gatherDueMs);
   }
 
   /** True while a quorum was heard so recently that it would elect nobody else. */

@@ -160,6 +160,11 @@ export class Raft {
     return this.leadership?.nextTickMs ?? Math.min(this.election.nextTickMs, this.forwarded.dueMs);
   }
 
+  /** Leader: when `tick` is due for learners, for whom entries gather; Infinity if none do. Reads there may wait for it. */
+  get gatherDueMs(): number {
+    return this.leadership?.gatherDueMs ?? Infinity;
+  }
+
   tick(now: number): void {
     this.setTime(now);
     if (now < this.nextTickMs) return;

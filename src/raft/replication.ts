@@ -10,8 +10,8 @@ import type { AppendReply, Entry, LogIndex, ReplicaId } from './types.js';
 const NOTICE_PART = 0.1;
 /**
  * No quorum waits for a learner, and each append costs its node a synced write, which others on the same machine wait for. So one
- * that keeps up is sent entries once in this part of the heartbeat interval, in half of it if a read there waits for them, or when
- * so many have gathered.
+ * that keeps up is sent entries once in this part of the heartbeat interval, in half of it if a read there waits for them, or
+ * when so many have gathered. These parts are the same for all groups of a node, so that their appends leave together.
  */
 const GATHER_PART = 0.1;
 const GATHER_ENTRIES_MAX = 32;
@@ -233,8 +233,8 @@ export class Replication {
   private gathers(peer: Progress): boolean {
     const { now, log, config, options } = this.core;
     if (peer.state !== 'replicate' || log.lastIndex - peer.next >= GATHER_ENTRIES_MAX || isVoter(config, peer.id)) return false;
-    const part = peer.next <= peer.awaited ? GATHER_PART / 2 : GATHER_PART;
-    const dueMs = peer.appendedMs + options.heartbeatMs * part;
+    const partMs = options.heartbeatMs * (peer.next <= peer.awaited ? GATHER_PART / 2 : GATHER_PART);
+    const dueMs = (Math.floor(peer.appendedMs / partMs) + 1) * partMs;
     if (now >= dueMs) return false;
     this.gatherDueMs = Math.min(this.gatherDueMs, dueMs);
     return true;

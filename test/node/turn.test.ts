@@ -11,11 +11,12 @@ describe('the turn loop', () => {
     let pages = 3;
     const replica = {
       collect: () => void (pages -= 1),
+      gatherDueMs: Infinity,
       raft: { hasReady: () => pages > 0 },
     } as unknown as Replica;
     const writer = { flush: () => undefined } as unknown as LogWriter;
     const output = { send: () => true, flush: () => undefined, snapshotWanted: () => undefined };
-    const turns = new TurnLoop(loop.timers, writer, output, (error) => {
+    const turns = new TurnLoop(loop.clock(), loop.timers, writer, output, (error) => {
       throw error;
     });
     turns.changed(replica);

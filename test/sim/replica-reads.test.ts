@@ -67,13 +67,16 @@ describe('linearizable reads at replicas that do not lead', () => {
     for (let round = 0; round < 6; round += 1) {
       for (const key of hot) {
         await cluster.settle(client.put(bytes(key), bytes(String(round))));
-        const { record, served: by } = await cluster.settle(client.get(bytes(key)));
-        expect(record?.value.toString(), `${key} at node ${by.node}`).to.equal(String(round));
-        expect(by).to.include({ consistency: 'linearizable', hops: 1 });
-        served.set(by.node, (served.get(by.node) ?? 0) + 1);
+        // At a read replica the first one waits until the entry is there; hot is what is read more often than written.
+        for (let read = 0; read < 3; read += 1) {
+          const { record, served: by } = await cluster.settle(client.get(bytes(key)));
+          expect(record?.value.toString(), `${key} at node ${by.node}`).to.equal(String(round));
+          expect(by).to.include({ consistency: 'linearizable', hops: 1 });
+          served.set(by.node, (served.get(by.node) ?? 0) + 1);
+        }
       }
     }
-    for (const id of learners) expect(served.get(id) ?? 0, `read replica ${id}`).to.be.greaterThan(3);
+    for (const id of learners) expect(served.get(id) ?? 0, `read replica ${id}: ${JSON.stringify([...served])}`).to.be.greaterThan(9);
     expect(served.size).to.equal(5);
     for (const key of cold) {
       const { served: by } = await cluster.settle(client.get(bytes(key)));
