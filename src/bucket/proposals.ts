@@ -2,22 +2,20 @@ import { toMapKey, type Bytes } from '../lib/bytes.js';
 import { TidemarkError, type Outcome } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Limits } from '../env/limits.js';
-import { NO_VERSION, type Pointer, type VersionId } from '../mvcc/records.js';
-import { readRecord } from '../mvcc/reader.js';
 import type { Timestamp } from '../mvcc/timestamp.js';
 import type { LogIndex, Term } from '../raft/types.js';
 import { isOlder, Locks, type Claim, type Holder } from '../txn/locks.js';
 import { Reservations, type Owner } from '../txn/reservations.js';
 import { transactionKey, type Prepared, type TransactionId, type TransactionKey } from '../txn/transaction.js';
 import { claimOf, claimOfPrepared } from './claims.js';
-import { encodeEffects, type Effect, type Effects, type WriteEffects } from './effects.js';
+import { encodeEffects, type Effects, type WriteEffects } from './effects.js';
+import { Evaluation } from './evaluation.js';
 import { Blocked, LockQueue } from './lock-queue.js';
 import { NO_RANGES, RangeChecks, type WatchedRanges } from './range-conditions.js';
 import type {
   Condition,
   DecideRequest,
   DecideResult,
-  KeyCondition,
   Mutation,
   PlacedCondition,
   PrepareRequest,
@@ -34,9 +32,9 @@ import type { BucketState } from './state.js';
 /**
  * The leader's commands between evaluation and apply.
  *
- * A command is evaluated against the applied state plus the overlay of proposals in flight, and conditions, previous links,
- * timestamp and log index are fixed in one synchronous turn. The overlay belongs to one term: when leadership ends, what is
- * in flight may still commit or vanish, so its outcome is unknown to the waiting caller, and nothing may build on it.
+ * A command is evaluated (evaluation.ts), and conditions, previous links, timestamp and log index are fixed in one synchronous
+ * turn. All of it belongs to one term: when leadership ends, what is in flight may still commit or vanish, so its outcome is
+ * unknown to the waiting caller, and nothing may build on it.
  *
  * Conditions on ranges may take several turns to look at (range-conditions.ts). A command that has some waits for that; it is
  * known by its id from the start, is evaluated in the turn in which all has been looked at, and others may overtake it.
@@ -81,10 +79,6 @@ interface Waiting {
 
 const WAITS_MAX = 3;
 
-interface PendingVersion extends Pointer {
-  readonly value: Bytes;
-}
-
 export class Proposals {
   readonly #host: ProposalHost;
   readonly #term: Term;
@@ -94,7 +88,7 @@ export class Proposals {
   readonly #preparing = new Map<TransactionKey, Promise<PrepareResult>>();
   /** Resolutions that are proposed. */
   readonly #resolving = new Map<TransactionKey, Promise<void>>();
-  readonly #overlay = new Map<string, PendingVersion>();
+  readonly #evaluation: Evaluation;
   readonly #locks = new Locks();
   readonly #reservations: Reservations;
   /** The latest turn of each that waits to reserve: what its owner lets go of meanwhile must not come back. */
@@ -117,6 +111,7 @@ export class Proposals {
     const { lockWaitersPerBucketMax, reservationBytesPerBucketMax } = host.limits;
     this.#queue = new LockQueue(lockWaitersPerBucketMax);
     this.#reservations = new Reservations(reservationBytesPerBucketMax, (ended) => this.#queue.released(reservationName(ended)));
+    this.#evaluation = new Evaluation(host.state);
     this.#ranges = new RangeChecks(host.state, host.limits);
     for (const prepared of host.state.participant.prepared()) {
       if (!mutant('locks-lost-with-leader')) this.#locks.take(prepared, claimOfPrepared(prepared));
@@ -201,7 +196,7 @@ export class Proposals {
   ): Promise<T> {
     let ranges: WatchedRanges;
     try {
-      ranges = this.#ranges.watch(unplaced(conditions), this.#overlay);
+      ranges = this.#ranges.watch(unplaced(conditions), this.#evaluation.inFlight);
     } catch (error) {
       return Promise.reject(error instanceof Error ? error : new Error(String(error)));
     }
@@ -243,11 +238,10 @@ export class Proposals {
     const data = encodeEffects(effects);
     const index = this.#host.append(data);
     if (effects.kind === 'write') {
-      effects.effects.forEach(({ key, deleted, value: bytes }, position) => {
-        const mapKey = toMapKey(key);
-        this.#overlay.set(mapKey, { timestamp: effects.timestamp, index, position, deleted, value: bytes });
-        if (!mutant('range-misses-overtaking')) this.#ranges.note(mapKey, effects.timestamp);
-      });
+      this.#evaluation.proposed(effects, index);
+      for (const { key } of effects.effects) {
+        if (!mutant('range-misses-overtaking')) this.#ranges.note(toMapKey(key), effects.timestamp);
+      }
     }
     this.#bytes += data.length;
     return new Promise<T>((resolve, reject) => {
@@ -263,68 +257,10 @@ export class Proposals {
     ranges: WatchedRanges,
   ): WriteEffects {
     const timestamp = this.#host.nextTimestamp();
-    const refusal = this.#refusal(conditions, timestamp, ranges);
+    const refusal = this.#evaluation.refusal(conditions, timestamp, ranges);
     if (refusal !== undefined) return { kind: 'write', timestamp, id, result: refusal, effects: [] };
     const result = { applied: true, timestamp, failedCondition: -1, failedVersion: 0 };
-    return { kind: 'write', timestamp, id, result, effects: this.#effectsOf(mutations) };
-  }
-
-  /** What the first condition that does not hold is answered. */
-  #refusal(conditions: readonly PlacedCondition[], timestamp: Timestamp, ranges: WatchedRanges): WriteResult | undefined {
-    for (const { position, condition } of conditions) {
-      const failedVersion = this.#failedVersion(condition, ranges);
-      if (failedVersion !== undefined) return { applied: false, timestamp, failedCondition: position, failedVersion };
-    }
-    return undefined;
-  }
-
-  /** What a condition that does not hold found instead; undefined if it holds. */
-  #failedVersion(condition: Condition, ranges: WatchedRanges): number | undefined {
-    if (condition.kind === 'unchanged') {
-      const changed = ranges.change(condition);
-      return changed > 0 ? changed : undefined;
-    }
-    const latest = this.#latest(condition.key);
-    if (this.#holds(condition, latest)) return undefined;
-    return latest === undefined || latest.deleted ? 0 : latest.timestamp;
-  }
-
-  #effectsOf(mutations: readonly Mutation[]): Effect[] {
-    return mutations.map((mutation): Effect => {
-      const latest = this.#latest(mutation.key);
-      const previous: VersionId =
-        latest === undefined
-          ? NO_VERSION
-          : { timestamp: latest.timestamp, index: latest.index, position: latest.position };
-      return mutation.kind === 'put'
-        ? { key: mutation.key, deleted: false, value: mutation.value, previous }
-        : { key: mutation.key, deleted: true, value: EMPTY_VALUE, previous };
-    });
-  }
-
-  #latest(key: Bytes): Pointer | undefined {
-    const pending = mutant('conditions-miss-in-flight') ? undefined : this.#overlay.get(toMapKey(key));
-    return pending ?? this.#host.state.pointer(key);
-  }
-
-  #holds(condition: KeyCondition, latest: Pointer | undefined): boolean {
-    const exists = latest !== undefined && !latest.deleted;
-    switch (condition.kind) {
-      case 'exists':
-        return exists;
-      case 'absent':
-        return !exists;
-      case 'version':
-        return (exists ? latest.timestamp : 0) === condition.version;
-      case 'value':
-        return exists && this.#valueOf(condition.key, latest).equals(condition.value);
-    }
-  }
-
-  #valueOf(key: Bytes, latest: Pointer): Bytes {
-    const { state } = this.#host;
-    const pending = this.#overlay.get(toMapKey(key));
-    return pending === undefined ? readRecord(state.store, state.slot, latest).value : pending.value;
+    return { kind: 'write', timestamp, id, result, effects: this.#evaluation.effectsOf(mutations) };
   }
 
   // --- reservations
@@ -412,12 +348,13 @@ export class Proposals {
   #prepareNow(request: PrepareRequest, holder: Holder, claim: Claim, watched: WatchedRanges): Promise<PrepareResult> {
     const { id, home, start, first, conditions, mutations } = request;
     const timestamp = this.#host.nextTimestamp();
-    const refusal = this.#refusal(conditions, timestamp, watched);
+    const refusal = this.#evaluation.refusal(conditions, timestamp, watched);
     if (refusal !== undefined) {
       return this.#append<PrepareResult>({ kind: 'refuse', timestamp, id }, { kind: 'refused', result: refusal });
     }
     const { reads, ranges } = claim;
-    const prepared: Prepared = { id, home, start, first, timestamp, intents: this.#effectsOf(mutations), reads, ranges };
+    const intents = this.#evaluation.effectsOf(mutations);
+    const prepared: Prepared = { id, home, start, first, timestamp, intents, reads, ranges };
     const result = this.#append<PrepareResult>({ kind: 'prepare', timestamp, prepared }, { kind: 'prepared', timestamp });
     this.#locks.take(holder, claim);
     this.#preparesInFlight += 1;
@@ -488,7 +425,7 @@ export class Proposals {
     if (onKeys.length === 0 || this.#host.state.sessions.lookup(id).kind !== 'new') return undefined;
     if (this.#locks.conflicts(claimOf(unplaced(onKeys), [])).length > 0) return undefined;
     const timestamp = this.#host.nextTimestamp();
-    const result = this.#refusal(onKeys, timestamp, NO_RANGES);
+    const result = this.#evaluation.refusal(onKeys, timestamp, NO_RANGES);
     return result && this.#append({ kind: 'write', timestamp, id, result, effects: [] }, result);
   }
 
@@ -509,10 +446,7 @@ export class Proposals {
     switch (effects.kind) {
       case 'write':
         if (effects.record !== undefined) this.#recordsInFlight -= 1;
-        for (const { key } of effects.effects) {
-          const mapKey = toMapKey(key);
-          if (this.#overlay.get(mapKey)?.index === index) this.#overlay.delete(mapKey);
-        }
+        this.#evaluation.applied(effects, index);
         break;
       case 'prepare':
         this.#preparesInFlight -= 1;
@@ -550,13 +484,11 @@ export class Proposals {
     this.#abandoned = true;
     for (const { reject } of this.#byIndex.values()) reject(leadershipLost(this.#host.state, reason, 'unknown'));
     this.#byIndex.clear();
-    this.#overlay.clear();
+    this.#evaluation.clear();
     this.#bytes = 0;
     this.#queue.abandon(() => this.#host.notLeader());
   }
 }
-
-const EMPTY_VALUE: Bytes = Buffer.alloc(0);
 
 function leadershipLost({ bucket }: BucketState, reason: string, outcome: Outcome): TidemarkError {
   return new TidemarkError('UNAVAILABLE', 'LEADERSHIP_LOST', `bucket ${bucket}: ${reason}`, { outcome, retriable: true });

@@ -14,6 +14,7 @@ import { HistoryWalks } from './history-walks.js';
 import { ReadRounds, type ReadRound } from './read-rounds.js';
 import type { Consistency, KeyRange, Record, ResolveRequest, Served, Timestamp, Version } from './requests.js';
 import { beforeHorizon } from './retention.js';
+import type { BucketClock } from './bucket-clock.js';
 import type { BucketState } from './state.js';
 import type { Strides } from './strides.js';
 import { Waiters } from './waiters.js';
@@ -50,8 +51,7 @@ export interface ReadHost {
   readonly state: BucketState;
   readonly raft: Raft;
   readonly hybrid: HybridClock;
-  /** The highest timestamp that this replica has assigned, promised or applied. */
-  readonly clock: Timestamp;
+  readonly clock: BucketClock;
   /** Everything at or below is applied here, and nothing more will appear at or below; 0 if nothing is known. */
   resolved(): Timestamp;
   /** A snapshot is taking the place of the state. */
@@ -62,9 +62,6 @@ export interface ReadHost {
   resolve(request: ResolveRequest, deadlineMs: number): Promise<void>;
   /** Leads with a lease that is valid in this turn. */
   hasLease(): boolean;
-  promise(timestamp: Timestamp): void;
-  /** A leader: the latest timestamp up to `wanted` as of which what is applied is all that ever will be; 0 if none is known. */
-  completeUpTo(wanted: Timestamp): Timestamp;
   notLeader(): TidemarkError;
   /** Monotonic milliseconds by which a follower has heard what its leader has to say now, unless something is wrong. */
   soonMs(): number;
@@ -207,7 +204,7 @@ export class Reads {
       await this.#openLinearizable(deadlineMs);
     }
     // Not this node's clock: if that is ahead, no other can serve a read as of it yet, and nothing was acknowledged there.
-    return Math.max(this.#replica.clock, this.#replica.raft.electedFloor);
+    return Math.max(this.#replica.clock.latest, this.#replica.raft.electedFloor);
   }
 
   /** What is the latest is read in the turn of the call, what is older may take several turns. */
@@ -336,7 +333,7 @@ export class Reads {
     } else {
       if (!mutant('as-of-not-kept')) hybrid.merge(timestamp, 'as_of');
       if (!raft.canServe()) throw this.#behind(timestamp);
-      if (!mutant('as-of-not-kept')) this.#replica.promise(timestamp);
+      if (!mutant('as-of-not-kept')) this.#replica.clock.promise(timestamp);
       const { term, lastIndex } = raft;
       await this.#waiters.until(
         deadlineMs,
@@ -413,7 +410,7 @@ export class Reads {
   #latestView(consistency: Consistency['kind'], atLeast: Timestamp = 0): View {
     const { raft, state } = this.#replica;
     const known = Math.max(raft.closed().timestamp, state.maxTimestamp);
-    const named = known >= atLeast ? known : Math.max(known, this.#replica.completeUpTo(atLeast));
+    const named = known >= atLeast ? known : Math.max(known, this.#replica.clock.completeUpTo(atLeast));
     return this.#view(consistency, TIMESTAMP_MAX, named);
   }
 

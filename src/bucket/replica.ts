@@ -4,13 +4,14 @@ import { assert } from '../lib/assert.js';
 import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
-import { later, type HybridClock, type Timestamp } from '../mvcc/timestamp.js';
+import type { HybridClock, Timestamp } from '../mvcc/timestamp.js';
 import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
 import { Raft } from '../raft/raft.js';
 import { electorate, type ConfigChange } from '../raft/config.js';
 import type { Entry, HardState, LogIndex, Message, Ready, ReplicaId, SnapshotMeta, TellBeat, Term } from '../raft/types.js';
 import type { Outcome, Prepared, TransactionId } from '../txn/transaction.js';
 import { Backlog } from './backlog.js';
+import { BucketClock, type BucketClockHost } from './bucket-clock.js';
 import type { BucketLog } from './log-storage.js';
 import { notLeader } from './not-leader.js';
 import { PendingEntries } from './pending-entries.js';
@@ -44,20 +45,14 @@ import type { BucketState } from './state.js';
  *
  * What it is not: it does no I/O itself and knows no other bucket. The node drives it (node/turn.ts).
  */
-export interface ReplicaHost {
+export interface ReplicaHost extends BucketClockHost {
   readonly clock: Clock;
   readonly random: Random;
   readonly limits: Limits;
   readonly log: Logger;
-  /** The node's clock. */
-  readonly hybrid: HybridClock;
   readonly timing: Timing;
   /** False while wall and monotonic clock disagree (a suspended machine): then leases prove nothing. */
   clockTrusted(): boolean;
-  /** The highest floor that this node may promise at present (its persisted clock ceiling); 0 if none. */
-  floorCeiling(): number;
-  /** A floor that covers every floor which this node promised before it was restarted. */
-  restartFloor(): number;
   /** False for a while after a restart. */
   mayVote(): boolean;
   /** False while this node should lead nothing: it may not vote, its disk hangs, or it is stopping. */
@@ -79,12 +74,6 @@ export interface Timing {
   readonly driftBound: number;
   readonly leaseReads: boolean;
 }
-
-/**
- * A floor must last until the answers to the next heartbeat are in. How far it runs ahead of the wall clock is also how far a
- * new leader's bucket clock may start ahead of it, so it should stay well below `maxClockOffsetMs`.
- */
-const FLOOR_HEARTBEATS = 1.5;
 
 /** What was told to all followers comes within a few hops. Who waits for longer had better ask the leader. */
 const SOON_HEARTBEATS = 0.05;
@@ -114,14 +103,11 @@ export class Replica {
   readonly log: BucketLog;
   readonly raft: Raft;
   readonly reads: Reads;
+  readonly clock: BucketClock;
   readonly #host: ReplicaHost;
   #proposals: Proposals | undefined;
   /** Changes of the horizon and of pins. */
   readonly #retaining = new PendingEntries();
-  /** Bucket clock: the highest commit timestamp that this replica has assigned or must stay above. */
-  #clock = 0;
-  /** The highest floor that this replica has promised to repeat to a candidate. */
-  #floor: number;
   #installing = false;
   #closed = false;
   #dueMs = -Infinity;
@@ -136,7 +122,7 @@ export class Replica {
     this.state = state;
     this.log = log;
     this.#host = host;
-    this.#floor = host.restartFloor();
+    this.clock = new BucketClock(host, state, () => this.raft);
     host.hybrid.mergeCommitted(state.maxTimestamp);
     this.raft = new Raft({
       id: this.id,
@@ -148,9 +134,9 @@ export class Replica {
       ...timing,
       random: () => host.random.float(),
       promises: {
-        offerFloor: () => this.#offerFloor(),
-        acceptFloor: (floor) => this.#acceptFloor(floor),
-        closed: () => this.#close(),
+        offerFloor: () => this.clock.offerFloor(),
+        acceptFloor: (floor) => this.clock.acceptFloor(floor),
+        closed: () => this.clock.close(),
       },
       appendBytesMax: limits.appendBytesMax,
       appendsInFlightMax: limits.appendsInFlightMax,
@@ -208,76 +194,19 @@ export class Replica {
     return this.#installing;
   }
 
-  // --- time: what this replica promises (design rule 9)
-
-  #offerFloor(): number {
-    const { hybrid, timing } = this.#host;
-    return Math.max(later(hybrid.physicalNow(), FLOOR_HEARTBEATS * timing.heartbeatMs), this.#floor);
-  }
-
-  #acceptFloor(offered: number): number {
-    const accepted = mutant('floor-above-ceiling') ? offered : Math.min(offered, this.#host.floorCeiling());
-    this.#floor = Math.max(this.#floor, accepted);
-    // Nothing is offered where a vote is asked for: that answer must name all that was ever promised.
-    return offered > 0 && accepted === 0 ? 0 : this.#floor;
-  }
-
-  /** Closes what a quorum's floor covers, up to now: nothing behind the present last entry will commit at or below it. */
-  #close(): number {
-    if (!this.raft.canServe()) return 0;
-    const floor = mutant('closed-without-floor') ? Infinity : this.raft.quorumFloor();
-    const closed = Math.min(floor, this.#host.hybrid.physicalNow());
-    if (!mutant('closed-not-kept')) this.promise(closed);
-    return closed;
-  }
-
-  /**
-   * The same between two heartbeats, for a read that wants to name a timestamp: it is promised, and a quorum knows the floor.
-   * What is in flight may commit below it, so nothing is said while there is any.
-   */
-  completeUpTo(wanted: Timestamp): Timestamp {
-    const isAllApplied = this.state.applied.index >= this.raft.lastIndex || mutant('named-before-applied');
-    if (!isAllApplied || !this.raft.canServe()) return 0;
-    return Math.min(wanted, this.#close());
-  }
-
   /** A leader resolves as much as it may now, instead of with its next heartbeat. It costs no message. */
   closeNow(): void {
     this.raft.closeNow();
   }
 
-  /** From now on nothing new commits in this bucket at or below `timestamp`. Leaders only. */
-  promise(timestamp: number): void {
-    this.#clock = Math.max(this.#clock, timestamp);
-  }
-
-  /** The highest timestamp that this replica has assigned, promised or applied. */
-  get clock(): number {
-    return Math.max(this.#clock, this.state.maxTimestamp);
-  }
-
-  /**
-   * Everything at or below this timestamp is applied here, and nothing more will ever appear at or below it (design rule 11). On
-   * every replica, whoever leads; 0 if nothing is known yet. It never goes back in the life of a replica. Commit timestamps grow
-   * in the order of the log, so what is applied says as much as what was closed, and so does a horizon; but a transaction that is
-   * prepared may still commit at its prepare timestamp or later, so the resolved timestamp stays below the lowest intent.
-   */
+  /** Everything at or below this timestamp is applied here, and nothing more will ever appear; see BucketClock. */
   resolved(): Timestamp {
-    const { maxTimestamp, horizon } = this.state;
-    const complete = Math.max(this.raft.closed().timestamp, maxTimestamp, horizon);
-    const lowest = mutant('resolved-above-intents') ? undefined : this.state.participant.lowestIntent();
-    return Math.min(complete, (lowest ?? Infinity) - 1);
+    return this.clock.resolved();
   }
 
   /** Asks home what became of transactions; see ReadHost. */
   outcomes(asked: readonly Prepared[], asOf: Timestamp, deadlineMs: number): Promise<ReadonlyMap<Prepared, Outcome>> {
     return this.#host.outcomes(asked, asOf, deadlineMs);
-  }
-
-  #nextTimestamp(): number {
-    const floor = Math.max(this.clock, this.raft.electedFloor) + 1;
-    this.#clock = Math.max(this.#host.hybrid.now(), floor);
-    return this.#clock;
   }
 
   // --- commands
@@ -295,7 +224,7 @@ export class Replica {
     await this.#lead((proposals) => proposals.reserve(request, deadlineMs));
     if (request.forMs === 0 || mutant('reserved-too-early')) return 0;
     // What is in flight is at or below the clock.
-    return (await this.reads.open({ kind: 'asOf', timestamp: this.clock }, deadlineMs)).timestamp;
+    return (await this.reads.open({ kind: 'asOf', timestamp: this.clock.latest }, deadlineMs)).timestamp;
   }
 
   /** As a participant of a transaction: see Proposals. */
@@ -373,11 +302,11 @@ export class Replica {
           state: this.state,
           limits: this.#host.limits,
           canServe: () => this.raft.canServe() && !this.#installing,
-          nextTimestamp: () => this.#nextTimestamp(),
-          clock: () => this.clock,
+          nextTimestamp: () => this.clock.next(),
+          clock: () => this.clock.latest,
           raise: (timestamp) => {
             this.#host.hybrid.mergeCommitted(timestamp);
-            this.promise(timestamp);
+            this.clock.promise(timestamp);
           },
           append: (data) => this.#append(data),
           notLeader: () => this.notLeader(),
@@ -443,8 +372,16 @@ export class Replica {
     return this.#dueMs;
   }
 
+  /** When what gathers for learners is to leave: Infinity if nothing does, or nothing is to leave any more. */
   get gatherDueMs(): number {
-    return this.#closed ? Infinity : this.raft.gatherDueMs;
+    return this.#closed || this.#installing ? Infinity : this.raft.gatherDueMs;
+  }
+
+  endGather(): void {
+    const now = this.#host.clock.monotonicMs();
+    if (now < this.gatherDueMs) return;
+    this.raft.endGather(now);
+    this.#host.changed(this);
   }
 
   tick(now: number): void {

@@ -28,12 +28,6 @@ interface Unsynced {
   batches: number;
 }
 
-/** When what gathers for the learners of a replica is to leave. */
-interface Gathering {
-  readonly dueMs: number;
-  readonly timer: Timer;
-}
-
 export class TurnLoop {
   readonly #clock: Clock;
   readonly #timers: Timers;
@@ -42,7 +36,10 @@ export class TurnLoop {
   readonly #onBug: (error: unknown) => void;
   #changed = new Set<Replica>();
   readonly #unsynced = new Map<Replica, Unsynced>();
-  readonly #gathering = new Map<Replica, Gathering>();
+  /** Replicas for whose learners entries gather, and when the first of them is due. */
+  #gathering = new Set<Replica>();
+  #gatherDueMs = Infinity;
+  #gatherTimer: Timer | undefined;
   #scheduled = false;
   #stopped = false;
 
@@ -74,7 +71,7 @@ export class TurnLoop {
         this.#run();
       } catch (error) {
         // Consensus or apply failed in a way that its own code did not foresee: going on could break a promise.
-        this.#stopped = true;
+        this.stop();
         this.#onBug(error);
       }
     });
@@ -96,16 +93,21 @@ export class TurnLoop {
 
   #planGather(replica: Replica): void {
     const dueMs = replica.gatherDueMs;
-    const planned = this.#gathering.get(replica);
-    if (dueMs >= (planned?.dueMs ?? Infinity)) return;
-    planned?.timer.cancel();
-    const timer = this.#timers.after(Math.max(0, dueMs - this.#clock.monotonicMs()), () => {
-      this.#gathering.delete(replica);
-      if (replica.gatherDueMs === Infinity) return;
-      replica.tick(this.#clock.monotonicMs());
-      this.#planGather(replica);
+    if (dueMs === Infinity) return;
+    this.#gathering.add(replica);
+    if (dueMs >= this.#gatherDueMs) return;
+    this.#gatherTimer?.cancel();
+    this.#gatherDueMs = dueMs;
+    // Never at once: a timer may be early by so little that a clock does not show it.
+    this.#gatherTimer = this.#timers.after(Math.max(1, dueMs - this.#clock.monotonicMs()), () => {
+      const gathering = this.#gathering;
+      this.#gathering = new Set();
+      this.#gatherDueMs = Infinity;
+      for (const due of gathering) {
+        due.endGather();
+        this.#planGather(due);
+      }
     });
-    this.#gathering.set(replica, { dueMs, timer });
   }
 
   #carryOut(replica: Replica, ready: Ready): void {
@@ -150,6 +152,6 @@ export class TurnLoop {
 
   stop(): void {
     this.#stopped = true;
-    for (const { timer } of this.#gathering.values()) timer.cancel();
+    this.#gatherTimer?.cancel();
   }
 }

@@ -74,6 +74,10 @@ export class Leadership {
     return this.replication.gatherDueMs;
   }
 
+  endGather(): void {
+    this.replication.endGather();
+  }
+
   get nextTickMs(): number {
     const quorumDueMs = this.replication.rounds.confirmedMs + this.core.options.electionTimeoutMs;
     return Math.min(this.heartbeatDueMs, quorumDueMs, this.transferDueMs, this.replication.noticeDueMs, this.gatherDueMs);
@@ -130,7 +134,7 @@ export class Leadership {
       replication.heartbeat();
     }
     if (now >= replication.noticeDueMs) replication.notice();
-    if (now >= replication.gatherDueMs) replication.endGather();
+    if (now >= this.gatherDueMs) this.endGather();
     return true;
   }
 
@@ -312,7 +316,7 @@ export class Leadership {
 
   private giveRead(from: ReplicaId, context: number, index: LogIndex): void {
     this.answerRead(from, context, index);
-    if (from !== this.core.id) this.replication.await(from);
+    if (from !== this.core.id) this.replication.readWaits(from, index);
   }
 
   private answerRead(from: ReplicaId, context: number, index: LogIndex): void {

@@ -29,8 +29,9 @@ export class Progress {
   /** When it was last heard of in this term, and when a message that carries a round was last made for it. */
   heardMs: number;
   roundSentMs = -Infinity;
-  /** When entries were last sent in `replicate`; and up to where it has asked for them, since a read there waits. */
+  /** When entries were last sent in `replicate`. */
   appendedMs = -Infinity;
+  /** The highest index that a read there has had to wait for. */
   awaited: LogIndex = 0;
   /** When `match` last moved, or the first append of the window was sent. */
   movedMs: number;

@@ -160,9 +160,15 @@ export class Raft {
     return this.leadership?.nextTickMs ?? Math.min(this.election.nextTickMs, this.forwarded.dueMs);
   }
 
-  /** Leader: when `tick` is due for learners, for whom entries gather; Infinity if none do. Reads there may wait for it. */
+  /** Leader: when what gathers for learners is to leave, which a tick then sees to as well; Infinity if nothing does. */
   get gatherDueMs(): number {
     return this.leadership?.gatherDueMs ?? Infinity;
+  }
+
+  /** Leader: it is that time. */
+  endGather(now: number): void {
+    this.setTime(now);
+    this.leadership?.endGather();
   }
 
   tick(now: number): void {

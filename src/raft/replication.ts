@@ -112,6 +112,7 @@ export class Replication {
     const isSynced = peer.state === 'snapshot' && core.log.term(peer.match) >= 0;
     if (peer.state === 'probe' || isSynced) peer.toReplicate();
     if (peer.next <= core.log.lastIndex) this.awake = true;
+    this.tellAwaited(peer);
     this.planNotice(peer);
     return moved;
   }
@@ -169,14 +170,13 @@ export class Replication {
     this.gatherDueMs = Infinity;
   }
 
-  /** A read at this replica waits until it has applied what is committed. */
-  await(id: ReplicaId): void {
+  /** A read at this replica waits until it has applied the entry at `index`, which is committed. */
+  readWaits(id: ReplicaId, index: LogIndex): void {
     const peer = this.byId.get(id);
     if (peer === undefined) return;
-    if (this.knowsLess(peer)) this.sendHeartbeat(peer, 0);
-    if (peer.next > this.core.commit) return;
-    peer.awaited = this.core.commit;
+    peer.awaited = Math.max(peer.awaited, index);
     this.awake = true;
+    this.tellAwaited(peer);
   }
 
   /** Makes all messages that are due. One round at most is opened, when the first message needs it. */
@@ -232,7 +232,8 @@ export class Replication {
 
   private gathers(peer: Progress): boolean {
     const { now, log, config, options } = this.core;
-    if (peer.state !== 'replicate' || log.lastIndex - peer.next >= GATHER_ENTRIES_MAX || isVoter(config, peer.id)) return false;
+    const count = log.lastIndex - peer.next + 1;
+    if (peer.state !== 'replicate' || count >= GATHER_ENTRIES_MAX || isVoter(config, peer.id)) return false;
     const partMs = options.heartbeatMs * (peer.next <= peer.awaited ? GATHER_PART / 2 : GATHER_PART);
     const dueMs = (Math.floor(peer.appendedMs / partMs) + 1) * partMs;
     if (now >= dueMs) return false;
@@ -326,6 +327,11 @@ export class Replication {
 
   private knowsLess(peer: Progress): boolean {
     return peer.commitTold < Math.min(peer.match, this.core.commit);
+  }
+
+  /** A read there waits for a commit index that it can be told. */
+  private tellAwaited(peer: Progress): void {
+    if (peer.commitTold < peer.awaited && this.knowsLess(peer)) this.sendHeartbeat(peer, 0);
   }
 
   private planNotice(peer: Progress): void {

@@ -23,4 +23,52 @@ describe('the turn loop', () => {
     await loop.runFor(1);
     expect(pages).to.equal(0);
   });
+
+  describe('and what gathers for learners', () => {
+    /** Replicas whose entries leave after so long, and again after as long, on a machine whose clock goes at this rate and has slept. */
+    const start = (rate: number, ...everyMs: number[]): { loop: SimLoop; turns: TurnLoop; left: number[][] } => {
+      const loop = new SimLoop(1);
+      const { clock, timers } = loop.process('n1', loop.clock({ rate }));
+      clock.slept(1234.567);
+      const writer = { flush: () => undefined } as unknown as LogWriter;
+      const output = { send: () => true, flush: () => undefined, snapshotWanted: () => undefined };
+      const turns = new TurnLoop(clock, timers, writer, output, (error) => {
+        throw error;
+      });
+      const left = everyMs.map((partMs) => {
+        const late: number[] = [];
+        const next = (): number => (Math.floor(clock.monotonicMs() / partMs) + 1) * partMs;
+        const replica = {
+          collect: () => undefined,
+          gatherDueMs: next(),
+          raft: { hasReady: () => false },
+          endGather: () => {
+            if (clock.monotonicMs() < replica.gatherDueMs) return;
+            late.push(clock.monotonicMs() - replica.gatherDueMs);
+            replica.gatherDueMs = next();
+          },
+        };
+        turns.changed(replica as unknown as Replica);
+        return late;
+      });
+      return { loop, turns, left };
+    };
+
+    it('lets it leave when it is due, whatever rounding makes of clocks and timers', async () => {
+      for (let round = 0; round < 40; round += 1) {
+        const { loop, left } = start(1 - round / 1000, 40, 20, 13, 500);
+        await loop.runFor(10_000);
+        expect(left.map((late) => late.length >= 19)).to.deep.equal([true, true, true, true]);
+        expect(Math.max(...left.flat())).to.be.at.most(2);
+      }
+    });
+
+    it('leaves it where it is when the node stops', async () => {
+      const { loop, turns, left } = start(1, 40);
+      await loop.runFor(10);
+      turns.stop();
+      await loop.runFor(200);
+      expect(left).to.deep.equal([[]]);
+    });
+  });
 });

@@ -1,10 +1,11 @@
 import { expect } from 'chai';
 import { isTidemarkError } from '../../src/lib/errors.js';
-import { bucketOf, type NodeId } from '../../src/placement/map.js';
+import { bucketOf, nodeOfReplica, type NodeId } from '../../src/placement/map.js';
 import type { Router } from '../../src/router/router.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
 import { withReadReplica } from '../../src/sim/read-replicas.js';
 import { bytes, change, Counters, leaderOf, replicasOf, startCluster, untilLed } from './support.js';
+import { leadingReplica } from './transaction-support.js';
 
 /** Nothing moves but what the test moves. */
 const UNPLANNED = { bucketsMovingMax: 0 };
@@ -83,6 +84,24 @@ describe('linearizable reads at replicas that do not lead', () => {
       expect(by.node).to.equal(leaderOf(cluster, key, 2));
     }
     expect(cluster.fatal).to.deep.equal([]);
+  });
+
+  it('wait for what gathers for a read replica, which leaves on time though nothing else happens', async () => {
+    const { cluster, learners } = await startWithReadReplicas('gathers');
+    const client = cluster.client('c1');
+    for (let round = 0; round < 20; round += 1) {
+      await cluster.loop.runFor(37);
+      // The first one leaves at once, the second gathers.
+      for (const value of ['first', 'second']) await cluster.settle(client.put(bytes('k'), bytes(`${value} ${round}`)));
+      const leader = leadingReplica(cluster, 'k');
+      const behind = (): NodeId[] => {
+        return leader.raft.progress().flatMap(({ id, match }) => (match < leader.raft.lastIndex ? [nodeOfReplica(id)] : []));
+      };
+      await cluster.loop.runFor(2);
+      if (round === 0) expect(behind()).to.deep.equal(learners);
+      await cluster.loop.runFor(15);
+      expect(behind(), `round ${round}`).to.deep.equal([]);
+    }
   });
 
   it('see all that was acknowledged, also at a replica that was cut off from the leader unawares', async () => {

@@ -288,7 +288,7 @@ describe('a plain put of a key that transactions read, the next one always befor
     const id = (session: number): TransactionId => ({ session, sequence: 1, attempt: 1 });
     const prepare = async (session: number): Promise<string> => {
       const conditions = [{ position: 0, condition: { kind: 'exists', key: bytes(key) } }] as const;
-      const first = leader.clock + session;
+      const first = leader.clock.latest + session;
       const request = { id: id(session), home: bucketOf(bytes(home), BUCKETS), start: first, first, reservation: 0 };
       const { kind } = await cluster.settle(leader.prepare({ ...request, conditions, mutations: [] }, Infinity));
       return kind;

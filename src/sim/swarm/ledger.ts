@@ -189,7 +189,7 @@ export class Ledger {
   /** A leader begins to serve: its clock is above all that earlier leaders have named, whatever became of them. */
   serves(replica: Replica): void {
     const { namedIn } = this.#of(replica.bucket);
-    const clock = Math.max(replica.clock, replica.raft.electedFloor);
+    const clock = Math.max(replica.clock.latest, replica.raft.electedFloor);
     for (const [term, named] of namedIn) {
       // One that stood still while its entry was committed may find out behind its successor: it cannot commit any more.
       if (term > replica.raft.term || clock >= named.timestamp) continue;

@@ -144,7 +144,8 @@ export class Witness {
   }
 
   #lookAtClocks(replica: Replica, node: NodeId, seen: Seen): void {
-    const { clock, hybrid, bucket } = replica;
+    const { hybrid, bucket } = replica;
+    const clock = replica.clock.latest;
     if (clock < seen.clock) this.#fail(`the clock of bucket ${bucket} on node ${node} went from ${seen.clock} to ${clock}`);
     seen.clock = clock;
     const last = this.#nodeClocks.get(node) ?? 0;
