@@ -29,8 +29,8 @@ import { VersionScan } from './version-scan.js';
  * What a page is read from: the pointers of the range tell when each of its keys was changed last, the version records by time
  * tell what was changed since. The first is short for a small range, the second for a short time. Keys of one partition are
  * looked up by pointers first, since no other bucket's lie between; a range over the whole key space by time first, since
- * pointers are in the order of keys over all buckets of the node. The other way is tried if the first has not come to the
- * end within `limits.rangeEntriesMax`.
+ * pointers are in the order of keys over all buckets of the node, unless one page holds all of them. The other way is tried if
+ * the first has not come to the end within `limits.rangeEntriesMax`.
  *
  * Below the horizon changes may be forgotten, a tombstone with its pointer: that is OUT_OF_RANGE, and rechecked in the
  * deciding turn.
@@ -141,11 +141,11 @@ async function examine(state: BucketState, watches: readonly RangeWatch[], limit
   for (const watch of watches) {
     checkHorizon(state, watch.condition);
     const { start, end } = watch.condition.range;
-    const ways = liesInOnePartition(start, end) ? [byKey, byTime] : [byTime, byKey];
+    const ways = liesInOnePartition(start, end) ? [byKey, byTime] : [byFirstKeys, byTime, byKey];
     let known = watch.changed > 0 || isBehind(state, watch);
     for (const [at, way] of ways.entries()) {
       if (known) break;
-      // What the first way may look at in vain, the second must still have.
+      // What one way may look at in vain, the next must still have.
       const look = await way(state, watch, Math.floor(left / (ways.length - at)), limits);
       left -= look.entries;
       known = look.complete || watch.changed > 0;
@@ -183,6 +183,11 @@ async function byKey({ store, slot }: BucketState, watch: RangeWatch, most: numb
     gte = keyAfter(last);
   }
   return { entries: most, complete: false };
+}
+
+/** One page of them: few keys, or none, are told at once, however much was written since. */
+function byFirstKeys(state: BucketState, watch: RangeWatch, most: number): Promise<Look> {
+  return byKey(state, watch, Math.min(PAGE_ENTRIES, most));
 }
 
 /** What was written after `since`, until something of it is in the range. */

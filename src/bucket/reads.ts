@@ -210,6 +210,7 @@ export class Reads {
   /** What is the latest is read in the turn of the call, what is older may take several turns. */
   async get(key: Bytes, view: View, strides: Strides): Promise<Record | undefined> {
     const { state } = this.#replica;
+    state.checkStands();
     this.#recheckHorizon(view);
     const pointer = state.pointer(key);
     if (pointer === undefined) return undefined;

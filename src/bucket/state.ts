@@ -24,6 +24,7 @@ import type { Home } from '../txn/home.js';
 import type { Participant } from '../txn/participant.js';
 import type { Prepared } from '../txn/transaction.js';
 import { decodeEffects, type Effect, type Effects } from './effects.js';
+import { notLeader } from './not-leader.js';
 import {
   applyRetention,
   decodeRetention,
@@ -365,6 +366,11 @@ export class BucketState implements BatchMember {
 
   get retired(): boolean {
     return this.#retired;
+  }
+
+  /** For whoever reads over several turns, before each look: what is gone since was given up, and is not damage. */
+  checkStands(): void {
+    if (this.#retired && !mutant('read-of-swept-slot')) throw notLeader(this.bucket, 0, 0);
   }
 
   beforeBatch(): void {

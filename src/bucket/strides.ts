@@ -11,7 +11,7 @@ const LINKS_PER_TURN = 400;
  * written a million times since. One is for the reads of one request, which share their turns.
  *
  * After a pause a snapshot may have taken the place of the state, and the horizon may have risen: links are the same everywhere,
- * and whoever asked looks at the horizon again before it answers.
+ * and whoever asked looks at the horizon again before it answers. Or the replica may have been given up, and what it held go.
  */
 export class Strides {
   readonly #pause: () => Promise<void>;
@@ -25,6 +25,7 @@ export class Strides {
   async versionAsOf(state: BucketState, from: VersionId, timestamp: Timestamp): Promise<Found | undefined> {
     let next = from;
     for (;;) {
+      state.checkStands();
       const { found, further, links } = versionAsOf(state.store, state.slot, next, timestamp, state.horizon, this.#left);
       this.#left -= links;
       if (further === undefined) return found;

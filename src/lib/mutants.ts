@@ -118,6 +118,7 @@ export const MUTANTS = [
   'snapshot-chases-log',
   'snapshot-without-sessions',
   'snapshot-of-swept-slot',
+  'read-of-swept-slot',
   'snapshots-overlap',
   'snapshot-goes-back',
   'log-gap-kept',

@@ -181,6 +181,7 @@ function recordAt(
     if (keysOnly) return { key, value: EMPTY, version: pointer.timestamp };
     const data = state.store.get(versionKey(state.slot, pointer));
     if (data !== undefined) return { key, value: decodeRecord(data).value, version: pointer.timestamp };
+    state.checkStands();
     // The page with the pointer is a little old: since then the key was written, and what the pointer names collected.
     const latest = state.pointer(key);
     const isNewer = latest === undefined || compareVersions(latest, pointer) > 0;

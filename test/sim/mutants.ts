@@ -191,6 +191,11 @@ export const PLANTED: Readonly<Record<Mutant, Planted>> = {
     what: 'a snapshot is read on from a slot that was swept',
     by: { test: 'sim/seams', name: 'ends when another state took its place' },
   },
+  'read-of-swept-slot': {
+    like: 'Membership and learners: removed while it is asked',
+    what: 'who reads on from a replica that was given up takes what is gone for damage',
+    by: { test: 'sim/seams', name: 'that is given up while it is read' },
+  },
   'snapshots-overlap': {
     like: 'Snapshots: two in quick succession (etcd#18055)',
     what: 'a snapshot begins to come in before an older one of its bucket has let go',

@@ -248,6 +248,26 @@ describe('the condition that a range is unchanged', () => {
     expect(error.message).to.include('more than 40 keys or changes');
   });
 
+  it('over few keys looks at few, though much else was written since', async () => {
+    const world = await start('few-keys');
+    const since = world.client.now();
+    for (let n = 0; n < 1000; n += 100) {
+      const keys = Array.from({ length: 100 }, (_, at) => `other/${n + at}`);
+      await world.cluster.settle(Promise.all(keys.map((key) => world.client.put(bytes(key), bytes('v')))));
+    }
+    const { store } = world.leader.state;
+    const page = store.page.bind(store);
+    let entries = 0;
+    store.page = async (options) => {
+      const found = await page(options);
+      entries += found.entries.length;
+      return found;
+    };
+    const result = await world.cluster.settle(write(world, [unchanged('none/', since)], [put('k')]));
+    expect(result.applied).to.equal(true);
+    expect(entries).to.be.at.most(1);
+  });
+
   it('leaves nothing behind when its bucket has too much to do', async () => {
     const world = await start('overloaded', { proposalsPerBucketMax: 1, rangesPerBucketMax: 3 });
     const { cluster, leader } = world;

@@ -1,16 +1,21 @@
 import { expect } from 'chai';
 import { unpack } from 'msgpackr';
 import type { Timestamp } from '../../src/bucket/requests.js';
+import { Strides } from '../../src/bucket/strides.js';
 import { TableLoader } from '../../src/bucket/tables.js';
 import { StateSnapshot } from '../../src/bucket/snapshot.js';
+import { DEFAULT_LIMITS } from '../../src/env/limits.js';
 import { EMPTY } from '../../src/lib/bytes.js';
+import type { TidemarkError } from '../../src/lib/errors.js';
 import { later } from '../../src/mvcc/timestamp.js';
 import { Installs } from '../../src/node/installs.js';
+import { scanPage } from '../../src/node/scan.js';
 import type { NodeId } from '../../src/placement/map.js';
+import { moveReplica } from '../../src/placement/record.js';
 import type { Router } from '../../src/router/router.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
 import { ListLogger } from '../node/support.js';
-import { bytes, failure, leaderOf, replicasOf, startCluster, untilEqual, untilLed } from './support.js';
+import { bytes, change, failure, leaderOf, replicasOf, startCluster, untilEqual, untilLed } from './support.js';
 
 /**
  * Moments that random faults hardly ever hit, each at a seam where two safeguards meet. Nearly every test here fails with a planted bug
@@ -197,6 +202,55 @@ describe('at the seams of a simulated cluster', () => {
       await untilEqual(cluster);
       expect(cluster.fatal).to.deep.equal([]);
     }
+  });
+
+  it('a replica that is given up while it is read sends its readers elsewhere, and is not taken for damaged', async () => {
+    const cluster = await startCluster({ seed: 'read-on', nodes: 4, buckets: 1, limits: { bucketsMovingMax: 0 } });
+    const client = cluster.client('c1');
+    const { timestamp } = await cluster.settle(client.put(bytes('k'), bytes('first')));
+    for (let n = 0; n < 1200; n += 100) {
+      const keys = Array.from({ length: 100 }, (_, at) => (n < 600 ? 'k' : `k${n + at}`));
+      await cluster.settle(Promise.all(keys.map((key) => client.put(bytes(key), bytes('v')))));
+    }
+    const last = (await cluster.settle(client.put(bytes('z'), bytes('v')))).timestamp;
+    await cluster.loop.runFor(1000);
+    // What takes a real node a few milliseconds takes no time here: each stride, each page.
+    const soon = (): Promise<void> => new Promise((resolve) => void cluster.loop.timers.after(1, resolve));
+    const { hosting } = cluster.node(3);
+    const replica = hosting.replicas.get(0);
+    if (replica === undefined) throw new Error('node 3 has a replica');
+    const { store } = replica.state;
+    const page = store.page.bind(store);
+    const retire = hosting.retire.bind(hosting);
+    const failures: Promise<TidemarkError>[] = [];
+    hosting.retire = (given, settled) => {
+      store.page = async (options) => {
+        const found = await page(options);
+        await soon();
+        return found;
+      };
+      const range = { start: EMPTY, end: EMPTY };
+      const scan = { kind: 'scan', buckets: [0], range, consistency: { kind: 'asOf', timestamp: last }, limit: 1000, reverse: false } as const;
+      const options = { nodeId: 3, limits: DEFAULT_LIMITS, clock: cluster.clock(3), state: store };
+      const context = { deadlineMs: Infinity, seen: 0 };
+      const view = { timestamp, served: { node: 3, timestamp, consistency: 'asOf', hops: 0 } } as const;
+      // They pass their gates in the last moments.
+      for (const reads of [0, 1, 2, 3, 4, 5]) {
+        const begin = async <T>(read: () => Promise<T>): Promise<T> => {
+          for (let n = 0; n < reads; n += 1) await soon();
+          return read();
+        };
+        failures.push(failure(begin(() => replica.reads.get(bytes('k'), view, new Strides(soon)))));
+        failures.push(failure(begin(() => scanPage({ ...scan, keysOnly: false }, [replica], options, new Strides(soon), context))));
+      }
+      return retire(given, settled);
+    };
+    await change(cluster, (record) => moveReplica(record, 0, 3, 4));
+    expect(await cluster.loop.runUntil(() => hosting.replicas.get(0) === undefined, 30_000)).to.equal(true);
+    const found = await cluster.settle(Promise.all(failures));
+    expect(found.length).to.equal(12);
+    for (const { reason } of found) expect(reason).to.equal('NOT_LEADER');
+    expect(cluster.fatal).to.deep.equal([]);
   });
 });
 
