@@ -4,6 +4,7 @@ import { assert } from '../lib/assert.js';
 import { toMapKey, type Bytes } from '../lib/bytes.js';
 import { mutant } from '../lib/mutants.js';
 import { keyAfter } from '../lib/ordered.js';
+import { merge, Overlay, type Run, type Write } from './overlay.js';
 import { RecentVersions } from './recent-versions.js';
 
 /**
@@ -14,17 +15,10 @@ import { RecentVersions } from './recent-versions.js';
  * - One batch is in flight at a time, and batches become durable in the order of apply, so the store always holds the state
  *   of each bucket at exactly the applied index that the same batch wrote.
  * - A write leaves the overlay only when the batch that holds it is on disk; point reads look at the overlay first.
+ * - However much waits for a slow disk, no turn works through all of it: it is sorted, and put into its batch, in pieces.
  *
  * Example: two puts of one key within one interval reach the disk as two version records and one pointer.
  */
-interface Write {
-  readonly key: Bytes;
-  /** Undefined: deleted. */
-  readonly value: Bytes | undefined;
-}
-
-type Overlay = Map<string, Write>;
-
 /** Someone whose derived records (a bucket's meta record) are written once a batch, not once an apply. */
 export interface BatchMember {
   /** Adds the final records to the batch; called in the turn in which the batch is cut. */
@@ -47,17 +41,22 @@ export interface StateStoreOptions {
 }
 
 const BATCH_BYTES = 1024 * 1024;
+/** What is sorted, or put into a batch, in one turn: some two milliseconds. */
+const WRITES_PER_TURN = 1000;
+const BYTES_PER_TURN = 4 * 1024 * 1024;
+/** Deletions in the overlay fill no page; so many of them at least are passed with each page of the store. */
+const DELETIONS_PER_PAGE = 256;
 
 export class StateStore {
   /** The records that were applied last, over all buckets. */
   readonly recent: RecentVersions;
   readonly #options: StateStoreOptions;
   readonly #store: Store;
-  #pending: Overlay = new Map();
-  #flushing: Overlay = new Map();
+  #pending = new Overlay();
+  #flushing = new Overlay();
+  /** Settles when the last page that was asked for may be read: they sort one after another, so one piece a turn is all. */
+  #sorting: Promise<void> = Promise.resolve();
   #members = new Set<BatchMember>();
-  #pendingBytes = 0;
-  #flushingBytes = 0;
   #scheduled = false;
   #startingNow = false;
   #running: Promise<void> | undefined;
@@ -76,7 +75,7 @@ export class StateStore {
 
   /** True while so much waits for the disk that nothing more should be applied. */
   get full(): boolean {
-    return this.#pendingBytes + this.#flushingBytes > this.#options.overlayBytesMax;
+    return this.#pending.bytes + this.#flushing.bytes > this.#options.overlayBytesMax;
   }
 
   /** Monotonic ms since which a batch is on its way to the disk; undefined while none is. */
@@ -85,7 +84,7 @@ export class StateStore {
   }
 
   get(key: Bytes): Bytes | undefined {
-    if (this.#pending.size > 0 || this.#flushing.size > 0) {
+    if (!this.#pending.isEmpty || !this.#flushing.isEmpty) {
       const mapKey = toMapKey(key);
       const write = this.#pending.get(mapKey) ?? this.#flushing.get(mapKey);
       if (write !== undefined) return write.value;
@@ -103,8 +102,7 @@ export class StateStore {
 
   #write(write: Write): void {
     assert(!this.#closed, 'write to a closed state store');
-    this.#pending.set(toMapKey(write.key), write);
-    this.#pendingBytes += write.key.length + (write.value?.length ?? 0) + 64;
+    this.#pending.set(write);
     this.#schedule();
   }
 
@@ -119,7 +117,7 @@ export class StateStore {
     const { timers, gatherMs } = this.#options;
     if (mutant('torn-state-batch')) {
       this.#start();
-    } else if (this.#pendingBytes >= BATCH_BYTES && !this.#startingNow) {
+    } else if (this.#pending.bytes >= BATCH_BYTES && !this.#startingNow) {
       // Not in the midst of an apply: what belongs together goes into one batch.
       this.#startingNow = true;
       timers.turnEnd(() => {
@@ -136,11 +134,11 @@ export class StateStore {
   }
 
   #start(): void {
-    if (this.#pending.size === 0 && this.#members.size === 0) return;
+    if (this.#pending.isEmpty && this.#members.size === 0) return;
     this.#running = this.#writeBatch().then(
       () => {
         this.#running = undefined;
-        if (this.#pending.size > 0 || this.#members.size > 0) this.#schedule();
+        if (!this.#pending.isEmpty || this.#members.size > 0) this.#schedule();
       },
       (error: unknown) => {
         // Stays "running" for ever: no further batch may follow a failed one.
@@ -156,22 +154,36 @@ export class StateStore {
     this.#cutting = true;
     for (const member of members) member.beforeBatch();
     this.#cutting = false;
-    const batch: Batch = this.#store.batch();
-    for (const { key, value } of this.#pending.values()) {
+    const cut = this.#pending;
+    this.#flushing = cut;
+    this.#pending = new Overlay();
+    if (mutant('overlay-dropped-early')) this.#flushing = new Overlay();
+    const batch = this.#store.batch();
+    await this.#fill(batch, cut);
+    this.#busySinceMs = this.#options.clock.monotonicMs();
+    await batch.write();
+    this.#busySinceMs = undefined;
+    this.#flushing = new Overlay();
+    for (const member of members) member.afterBatch();
+  }
+
+  /** What the batch holds was settled when it was cut: what is applied between two pieces goes into the next one. */
+  async #fill(batch: Batch, cut: Overlay): Promise<void> {
+    let [length, bytes] = [0, 0];
+    for (const { key, value } of cut.writes()) {
+      if (batch.length - length >= WRITES_PER_TURN || batch.bytes - bytes >= BYTES_PER_TURN) {
+        await this.#turnEnd();
+        ({ length, bytes } = batch);
+      }
       if (value === undefined) batch.del(key);
       else batch.put(key, value);
     }
-    this.#flushing = this.#pending;
-    this.#flushingBytes = this.#pendingBytes;
-    this.#pending = new Map();
-    this.#pendingBytes = 0;
-    this.#busySinceMs = this.#options.clock.monotonicMs();
-    if (mutant('overlay-dropped-early')) this.#flushing = new Map();
-    await batch.write();
-    this.#busySinceMs = undefined;
-    this.#flushing = new Map();
-    this.#flushingBytes = 0;
-    for (const member of members) member.afterBatch();
+  }
+
+  #turnEnd(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#options.timers.turnEnd(resolve);
+    });
   }
 
   /** Resolves when everything written before the call is on disk; rejects, as every later call does, if a batch failed. */
@@ -187,19 +199,38 @@ export class StateStore {
    * readers tell them apart by their versions.
    */
   async page(options: PageOptions): Promise<Page> {
-    // The overlay must be captured before the store is read: a batch may land in between, and then the store has it too.
-    let overlay = this.#overlayRange(options);
-    let rest = options;
-    for (;;) {
+    await this.#sorted();
+    const { reverse, limit } = options;
+    for (let rest = options; ; ) {
+      // The overlay must be captured before the store is read: a batch may land in between, and then the store has it too.
+      let overlay = this.#overlayRun(rest);
       const page = await this.#store.page(rest);
-      if (mutant('page-misses-overlay')) overlay = this.#overlayRange(options);
-      if (overlay.length === 0) return page;
-      const merged = merge(page, overlay, options);
-      const last = page.entries.at(-1)?.[0];
-      if (merged.entries.length > 0 || !merged.more || last === undefined) return merged;
+      if (mutant('page-misses-overlay')) overlay = this.#overlayRun(rest);
+      if (overlay.writes.length === 0) return page;
+      const onDisk = { writes: page.entries.map(([key, value]) => ({ key, value })), more: page.more };
+      const { writes, more } = merge(onDisk, overlay, reverse);
+      const entries = entriesOf(writes);
+      const last = writes.at(-1)?.key;
+      if (entries.length > limit) return { entries: entries.slice(0, limit), more: true };
+      if (entries.length > 0 || !more || last === undefined) return { entries, more };
       // Everything on this page is deleted by the overlay: an empty page would leave the caller without a place to go on.
-      rest = options.reverse === true ? { ...options, lt: last } : { ...options, gte: keyAfter(last) };
+      rest = reverse === true ? { ...rest, lt: last } : { ...rest, gte: keyAfter(last) };
     }
+  }
+
+  #overlayRun(range: PageOptions): Run {
+    const most = { ...range, limit: range.limit + DELETIONS_PER_PAGE };
+    return merge(this.#flushing.run(most), this.#pending.run(most), range.reverse);
+  }
+
+  /** Resolves when everything written before the call is on disk or sorted. */
+  #sorted(): Promise<void> {
+    this.#sorting = this.#sorting.then(async () => {
+      for (const overlay of [this.#flushing, this.#pending]) {
+        while (!overlay.sort(WRITES_PER_TURN)) await this.#turnEnd();
+      }
+    });
+    return this.#sorting;
   }
 
   /** A page without the overlay: at least everything written before the last `flush()` that was fulfilled. */
@@ -212,19 +243,6 @@ export class StateStore {
     return this.#store.approximateBytes(gte, lt);
   }
 
-  #overlayRange({ gte, lt, reverse }: PageOptions): Write[] {
-    const low = toMapKey(gte);
-    const high = toMapKey(lt);
-    const found = new Map<string, Write>();
-    for (const overlay of [this.#flushing, this.#pending]) {
-      for (const [mapKey, write] of overlay) {
-        if (mapKey >= low && mapKey < high) found.set(mapKey, write);
-      }
-    }
-    const direction = reverse === true ? -1 : 1;
-    return [...found.values()].sort((a, b) => direction * Buffer.compare(a.key, b.key));
-  }
-
   /** Writes what is pending and closes the store. Rejects, leaving the store open, if that could not be written. */
   async close(): Promise<void> {
     await this.flush();
@@ -233,33 +251,10 @@ export class StateStore {
   }
 }
 
-/** Both inputs are sorted; where both have a key, the overlay wins. Nothing beyond the page's own end is claimed. */
-function merge(page: Page, overlay: readonly Write[], { limit, reverse }: PageOptions): Page {
-  const direction = reverse === true ? -1 : 1;
+function entriesOf(writes: readonly Write[]): (readonly [Bytes, Bytes])[] {
   const entries: (readonly [Bytes, Bytes])[] = [];
-  const last = page.entries.at(-1)?.[0];
-  let at = 0;
-  const take = ({ key, value }: Write): void => {
+  for (const { key, value } of writes) {
     if (value !== undefined) entries.push([key, value]);
-  };
-  for (const entry of page.entries) {
-    for (let write = overlay[at]; write !== undefined; write = overlay[++at]) {
-      const order = direction * Buffer.compare(write.key, entry[0]);
-      if (order > 0) break;
-      take(write);
-      if (order === 0) {
-        at += 1;
-        break;
-      }
-    }
-    const shadowed = at > 0 && overlay[at - 1]?.key.equals(entry[0]) === true;
-    if (!shadowed) entries.push(entry);
   }
-  for (let write = overlay[at]; write !== undefined; write = overlay[++at]) {
-    // Behind the last entry of an incomplete page the store may hold keys that were not read.
-    if (page.more && (last === undefined || direction * Buffer.compare(write.key, last) > 0)) break;
-    take(write);
-  }
-  const more = page.more || entries.length > limit;
-  return { entries: entries.length > limit ? entries.slice(0, limit) : entries, more };
+  return entries;
 }
