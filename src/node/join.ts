@@ -68,17 +68,18 @@ export async function joinCluster(env: Env, options: JoinOptions): Promise<Admis
 
 async function askAll(env: Env, options: JoinOptions, applicant: Applicant): Promise<Admission> {
   const { clock, timers, log } = env;
-  let next = options.seeds;
   for (;;) {
     let refusal: TidemarkError | undefined;
-    let leader: string | undefined;
-    for (const address of next) {
+    const addresses = [...options.seeds];
+    for (const [at, address] of addresses.entries()) {
       try {
         return await ask(env, address, options.clusterId, applicant);
       } catch (error) {
         if (!isTidemarkError(error) || !error.retriable) throw error;
         refusal = error;
-        leader = error.details['address'] ?? leader;
+        // Who leads is asked next. Hints may differ, and old ones be wrong for ever: each is followed, once in a round.
+        const hint = error.details['address'];
+        if (hint !== undefined && !addresses.includes(hint)) addresses.splice(at + 1, 0, hint);
       }
     }
     if (clock.monotonicMs() >= options.deadlineMs) {
@@ -86,7 +87,6 @@ async function askAll(env: Env, options: JoinOptions, applicant: Applicant): Pro
       throw new TidemarkError('UNAVAILABLE', 'JOIN_FAILED', message, { retriable: true, cause: refusal });
     }
     log.info('waiting to be let into the cluster', { reason: messageOf(refusal) });
-    next = leader === undefined || next[0] === leader ? options.seeds : [leader, ...options.seeds];
     await new Promise<void>((resolve) => {
       timers.after(PAUSE_MS, resolve);
     });
