@@ -3,7 +3,7 @@ import type { Bytes } from '../lib/bytes.js';
 import { TidemarkError } from '../lib/errors.js';
 import { readUint64, writeUint64 } from '../lib/ordered.js';
 import type { Timestamp } from './requests.js';
-import { RESULT_FIELDS, type FrozenSessions, type Session, type Sessions } from './sessions.js';
+import { countOf, RESULT_FIELDS, type FrozenSessions, type Session, type Sessions } from './sessions.js';
 
 /**
  * A bucket's sessions as bytes, in pieces: what a checkpoint puts on disk and a snapshot sends. A piece takes about a
@@ -107,15 +107,16 @@ export class SessionLoader {
 }
 
 function sizeOf(session: Session | undefined): number {
-  return SESSION_BYTES + ((session?.results.length ?? 0) / RESULT_FIELDS) * RESULT_BYTES;
+  return SESSION_BYTES + (session === undefined ? 0 : countOf(session)) * RESULT_BYTES;
 }
 
-function writeSession(out: Bytes, { id, lowest, lastUsed, results }: Session, start: number): number {
-  let offset = writeUint64(out, id, start);
+function writeSession(out: Bytes, session: Session, from: number): number {
+  const { id, lowest, lastUsed, results, start } = session;
+  let offset = writeUint64(out, id, from);
   offset = writeUint64(out, lowest, offset);
   offset = writeUint64(out, lastUsed, offset);
-  offset = out.writeUInt32BE(results.length / RESULT_FIELDS, offset);
-  for (let at = 0; at < results.length; at += RESULT_FIELDS) {
+  offset = out.writeUInt32BE(countOf(session), offset);
+  for (let at = start; at < results.length; at += RESULT_FIELDS) {
     offset = writeUint64(out, results[at] ?? 0, offset);
     offset = writeUint64(out, results[at + 1] ?? 0, offset);
     offset = out.writeInt32BE(results[at + 2] ?? 0, offset);
@@ -137,7 +138,7 @@ function readSessions(piece: Bytes): Session[] {
       results.push(piece.readInt32BE(from + 16), readUint64(piece, from + 20));
     }
     const lastUsed: Timestamp = readUint64(piece, at + 16);
-    sessions.push({ id: readUint64(piece, at), lowest: readUint64(piece, at + 8), lastUsed, results });
+    sessions.push({ id: readUint64(piece, at), lowest: readUint64(piece, at + 8), lastUsed, results, start: 0 });
     at = end;
   }
   return sessions;

@@ -59,6 +59,8 @@ export interface Session {
   readonly lastUsed: Timestamp;
   /** Flat, in the order of apply: most sessions have one result or two. */
   readonly results: readonly number[];
+  /** Where in `results` they begin: what is in front of it is forgotten. */
+  readonly start: number;
 }
 
 /** As the table holds it. One that a frozen table may share is copied before it changes. */
@@ -66,6 +68,12 @@ interface OwnSession extends Session {
   lowest: number;
   lastUsed: Timestamp;
   results: number[];
+  start: number;
+  /**
+   * The sequences of the results in ascending order, behind as many of forgotten ones as there are forgotten results; undefined
+   * while the results are in that order themselves, as they are in most sessions.
+   */
+  sequences: number[] | undefined;
   /** The freezes before it was made: one with fewer than there are now may be shared. */
   readonly freezes: number;
 }
@@ -116,9 +124,9 @@ export class Sessions {
   lookup(id: RequestId): Lookup {
     const session = this.#sessions.get(id.session);
     if (session === undefined) return id.born <= this.#horizon ? UNKNOWN : NEW;
-    const { results } = session;
+    const { results, start } = session;
     // From the newest on: most retries are of late commands.
-    for (let at = results.length - RESULT_FIELDS; at >= 0; at -= RESULT_FIELDS) {
+    for (let at = results.length - RESULT_FIELDS; at >= start; at -= RESULT_FIELDS) {
       if (results[at] === id.sequence && !mutant('retry-runs-again')) return { kind: 'done', result: resultAt(results, at) };
     }
     return id.sequence < session.lowest ? UNKNOWN : NEW;
@@ -129,17 +137,12 @@ export class Sessions {
     const session = this.#take(id);
     // Forgotten while this command was in flight. Back here with this result alone, its earlier commands would seem new.
     if (session === undefined) return;
-    const { results } = session;
-    // The first by a literal: an array that grows from nothing reserves room for many, and most sessions have one.
-    if (results.length === 0) session.results = fieldsOf(id, result);
-    else results.push(...fieldsOf(id, result));
+    addResult(session, id, result);
     this.#bytes += RESULT_BYTES;
     // The horizon that it leaves behind must cover its birth: that is what later requests are held against.
     session.lastUsed = Math.max(session.lastUsed, result.timestamp, id.born);
     if (id.lowest > session.lowest) this.#raiseLowest(session, id.lowest);
-    while (session.results.length / RESULT_FIELDS > this.#limits.resultsMax) {
-      this.#raiseLowest(session, oldestSequence(session.results) + 1);
-    }
+    while (countOf(session) > this.#limits.resultsMax) this.#raiseLowest(session, lowestSequence(session) + 1);
     this.#sessions.set(id.session, session);
     this.#forget(result.timestamp);
   }
@@ -150,25 +153,21 @@ export class Sessions {
     if (session === undefined) {
       if (id.born <= this.#horizon) return undefined;
       this.#bytes += SESSION_BYTES;
-      return { id: id.session, lowest: 0, lastUsed: 0, results: [], freezes: this.#freezes };
+      const empty = { results: [], start: 0, sequences: undefined };
+      return { id: id.session, lowest: 0, lastUsed: 0, ...empty, freezes: this.#freezes };
     }
     this.#sessions.delete(id.session);
-    return session.freezes === this.#freezes
-      ? session
-      : { ...session, results: [...session.results], freezes: this.#freezes };
+    return session.freezes === this.#freezes ? session : this.#own(session);
+  }
+
+  #own({ id, lowest, lastUsed, results, start }: Session): OwnSession {
+    const own = results.slice(start);
+    return { id, lowest, lastUsed, results: own, start: 0, sequences: sortedSequences(own), freezes: this.#freezes };
   }
 
   #raiseLowest(session: OwnSession, lowest: number): void {
-    const { results } = session;
     session.lowest = Math.max(session.lowest, lowest);
-    let to = 0;
-    for (let at = 0; at < results.length; at += RESULT_FIELDS) {
-      if ((results[at] ?? 0) < lowest) continue;
-      if (to < at) results.copyWithin(to, at, at + RESULT_FIELDS);
-      to += RESULT_FIELDS;
-    }
-    this.#bytes -= ((results.length - to) / RESULT_FIELDS) * RESULT_BYTES;
-    results.length = to;
+    this.#bytes -= dropBelow(session, lowest) * RESULT_BYTES;
   }
 
   /**
@@ -196,7 +195,7 @@ export class Sessions {
   restore(horizon: Timestamp, sessions: readonly Session[]): void {
     this.#horizon = Math.max(this.#horizon, horizon);
     for (const session of sessions) {
-      this.#sessions.set(session.id, { ...session, results: [...session.results], freezes: this.#freezes });
+      this.#sessions.set(session.id, this.#own(session));
       this.#bytes += sizeOf(session);
     }
   }
@@ -220,8 +219,29 @@ export function forgotten({ session, born, sequence }: RequestId, { bucket, sess
   );
 }
 
-function sizeOf({ results }: Session): number {
-  return SESSION_BYTES + (results.length / RESULT_FIELDS) * RESULT_BYTES;
+/** How many results it has. */
+export function countOf({ results, start }: Session): number {
+  return (results.length - start) / RESULT_FIELDS;
+}
+
+function sizeOf(session: Session): number {
+  return SESSION_BYTES + countOf(session) * RESULT_BYTES;
+}
+
+function addResult(session: OwnSession, id: RequestId, result: WriteResult): void {
+  const { results, sequences } = session;
+  // The first by a literal: an array that grows from nothing reserves room for many, and most sessions have one.
+  if (results.length === 0) session.results = fieldsOf(id, result);
+  else results.push(...fieldsOf(id, result));
+  if (sequences !== undefined) {
+    // They come nearly in order, so its place is near the end.
+    let at = sequences.length;
+    while (at > session.start / RESULT_FIELDS && (sequences[at - 1] ?? 0) > id.sequence) at -= 1;
+    sequences.splice(at, 0, id.sequence);
+  } else if ((results.at(-2 * RESULT_FIELDS) ?? 0) > id.sequence) {
+    trim(session);
+    session.sequences = sortedSequences(session.results);
+  }
 }
 
 function fieldsOf({ sequence }: RequestId, { timestamp, failedCondition, failedVersion }: WriteResult): number[] {
@@ -233,8 +253,50 @@ function resultAt(results: readonly number[], at: number): WriteResult {
   return { applied: failedCondition < 0, timestamp, failedCondition, failedVersion };
 }
 
-function oldestSequence(results: readonly number[]): number {
-  let oldest = Infinity;
-  for (let at = 0; at < results.length; at += RESULT_FIELDS) oldest = Math.min(oldest, results[at] ?? Infinity);
-  return oldest;
+function lowestSequence({ results, start, sequences }: OwnSession): number {
+  return (sequences === undefined ? results[start] : sequences[start / RESULT_FIELDS]) ?? Infinity;
+}
+
+/** Undefined if the results are in this order themselves. */
+function sortedSequences(results: readonly number[]): number[] | undefined {
+  const sequences = results.filter((_, at) => at % RESULT_FIELDS === 0);
+  const isAscending = sequences.every((sequence, at) => at === 0 || (sequences[at - 1] ?? 0) <= sequence);
+  return isAscending ? undefined : sequences.sort((a, b) => a - b);
+}
+
+/**
+ * Drops the results below a sequence; answers with how many they were. Those are nearly always the first, or close to them: what
+ * stays moves up from between them, and what is behind the last of them is not even looked at.
+ */
+function dropBelow(session: OwnSession, lowest: number): number {
+  const { results, start } = session;
+  const count = countBelow(session, lowest);
+  if (count === 0) return 0;
+  let end = start;
+  for (let left = count; left > 0; end += RESULT_FIELDS) if ((results[end] ?? 0) < lowest) left -= 1;
+  let to = end;
+  for (let at = end - RESULT_FIELDS; at >= start; at -= RESULT_FIELDS) {
+    if ((results[at] ?? 0) < lowest) continue;
+    to -= RESULT_FIELDS;
+    for (let field = 0; field < RESULT_FIELDS; field += 1) results[to + field] = results[at + field] ?? 0;
+  }
+  session.start = to;
+  // Once half is dropped: what is copied then is no more than what was dropped since the last time.
+  if (to >= results.length / 2) trim(session);
+  return count;
+}
+
+function countBelow({ results, start, sequences }: OwnSession, lowest: number): number {
+  let count = 0;
+  if (sequences === undefined) while ((results[start + count * RESULT_FIELDS] ?? Infinity) < lowest) count += 1;
+  else while ((sequences[start / RESULT_FIELDS + count] ?? Infinity) < lowest) count += 1;
+  return count;
+}
+
+/** Gives back the room of what was dropped. */
+function trim(session: OwnSession): void {
+  const { results, start, sequences } = session;
+  session.results = results.slice(start);
+  session.start = 0;
+  session.sequences = countOf(session) > 1 ? sequences?.slice(start / RESULT_FIELDS) : undefined;
 }
