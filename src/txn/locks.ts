@@ -21,8 +21,107 @@ export interface Claim {
   readonly ranges: readonly LockRange[];
 }
 
-interface Held extends Claim {
+interface Held {
   readonly holder: Holder;
+  readonly claim: Claim;
+  readonly keys: ClaimKeys;
+}
+
+/** A range by the map keys of its ends. */
+interface KeyRange {
+  readonly start: string;
+  /** Exclusive; undefined: no upper bound. */
+  readonly end: string | undefined;
+}
+
+/** A claim by map keys. Each list is made once, and only when it is asked for: most claims have no ranges and meet none. */
+export class ClaimKeys {
+  readonly #claim: Claim;
+  #writes: readonly string[] | undefined;
+  #reads: readonly string[] | undefined;
+  #ranges: readonly KeyRange[] | undefined;
+  #sorted: SortedWrites | undefined;
+
+  constructor(claim: Claim) {
+    this.#claim = claim;
+  }
+
+  get writes(): readonly string[] {
+    this.#writes ??= this.#claim.writes.map(toMapKey);
+    return this.#writes;
+  }
+
+  get reads(): readonly string[] {
+    this.#reads ??= this.#claim.reads.map(toMapKey);
+    return this.#reads;
+  }
+
+  get ranges(): readonly KeyRange[] {
+    this.#ranges ??= this.#claim.ranges.map(({ start, end }) => {
+      return { start: toMapKey(start), end: end.length === 0 ? undefined : toMapKey(end) };
+    });
+    return this.#ranges;
+  }
+
+  /** By key, to be looked up by ranges. */
+  get sorted(): SortedWrites {
+    this.#sorted ??= new SortedWrites(this.writes);
+    return this.#sorted;
+  }
+}
+
+/** The writes of a claim in the order of their keys. */
+class SortedWrites {
+  readonly #keys: readonly string[];
+  /** At each height h and at each key: the lowest place in the claim of that key and the 2^h - 1 behind it. */
+  readonly #lowest: number[][];
+
+  constructor(writes: readonly string[]) {
+    const places = writes.map((_, place) => place).sort((a, b) => compare(writes[a] ?? '', writes[b] ?? ''));
+    this.#keys = places.map((place) => writes[place] ?? '');
+    this.#lowest = [places];
+  }
+
+  hasIn({ start, end }: KeyRange): boolean {
+    const keys = this.#keys;
+    const [first, last] = [keys[0], keys[keys.length - 1]];
+    // Most ranges are looked up among keys that are all on one side of them.
+    if (first === undefined || last === undefined || last < start || (end !== undefined && first >= end)) return false;
+    return end === undefined || (keys[this.#firstFrom(start)] ?? last) < end;
+  }
+
+  /** The lowest place in the claim of a write in the range; Infinity if there is none. */
+  placeIn({ start, end }: KeyRange): number {
+    const from = this.#firstFrom(start);
+    const count = (end === undefined ? this.#keys.length : this.#firstFrom(end)) - from;
+    if (count <= 0) return Infinity;
+    // Two stretches that overlap cover the range, however many writes are in it.
+    const height = 31 - Math.clz32(count);
+    const lowest = this.#lowestAt(height);
+    return Math.min(lowest[from] ?? Infinity, lowest[from + count - 2 ** height] ?? Infinity);
+  }
+
+  #lowestAt(height: number): readonly number[] {
+    const known = this.#lowest[height];
+    if (known !== undefined) return known;
+    const half = this.#lowestAt(height - 1);
+    const made = half.map((place, at) => Math.min(place, half[at + 2 ** (height - 1)] ?? Infinity));
+    this.#lowest.push(made);
+    return made;
+  }
+
+  /** Where the first key at or above this one is. */
+  #firstFrom(key: string): number {
+    const keys = this.#keys;
+    let low = 0;
+    let high = keys.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if ((keys[middle] ?? '') < key) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
 }
 
 export class Locks {
@@ -45,13 +144,13 @@ export class Locks {
 
   take(holder: Holder, claim: Claim): void {
     const key = transactionKey(holder.id);
-    const held = { holder, ...claim };
+    const keys = new ClaimKeys(claim);
+    const held = { holder, claim, keys };
     this.#held.set(key, held);
-    for (const write of claim.writes) this.#exclusive.set(toMapKey(write), holder);
-    for (const read of claim.reads) {
-      const mapKey = toMapKey(read);
-      const holders = this.#shared.get(mapKey) ?? new Set();
-      this.#shared.set(mapKey, holders.add(holder));
+    for (const write of keys.writes) this.#exclusive.set(write, holder);
+    for (const read of keys.reads) {
+      const holders = this.#shared.get(read) ?? new Set();
+      this.#shared.set(read, holders.add(holder));
     }
     if (claim.ranges.length > 0) this.#ranges.set(key, held);
   }
@@ -61,37 +160,63 @@ export class Locks {
     const key = transactionKey(id);
     const held = this.#held.get(key);
     if (held === undefined) return [];
+    const { holder, claim, keys } = held;
     this.#held.delete(key);
     this.#ranges.delete(key);
-    for (const write of held.writes) this.#exclusive.delete(toMapKey(write));
-    for (const read of held.reads) {
-      const mapKey = toMapKey(read);
-      const holders = this.#shared.get(mapKey);
-      holders?.delete(held.holder);
-      if (holders?.size === 0) this.#shared.delete(mapKey);
+    for (const write of keys.writes) this.#exclusive.delete(write);
+    for (const read of keys.reads) {
+      const holders = this.#shared.get(read);
+      holders?.delete(holder);
+      if (holders?.size === 0) this.#shared.delete(read);
     }
-    return held.writes;
+    return claim.writes;
   }
 
-  /** All that stand in the way of a claim. */
-  conflicts({ writes, reads, ranges }: Claim): Holder[] {
+  /**
+   * All that stand in the way of a claim: those that its writes meet, in their order, then those that its reads meet, then those
+   * that write in its ranges. `keys` saves who holds the claim against several locks from working them out anew.
+   */
+  conflicts(claim: Claim, keys = new ClaimKeys(claim)): Holder[] {
     if (this.isEmpty) return [];
     const found = new Set<Holder>();
-    for (const key of writes) {
-      const mapKey = toMapKey(key);
-      const writer = this.#exclusive.get(mapKey);
+    const byPlace = this.#ranges.size === 0 ? undefined : this.#rangesOver(keys);
+    let place = 0;
+    for (const write of keys.writes) {
+      const writer = this.#exclusive.get(write);
       if (writer !== undefined) found.add(writer);
-      for (const reader of this.#shared.get(mapKey) ?? []) found.add(reader);
-      for (const held of this.#ranges.values()) if (held.ranges.some((range) => isIn(mapKey, range))) found.add(held.holder);
+      this.#shared.get(write)?.forEach((reader) => found.add(reader));
+      byPlace?.get(place)?.forEach((holder) => found.add(holder));
+      place += 1;
     }
-    for (const key of reads) {
-      const writer = this.#exclusive.get(toMapKey(key));
+    for (const read of keys.reads) {
+      const writer = this.#exclusive.get(read);
       if (writer !== undefined) found.add(writer);
     }
-    for (const range of ranges) {
-      for (const [mapKey, writer] of this.#exclusive) if (isIn(mapKey, range)) found.add(writer);
+    if (claim.ranges.length > 0) for (const writer of this.#writersIn(keys)) found.add(writer);
+    return found.size === 0 ? [] : [...found];
+  }
+
+  /** The holders of ranges that a claim writes in, by the place of the first write that is in one. */
+  #rangesOver(claim: ClaimKeys): ReadonlyMap<number, readonly Holder[]> {
+    const byPlace = new Map<number, Holder[]>();
+    for (const { holder, keys } of this.#ranges.values()) {
+      const place = keys.ranges.reduce((lowest, range) => Math.min(lowest, claim.sorted.placeIn(range)), Infinity);
+      const holders = byPlace.get(place);
+      if (holders === undefined) byPlace.set(place, [holder]);
+      else holders.push(holder);
     }
-    return [...found];
+    return byPlace;
+  }
+
+  /** Those that write in the ranges of a claim, in the order of the first range in which each does. */
+  #writersIn({ ranges }: ClaimKeys): Holder[] {
+    const met: { readonly holder: Holder; readonly place: number }[] = [];
+    for (const { holder, keys } of this.#held.values()) {
+      const { sorted } = keys;
+      const place = ranges.findIndex((range) => sorted.hasIn(range));
+      if (place >= 0) met.push({ holder, place });
+    }
+    return met.sort((a, b) => a.place - b.place).map(({ holder }) => holder);
   }
 }
 
@@ -100,6 +225,7 @@ export function isOlder(a: Holder, b: Holder): boolean {
   return (a.first - b.first || a.id.session - b.id.session || a.id.sequence - b.id.sequence) < 0;
 }
 
-function isIn(mapKey: string, { start, end }: LockRange): boolean {
-  return mapKey >= toMapKey(start) && (end.length === 0 || mapKey < toMapKey(end));
+function compare(a: string, b: string): number {
+  if (a === b) return 0;
+  return a < b ? -1 : 1;
 }

@@ -1,6 +1,6 @@
 import { mutant } from '../lib/mutants.js';
 import type { Timestamp } from '../mvcc/timestamp.js';
-import { Locks, type Claim } from './locks.js';
+import { ClaimKeys, Locks, type Claim } from './locks.js';
 
 /**
  * Reservations: how a transaction of a client that has lost again and again gets its turn.
@@ -79,9 +79,10 @@ export class Reservations {
 
   /** The reservation that stands in the way of a claim; a plain command has no owner and is younger than all. */
   inTheWay(claim: Claim, by: Owner | undefined): number | undefined {
+    const keys = new ClaimKeys(claim);
     for (const { owner, claimed } of this.#held.values()) {
       if (owner.reservation === by?.reservation || (by !== undefined && isOlder(by, owner))) continue;
-      if (claimed.conflicts(claim).length > 0) return owner.reservation;
+      if (claimed.conflicts(claim, keys).length > 0) return owner.reservation;
     }
     return undefined;
   }
