@@ -407,7 +407,7 @@ export class Proposals {
     });
   }
 
-  /** Logs that a transaction was refused by a participant: all attempts of the request have ended. */
+  /** Logs that a transaction was refused by a participant, with the result as it was there: all attempts have ended. */
   conclude(id: RequestId, result: WriteResult): Promise<WriteResult> {
     const known = this.#known(id);
     if (known !== undefined) return known;

@@ -55,7 +55,7 @@ export interface Session {
   readonly id: number;
   /** The highest `lowest` that the client has sent. */
   readonly lowest: number;
-  /** Commit timestamp of its last command, or the session's birth if the client's clock was ahead of that. */
+  /** Timestamp of the entry of its last command, or the session's birth if the client's clock was ahead of that. */
   readonly lastUsed: Timestamp;
   /** Flat, in the order of apply: most sessions have one result or two. */
   readonly results: readonly number[];
@@ -132,19 +132,22 @@ export class Sessions {
     return id.sequence < session.lowest ? UNKNOWN : NEW;
   }
 
-  /** Apply only. */
-  record(id: RequestId, result: WriteResult): void {
+  /**
+   * Apply only. `now` is the timestamp of the entry: that of the result may be another bucket's, whose clock may be ahead, and
+   * neither forgets sessions nor counts as their last use here.
+   */
+  record(id: RequestId, result: WriteResult, now: Timestamp): void {
     const session = this.#take(id);
     // Forgotten while this command was in flight. Back here with this result alone, its earlier commands would seem new.
     if (session === undefined) return;
     addResult(session, id, result);
     this.#bytes += RESULT_BYTES;
     // The horizon that it leaves behind must cover its birth: that is what later requests are held against.
-    session.lastUsed = Math.max(session.lastUsed, result.timestamp, id.born);
+    session.lastUsed = Math.max(session.lastUsed, now, id.born);
     if (id.lowest > session.lowest) this.#raiseLowest(session, id.lowest);
     while (countOf(session) > this.#limits.resultsMax) this.#raiseLowest(session, lowestSequence(session) + 1);
     this.#sessions.set(id.session, session);
-    this.#forget(result.timestamp);
+    this.#forget(now);
   }
 
   /** Takes the session out of the order, or makes it; undefined if it was forgotten. */
@@ -171,8 +174,8 @@ export class Sessions {
   }
 
   /**
-   * Forgets idle sessions, and those idle for longest while there are too many; driven by commit timestamps and counts, so that
-   * every replica does it at the same entry. The session just used stays: it is the last in order.
+   * Forgets idle sessions, and those idle for longest while there are too many; driven by the timestamps of entries and by
+   * counts, so that every replica does it at the same entry. The session just used stays: it is the last in order.
    */
   #forget(now: Timestamp): void {
     const { retention, sessionsMax, bytesMax } = this.#limits;

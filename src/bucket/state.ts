@@ -314,7 +314,7 @@ export class BucketState implements BatchMember {
     const { sessions, participant, home } = this.#tables;
     switch (effects.kind) {
       case 'write':
-        sessions.record(effects.id, effects.result);
+        sessions.record(effects.id, effects.result, effects.timestamp);
         if (effects.record !== undefined) home.commit(effects.record);
         return undefined;
       case 'prepare':

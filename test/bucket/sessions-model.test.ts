@@ -34,12 +34,12 @@ class Model {
     return { kind: id.sequence < session.lowest ? 'unknown' : 'new' };
   }
 
-  record(id: RequestId, result: WriteResult): void {
+  record(id: RequestId, result: WriteResult, now: number): void {
     const known = this.sessions.find((each) => each.id === id.session);
     if (known === undefined && id.born <= this.horizon) return;
     const session = known ?? { id: id.session, lowest: 0, lastUsed: 0, results: [] };
     session.results.push({ sequence: id.sequence, result });
-    session.lastUsed = Math.max(session.lastUsed, result.timestamp, id.born);
+    session.lastUsed = Math.max(session.lastUsed, now, id.born);
     if (id.lowest > session.lowest) raise(session, id.lowest);
     while (session.results.length > this.#limits.resultsMax) {
       raise(session, Math.min(...session.results.map(({ sequence }) => sequence)) + 1);
@@ -47,7 +47,7 @@ class Model {
     this.sessions = [...this.sessions.filter((each) => each !== session), session];
     const { retention, sessionsMax, bytesMax } = this.#limits;
     for (let [first] = this.sessions; first !== undefined; [first] = this.sessions) {
-      const isIdle = first.lastUsed <= result.timestamp - retention;
+      const isIdle = first.lastUsed <= now - retention;
       if (!isIdle && this.sessions.length <= sessionsMax && this.bytes <= bytesMax) return;
       this.sessions.shift();
       this.horizon = Math.max(this.horizon, first.lastUsed);
@@ -101,7 +101,7 @@ class Commands {
     this.#outstanding = random.pick([1, 5, 40]);
   }
 
-  next(): { readonly id: RequestId; readonly result: WriteResult } {
+  next(): { readonly id: RequestId; readonly result: WriteResult; readonly now: number } {
     const random = this.#random;
     this.#now += 1 + random.below(20);
     const session = 1 + random.below(3) + (random.chance(0.1) ? Math.floor(this.#now / 500) : 0);
@@ -112,7 +112,9 @@ class Commands {
     const id = { session, sequence, lowest: Math.max(1, next - behind), born: 1 + session * 300 };
     const failedCondition = random.chance(0.2) ? random.below(5) : -1;
     const failedVersion = failedCondition < 0 ? 0 : random.below(1000);
-    return { id, result: { applied: failedCondition < 0, timestamp: this.#now, failedCondition, failedVersion } };
+    // A refusal may be another bucket's, with a timestamp of its clock.
+    const timestamp = failedCondition < 0 || random.chance(0.5) ? this.#now : this.#now + random.below(2000) - 1000;
+    return { id, result: { applied: failedCondition < 0, timestamp, failedCondition, failedVersion }, now: this.#now };
   }
 }
 
@@ -129,11 +131,11 @@ describe('the table of sessions, held against a simple model', () => {
       let frozen = sessions.freeze();
       let asFrozen = contentsOf(frozen);
       for (let n = 0; n < 400; n += 1) {
-        const { id, result } = commands.next();
+        const { id, result, now } = commands.next();
         const asked = { ...id, sequence: Math.max(1, id.sequence - random.below(3)) };
         expect(sessions.lookup(asked)).to.deep.equal(model.lookup(asked));
-        sessions.record(id, result);
-        model.record(id, result);
+        sessions.record(id, result, now);
+        model.record(id, result, now);
         expect([sessions.count, sessions.bytes, sessions.horizon]).to.deep.equal([model.sessions.length, model.bytes, model.horizon]);
         if (random.chance(0.05)) {
           expect(contentsOf(frozen), 'the last freeze').to.deep.equal(asFrozen);

@@ -34,8 +34,8 @@ describe('sessions', () => {
   it('answers a retry with the first result, a refusal included', () => {
     const sessions = make();
     const refused: WriteResult = { applied: false, timestamp: 6, failedCondition: 2, failedVersion: 4 };
-    sessions.record(id(1, 1), done(5));
-    sessions.record(id(1, 2), refused);
+    sessions.record(id(1, 1), done(5), 5);
+    sessions.record(id(1, 2), refused, 6);
     expect(sessions.lookup(id(1, 1))).to.deep.equal({ kind: 'done', result: done(5) });
     expect(sessions.lookup(id(1, 2))).to.deep.equal({ kind: 'done', result: refused });
     expect(sessions.lookup(id(1, 3))).to.deep.equal({ kind: 'new' });
@@ -44,8 +44,8 @@ describe('sessions', () => {
 
   it('does not execute what the client no longer asks about', () => {
     const sessions = make();
-    sessions.record(id(1, 1), done(5));
-    sessions.record(id(1, 9, 4), done(6));
+    sessions.record(id(1, 1), done(5), 5);
+    sessions.record(id(1, 9, 4), done(6), 6);
     expect(sessions.lookup(id(1, 1)).kind).to.equal('unknown');
     expect(sessions.lookup(id(1, 3)).kind).to.equal('unknown');
     expect(sessions.lookup(id(1, 4)).kind).to.equal('new');
@@ -53,8 +53,8 @@ describe('sessions', () => {
 
   it('does not execute a command of a session that it may have forgotten', () => {
     const sessions = make();
-    sessions.record(id(1, 1, 1, 1), done(100));
-    sessions.record(id(2, 1, 1, 5000), done(5000));
+    sessions.record(id(1, 1, 1, 1), done(100), 100);
+    sessions.record(id(2, 1, 1, 5000), done(5000), 5000);
     expect(sessions.lookup(id(1, 1, 1, 1)).kind).to.equal('unknown');
     expect(sessions.lookup(id(3, 1, 1, 100)).kind).to.equal('unknown');
     expect(sessions.lookup(id(3, 1, 1, 101)).kind).to.equal('new');
@@ -63,7 +63,7 @@ describe('sessions', () => {
 
   it('keeps a bounded number of results and forgets the oldest first', () => {
     const sessions = make({ resultsMax: 3 });
-    for (const sequence of [5, 1, 4, 2, 3]) sessions.record(id(1, sequence), done(10 + sequence));
+    for (const sequence of [5, 1, 4, 2, 3]) sessions.record(id(1, sequence), done(10 + sequence), 10 + sequence);
     expect([1, 2, 3, 4, 5].map((sequence) => sessions.lookup(id(1, sequence)).kind)).to.deep.equal([
       'unknown', 'unknown', 'done', 'done', 'done',
     ]);
@@ -71,10 +71,10 @@ describe('sessions', () => {
 
   it('keeps a bounded number of sessions and forgets the one that was idle for longest', () => {
     const sessions = make({ sessionsMax: 2 });
-    sessions.record(id(1, 1, 1, 1), done(5));
-    sessions.record(id(2, 1, 1, 2), done(9));
-    sessions.record(id(1, 2, 1, 1), done(11));
-    sessions.record(id(3, 1, 1, 10), done(12));
+    sessions.record(id(1, 1, 1, 1), done(5), 5);
+    sessions.record(id(2, 1, 1, 2), done(9), 9);
+    sessions.record(id(1, 2, 1, 1), done(11), 11);
+    sessions.record(id(3, 1, 1, 10), done(12), 12);
     expect(sessions.count).to.equal(2);
     expect(sessions.horizon).to.equal(9);
     expect([1, 2, 3].map((session) => sessions.lookup(id(session, 1, 1, session)).kind)).to.deep.equal(['done', 'unknown', 'done']);
@@ -85,20 +85,37 @@ describe('sessions', () => {
 
   it('keeps a bounded number of bytes, however they are spread, and always the session in use', () => {
     const sessions = make({ bytesMax: 224 + 100 * 32 });
-    for (let n = 1; n <= 100; n += 1) sessions.record(id(1, n), done(n));
+    for (let n = 1; n <= 100; n += 1) sessions.record(id(1, n), done(n), n);
     expect(sessions.bytes).to.equal(224 + 100 * 32);
-    sessions.record(id(2, 1, 1, 101), done(101));
+    sessions.record(id(2, 1, 1, 101), done(101), 101);
     expect(sessions.lookup(id(1, 100)).kind).to.equal('unknown');
     expect(sessions.lookup(id(2, 1, 1, 101)).kind).to.equal('done');
     expect([sessions.count, sessions.bytes]).to.deep.equal([1, 256]);
   });
 
+  it('goes by the timestamps of its own entries, whatever the clock of a bucket that has refused says', () => {
+    const sessions = make({ sessionsMax: 3 });
+    const refused: WriteResult = { applied: false, timestamp: 1_000_000, failedCondition: 0, failedVersion: 0 };
+    sessions.record(id(1, 1, 1, 1), done(100), 100);
+    sessions.record(id(2, 1, 1, 2), refused, 110);
+    expect(sessions.lookup(id(2, 1, 1, 2)), 'as it was answered').to.deep.equal({ kind: 'done', result: refused });
+    expect([sessions.count, sessions.horizon], 'nobody was idle for long').to.deep.equal([2, 0]);
+    sessions.record(id(3, 1, 1, 3), done(120), 120);
+    sessions.record(id(4, 1, 1, 121), done(121), 121);
+    sessions.record(id(5, 1, 1, 122), done(122), 122);
+    // Both had to go: the horizon is where the refused one was last used here, and whoever began later is new.
+    expect([sessions.count, sessions.horizon]).to.deep.equal([3, 110]);
+    expect(sessions.lookup(id(6, 1, 1, 123)).kind).to.equal('new');
+    sessions.record(id(6, 1, 1, 2000), done(2000), 2000);
+    expect([sessions.count, sessions.horizon], 'idle for long').to.deep.equal([1, 122]);
+  });
+
   it('does not take up a session again that was forgotten while a command of it was in flight', () => {
     const sessions = make({ sessionsMax: 1 });
-    sessions.record(id(1, 1, 1, 1), done(5));
-    sessions.record(id(2, 1, 1, 6), done(6));
+    sessions.record(id(1, 1, 1, 1), done(5), 5);
+    sessions.record(id(2, 1, 1, 6), done(6), 6);
     // Its second command was proposed before. With only that one known, the first would seem new and be executed again.
-    sessions.record(id(1, 2, 1, 1), done(7));
+    sessions.record(id(1, 2, 1, 1), done(7), 7);
     expect(sessions.lookup(id(1, 1, 1, 1)).kind).to.equal('unknown');
     expect(sessions.lookup(id(1, 2, 1, 1)).kind).to.equal('unknown');
   });
@@ -119,7 +136,7 @@ describe('sessions', () => {
       const { kind } = sessions.lookup(request);
       if (known) expect(kind).to.not.equal('new');
       if (kind !== 'new') continue;
-      sessions.record(request, done(now));
+      sessions.record(request, done(now), now);
       executed.push(request);
       expect(sessions.count).to.be.at.most(limits.sessionsMax);
       expect(sessions.bytes).to.be.at.most(limits.bytesMax);
@@ -131,10 +148,10 @@ describe('sessions', () => {
     const limits = { resultsMax: 3, sessionsMax: 5 };
     const whole = make(limits);
     const commands = Array.from({ length: 60 }, (_, n) => ({ id: id(n % 7, n, Math.max(1, n - 9), n), at: 100 * (n + 1) }));
-    for (const command of commands.slice(0, 30)) whole.record(command.id, done(command.at));
+    for (const command of commands.slice(0, 30)) whole.record(command.id, done(command.at), command.at);
     const restored = load(piecesOf(whole), limits);
     for (const sessions of [whole, restored]) {
-      for (const command of commands.slice(30)) sessions.record(command.id, done(command.at));
+      for (const command of commands.slice(30)) sessions.record(command.id, done(command.at), command.at);
     }
     expect(asBytes(restored)).to.equal(asBytes(whole));
     expect(restored.bytes).to.equal(whole.bytes);
@@ -143,7 +160,7 @@ describe('sessions', () => {
   it('is written in pieces as it was at the freeze, though it goes on meanwhile', () => {
     const sessions = make(LARGE);
     const fill = (from: number, to: number): void => {
-      for (let n = from; n < to; n += 1) sessions.record(id(1 + (n % 8000), n, 1 + Math.floor(n / 3), n + 1), done(n + 1));
+      for (let n = from; n < to; n += 1) sessions.record(id(1 + (n % 8000), n, 1 + Math.floor(n / 3), n + 1), done(n + 1), n + 1);
     };
     fill(0, 9000);
     const before = asBytes(sessions);
@@ -163,7 +180,7 @@ describe('sessions', () => {
 
   it('notices a piece that is broken, missing, doubled or cut short', () => {
     const sessions = make(LARGE);
-    for (let n = 1; n <= 8000; n += 1) sessions.record(id(n, 1, 1, n), done(n));
+    for (let n = 1; n <= 8000; n += 1) sessions.record(id(n, 1, 1, n), done(n), n);
     const pieces = piecesOf(sessions);
     const [first = Buffer.alloc(0), second = Buffer.alloc(0), ...rest] = pieces;
     const flipped = Buffer.from(second);

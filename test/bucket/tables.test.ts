@@ -29,7 +29,7 @@ function tablesOf(count: number, valueBytes = 10): Tables {
   const { sessions, participant, home } = tables;
   for (let n = 1; n <= count; n += 1) {
     const result = { applied: n % 2 === 0, timestamp: AT + n, failedCondition: n % 2 === 0 ? -1 : 1, failedVersion: 0 };
-    sessions.record({ session: n, born: AT - n, sequence: 1, lowest: 1 }, result);
+    sessions.record({ session: n, born: AT - n, sequence: 1, lowest: 1 }, result, AT + n);
     participant.prepare(preparedOf(n, valueBytes));
     participant.resolve(idOf(count + n), AT + n, AT + 2 * count);
     home.commit(recordOf(n));
