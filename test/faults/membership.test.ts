@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { expect } from 'chai';
 import { tidemark as run } from '../cli/support.js';
+import type { BucketsReply } from '../../src/cli/cluster/inspect.js';
 import { freePorts, TestCluster } from './cluster.js';
 import { Load } from './load.js';
 import { TestProcess, tidemark } from './process.js';
@@ -110,6 +111,36 @@ describe('a cluster whose nodes are replaced one after the other', function () {
     const refused = await run(['cluster', 'drain', '4', ...endpoint]);
     expect(refused.err).to.match(/without node 4 there are 2 nodes for the 3 replicas of each bucket; add a node first/);
     expect(refused.code).to.not.equal(0);
+  });
+
+  it('has nodes drained and given back, and buckets moved and handed over, by the commands, and is not felt to be', async () => {
+    cluster = await TestCluster.start({ nodes: 4, replicas: 3, buckets: BUCKETS });
+    const load = new Load({ buckets: BUCKETS, clients: [await cluster.connect(), await cluster.connect()] });
+    load.start();
+    await cluster.eventually('every bucket is written to', async () => load.acknowledgedEverywhereSince(0));
+    load.watch();
+    const endpoint = ['--endpoint', cluster.address(1)];
+    const replicasAt = async (node: number): Promise<number> => new Map(await statusOf(Number(cluster.address(1).split(':')[1]))).get(node) ?? NaN;
+    const bucket = async (): Promise<{ leader: number; nodes: number[] }> => {
+      const [found] = (JSON.parse(await succeeds('buckets', '--id', '7', '--json', ...endpoint)) as BucketsReply).buckets;
+      return { leader: found?.bucket.leader ?? 0, nodes: found?.bucket.replicas.map(({ node }) => node).sort() ?? [] };
+    };
+    expect(await succeeds('drain', '4', ...endpoint)).to.match(/everything is in its place/);
+    expect(await replicasAt(4)).to.equal(0);
+    await succeeds('undrain', '4', ...endpoint);
+    await succeeds('rebalance', ...endpoint);
+    expect(await replicasAt(4)).to.be.within(BUCKETS / 2, BUCKETS);
+    const before = await bucket();
+    const to = cluster.nodeIds.find((id) => !before.nodes.includes(id)) ?? 0;
+    const [from = 0] = before.nodes.filter((id) => id !== before.leader);
+    expect(await succeeds('move', '7', '--from', String(from), '--to', String(to), ...endpoint)).to.match(/everything is in its place/);
+    const moved = await bucket();
+    expect(moved.nodes).to.deep.equal([...before.nodes.filter((id) => id !== from), to].sort());
+    await succeeds('transfer', '7', String(to), ...endpoint);
+    await cluster.eventually('it leads', async () => (await bucket()).leader === to);
+    expectNoLongSilence(load);
+    await load.stop();
+    await load.check(await cluster.connect());
   });
 });
 
