@@ -23,7 +23,11 @@ const JOIN = 'join';
 const JOINED = 'joined';
 const ASK_MS_MAX = 5000;
 const PAUSE_MS = 500;
+/** After so long without any answer a person is told that it may be the address. */
+const HINT_MS = 5000;
 const TEXT_MAX = 256;
+/** Why a call fails that no member has answered. */
+const NOBODY_THERE = new Set(['STREAM_LOST', 'PEER_UNREACHABLE']);
 
 /** What a node that joined needs beside its own settings. */
 export interface Admission {
@@ -69,6 +73,7 @@ export async function joinCluster(env: Env, options: JoinOptions): Promise<Admis
 async function askAll(env: Env, options: JoinOptions, applicant: Applicant): Promise<Admission> {
   const { clock, timers, log } = env;
   let next = options.seeds;
+  let hintDueMs = clock.monotonicMs() + HINT_MS;
   for (;;) {
     let refusal: TidemarkError | undefined;
     let leader: string | undefined;
@@ -86,6 +91,12 @@ async function askAll(env: Env, options: JoinOptions, applicant: Applicant): Pro
       throw new TidemarkError('UNAVAILABLE', 'JOIN_FAILED', message, { retriable: true, cause: refusal });
     }
     log.info('waiting to be let into the cluster', { reason: messageOf(refusal) });
+    if (refusal === undefined || !NOBODY_THERE.has(refusal.reason)) hintDueMs = Infinity;
+    if (clock.monotonicMs() >= hintDueMs) {
+      const advice = 'nobody answers there; is the address right, and a member of the cluster running at it?';
+      log.warn(advice, { asked: options.seeds.join(', ') });
+      hintDueMs = Infinity;
+    }
     next = leader === undefined || next[0] === leader ? options.seeds : [leader, ...options.seeds];
     await new Promise<void>((resolve) => {
       timers.after(PAUSE_MS, resolve);

@@ -1,9 +1,14 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect } from 'chai';
 import { pack } from 'msgpackr';
-import type { FrameStream } from '../../src/env/env.js';
+import type { Env, FrameStream, Logger, StreamHandlers, Timer } from '../../src/env/env.js';
 import { DEFAULT_LIMITS } from '../../src/env/limits.js';
+import { openDisk } from '../../src/env/real/disk.js';
+import type { Bytes } from '../../src/lib/bytes.js';
 import { TidemarkError } from '../../src/lib/errors.js';
-import { acceptJoin } from '../../src/node/join.js';
+import { acceptJoin, joinCluster } from '../../src/node/join.js';
 import { PEER_PROTOCOL } from '../../src/node/peer-hello.js';
 import { clusterOf } from '../placement/support.js';
 
@@ -22,5 +27,40 @@ describe('a node that wants to join', () => {
     await new Promise((resolve) => setImmediate(resolve));
     expect(closed).to.have.lengthOf(1);
     expect(closed[0]).to.include({ code: 'UNAVAILABLE', reason: 'BAD_RECORD', retriable: true });
+  });
+
+  it('says once that the address may be wrong, when nobody answers', async () => {
+    let nowMs = 0;
+    const warned: unknown[] = [];
+    const nothing = (): void => undefined;
+    const log: Logger = { debug: nothing, info: nothing, warn: (_text, fields) => warned.push(fields), error: nothing, child: () => log };
+    const directory = mkdtempSync(join(tmpdir(), 'tidemark-join-'));
+    const disk = await openDisk(directory);
+    const lost = new TidemarkError('UNAVAILABLE', 'STREAM_LOST', 'nobody listens there', { retriable: true });
+    const env = {
+      clock: { wallMs: () => 0, monotonicMs: () => nowMs },
+      timers: {
+        after(delayMs: number, callback: () => void): Timer {
+          const due = setImmediate(() => {
+            nowMs += delayMs;
+            callback();
+          });
+          return { cancel: () => clearImmediate(due) };
+        },
+      },
+      random: { uint32: () => 1, float: () => 0 },
+      network: { connect: (_address: string, _service: string, _hello: Bytes, { closed }: StreamHandlers) => queueMicrotask(() => closed(lost)) },
+      log,
+      disk,
+    } as unknown as Env;
+    const place = { clusterId: '', address: '10.0.0.9:7100', zone: '', host: '' };
+    try {
+      const failure: unknown = await joinCluster(env, { ...place, seeds: ['a:1', 'b:2'], deadlineMs: 60_000 }).catch((error: unknown) => error);
+      expect(failure).to.include({ code: 'UNAVAILABLE', reason: 'JOIN_FAILED' });
+      expect(warned).to.deep.equal([{ asked: 'a:1, b:2' }]);
+    } finally {
+      await disk.close();
+      rmSync(directory, { recursive: true });
+    }
   });
 });
