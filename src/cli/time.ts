@@ -36,7 +36,7 @@ export function addTime(program: Command, terminal: Terminal): void {
     .argument('<name>')
     .option('--as-of <time>', MOMENT, moment('--as-of'), 'now')
     .addOption(
-      new Option('--expires <duration>', 'remove it by itself after; never, if not given: "pin list" tells more').argParser(duration),
+      new Option('--expires <duration>', 'remove it by itself after; if not given, it stays in the list').argParser(duration),
     )
     .action((name: string, options: PinArguments) => addPin(name, options, terminal));
   withConnection(pin.command('remove'))
