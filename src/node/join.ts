@@ -73,6 +73,7 @@ export async function joinCluster(env: Env, options: JoinOptions): Promise<Admis
 async function askAll(env: Env, options: JoinOptions, applicant: Applicant): Promise<Admission> {
   const { clock, timers, log } = env;
   let next = options.seeds;
+  let told = '';
   let hintDueMs = clock.monotonicMs() + HINT_MS;
   for (;;) {
     let refusal: TidemarkError | undefined;
@@ -90,7 +91,9 @@ async function askAll(env: Env, options: JoinOptions, applicant: Applicant): Pro
       const message = `no member of the cluster let this node in; the last that was asked: ${messageOf(refusal)}`;
       throw new TidemarkError('UNAVAILABLE', 'JOIN_FAILED', message, { retriable: true, cause: refusal });
     }
-    log.info('waiting to be let into the cluster', { reason: messageOf(refusal) });
+    const reason = messageOf(refusal);
+    if (reason !== told) log.info('waiting to be let into the cluster', { reason });
+    told = reason;
     if (refusal === undefined || !NOBODY_THERE.has(refusal.reason)) hintDueMs = Infinity;
     if (clock.monotonicMs() >= hintDueMs) {
       const advice = 'nobody answers there; is the address right, and a member of the cluster running at it?';

@@ -31,9 +31,9 @@ describe('a node that wants to join', () => {
 
   it('says once that the address may be wrong, when nobody answers', async () => {
     let nowMs = 0;
-    const warned: unknown[] = [];
+    const [said, warned]: unknown[][] = [[], []];
     const nothing = (): void => undefined;
-    const log: Logger = { debug: nothing, info: nothing, warn: (_text, fields) => warned.push(fields), error: nothing, child: () => log };
+    const log: Logger = { debug: nothing, info: (_text, fields) => said.push(fields), warn: (_text, fields) => warned.push(fields), error: nothing, child: () => log };
     const directory = mkdtempSync(join(tmpdir(), 'tidemark-join-'));
     const disk = await openDisk(directory);
     const lost = new TidemarkError('UNAVAILABLE', 'STREAM_LOST', 'nobody listens there', { retriable: true });
@@ -57,6 +57,7 @@ describe('a node that wants to join', () => {
     try {
       const failure: unknown = await joinCluster(env, { ...place, seeds: ['a:1', 'b:2'], deadlineMs: 60_000 }).catch((error: unknown) => error);
       expect(failure).to.include({ code: 'UNAVAILABLE', reason: 'JOIN_FAILED' });
+      expect(said).to.deep.equal([{ reason: 'nobody listens there' }]);
       expect(warned).to.deep.equal([{ asked: 'a:1, b:2' }]);
     } finally {
       await disk.close();
