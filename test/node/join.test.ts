@@ -31,7 +31,8 @@ describe('a node that wants to join', () => {
 
   it('says once that the address may be wrong, when nobody answers', async () => {
     let nowMs = 0;
-    const [said, warned]: unknown[][] = [[], []];
+    const said: unknown[] = [];
+    const warned: unknown[] = [];
     const nothing = (): void => undefined;
     const log: Logger = { debug: nothing, info: (_text, fields) => said.push(fields), warn: (_text, fields) => warned.push(fields), error: nothing, child: () => log };
     const directory = mkdtempSync(join(tmpdir(), 'tidemark-join-'));
@@ -49,7 +50,10 @@ describe('a node that wants to join', () => {
         },
       },
       random: { uint32: () => 1, float: () => 0 },
-      network: { connect: (_address: string, _service: string, _hello: Bytes, { closed }: StreamHandlers) => queueMicrotask(() => closed(lost)) },
+      network: {
+        connect: (_address: string, _service: string, _hello: Bytes, handlers: StreamHandlers) =>
+          queueMicrotask(() => handlers.closed(lost)),
+      },
       log,
       disk,
     } as unknown as Env;
