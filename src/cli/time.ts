@@ -135,6 +135,6 @@ async function listPins(options: ConnectionArguments, terminal: Terminal): Promi
     state(pin),
   ]);
   await write(terminal.stdout, table(['PIN', 'TIMESTAMP', 'TIME', 'EXPIRES', 'STATE'], rows));
-  await write(terminal.stdout, `earliest readable: ${horizon} (${formatTimestamp(horizon)})\n`);
   if (pins.some(({ expires, lost }) => expires === 0 && !lost)) await write(terminal.stdout, NEVER_REMARK);
+  await write(terminal.stdout, `earliest readable: ${horizon} (${formatTimestamp(horizon)})\n`);
 }
