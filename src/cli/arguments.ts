@@ -19,13 +19,20 @@ export function share(text: string): number {
   return value;
 }
 
-const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
-/** Milliseconds from `250ms`, `10s`, `1.5m`, `1h`. */
-export function duration(text: string): number {
-  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)$/.exec(text);
-  if (match === null) throw new InvalidArgumentError('Expected a duration like 250ms, 10s, 5m.');
+/** Milliseconds from `250ms`, `10s`, `1.5m`, `1h`, `2d`; also 0. */
+export function durationOrNone(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)$/.exec(text);
+  if (match === null) throw new InvalidArgumentError('Expected a duration like 250ms, 10s, 5m, 1h, 2d.');
   return Math.round(Number(match[1]) * (UNIT_MS[match[2] ?? ''] ?? 0));
+}
+
+/** One in which something can happen. */
+export function duration(text: string): number {
+  const ms = durationOrNone(text);
+  if (ms < 1) throw new InvalidArgumentError('Expected a duration of at least 1ms.');
+  return ms;
 }
 
 export function integers(min: number, max: number): (text: string) => number[] {

@@ -16,7 +16,7 @@ import {
   type Work,
 } from '../check/index.js';
 import { messageOf } from '../lib/errors.js';
-import { duration } from './arguments.js';
+import { durationOrNone } from './arguments.js';
 import { EXIT, Exit, UsageError } from './exit.js';
 import { beginLifetime, type Lifetime } from './lifetime.js';
 import { linesOf, openFile, type Line } from './lines.js';
@@ -75,7 +75,7 @@ export function addCheck(program: Command, terminal: Terminal): void {
     .addOption(new Option('--model <model>', 'what the keys are; by the operations if not given').choices(MODELS))
     .addOption(new Option('--level <level>', 'of list-append').choices(LEVELS).default('strict-serializable'))
     .option('--versions <file>', 'all versions of the keys, as `tidemark history KEY --json` prints them')
-    .addOption(new Option('--timeout <duration>', 'say unknown after').default(60_000, '60s').argParser(duration))
+    .addOption(new Option('--timeout <duration>', 'say unknown after').default(60_000, '60s').argParser(durationOrNone))
     .option('--json', 'print JSON', false)
     .addHelpText('after', HELP)
     .action((file: string, options: CheckArguments) => checkFile(file, options, terminal));
@@ -285,7 +285,12 @@ function parseVersion(line: Line): KeyVersion | undefined {
     const value = fromJsonFields(object, 'value');
     return { key, version: object.version, value: isUtf8(value) ? value.toString('utf8') : { base64: value.toString('base64') } };
   } catch (error) {
-    const why = error instanceof z.ZodError ? z.prettifyError(error) : messageOf(error);
+    const why = error instanceof z.ZodError ? issuesOf(error) : messageOf(error);
     throw new UsageError(`line ${line.number} of the versions is no version of a key: ${why}`);
   }
+}
+
+/** In one line. */
+function issuesOf({ issues }: z.ZodError): string {
+  return issues.map(({ path, message }) => (path.length === 0 ? message : `'${path.join('.')}': ${message}`)).join('; ');
 }

@@ -1,7 +1,8 @@
 import { Option, type Command } from 'commander';
-import type { ReadOptions, ScanOptions } from '../client/index.js';
+import type { Database, ReadOptions, ScanOptions } from '../client/index.js';
 import type { Bytes } from '../lib/bytes.js';
-import { duration, integer, moment, withConnection, type ConnectionArguments } from './arguments.js';
+import { parseTimestamp, type Timestamp } from '../mvcc/timestamp.js';
+import { durationOrNone, integer, moment, withConnection, type ConnectionArguments } from './arguments.js';
 import { UsageError } from './exit.js';
 import { decode, type Encoding } from './values.js';
 
@@ -39,7 +40,7 @@ export function withRead(command: Command): Command {
     .addOption(
       new Option('--consistency <level>', 'how fresh; linearizable if not given').choices(['linearizable', 'bounded', 'local']),
     )
-    .addOption(new Option('--max-staleness <duration>', 'of bounded reads; 5s if not given').argParser(duration))
+    .addOption(new Option('--max-staleness <duration>', 'of bounded reads; 5s if not given').argParser(durationOrNone))
     .addOption(atLeast('from any replica, as of this timestamp, printed before, or later'));
 }
 
@@ -69,6 +70,18 @@ export function readOptionsOf({ asOf, consistency, maxStaleness, atLeast }: Read
   if (consistency === 'bounded') return { consistency, maxStalenessMs: maxStaleness ?? MAX_STALENESS_MS };
   if (maxStaleness !== undefined) throw new UsageError('--max-staleness needs --consistency bounded');
   return { consistency };
+}
+
+/**
+ * The moment that was asked for. What a span before now is only the clock of the cluster says, so it is read when there is a
+ * connection, and what is wrong with it is said of the option.
+ */
+export function momentAt(db: Database, text: string, option: string): Timestamp {
+  return parseTimestamp(text, db.now(), option);
+}
+
+export function readAt(db: Database, options: ReadOptions): ReadOptions {
+  return options.asOf === undefined ? options : { ...options, asOf: momentAt(db, String(options.asOf), '--as-of') };
 }
 
 export interface RangeArguments extends DataArguments {

@@ -2,12 +2,14 @@ import { Option, type Command } from 'commander';
 import type { Condition, Mutation } from '../bucket/requests.js';
 import type { Database, WriteOptions, WriteOutcome } from '../client/index.js';
 import type { Bytes } from '../lib/bytes.js';
-import { formatTimestamp, parseTimestamp } from '../mvcc/timestamp.js';
+import { formatTimestamp, TIMESTAMP_MAX, type Timestamp } from '../mvcc/timestamp.js';
 import { integer, moment } from './arguments.js';
 import {
   dataCommand,
   encodingOf,
+  momentAt,
   rangeOf,
+  readAt,
   readOptionsOf,
   withRange,
   withRead,
@@ -26,7 +28,7 @@ import { decode, encode, jsonFields, readValue, type Encoding } from './values.j
 interface ChangeArguments extends WriteArguments {
   readonly ifAbsent?: boolean;
   readonly ifExists?: boolean;
-  readonly ifVersion?: string;
+  readonly ifVersion?: number;
 }
 
 interface GetArguments extends DataArguments, ReadArguments {
@@ -87,14 +89,18 @@ function withConditions(command: Command): Command {
   return withWrite(command)
     .addOption(new Option('--if-absent', 'only if the key does not exist').conflicts(['ifExists', 'ifVersion']))
     .addOption(new Option('--if-exists', 'only if the key exists').conflicts('ifVersion'))
-    .option('--if-version <version>', 'only if the key has this version; 0: if it does not exist');
+    .addOption(
+      new Option('--if-version <version>', 'only if the key has this version, a number; 0: if it does not exist').argParser(
+        integer(0, TIMESTAMP_MAX),
+      ),
+    );
 }
 
 function conditionsOf(key: Bytes, { ifAbsent, ifExists, ifVersion }: ChangeArguments): Condition[] {
-  if (ifAbsent === true || ifVersion === '0') return [{ kind: 'absent', key }];
+  if (ifAbsent === true || ifVersion === 0) return [{ kind: 'absent', key }];
   if (ifExists === true) return [{ kind: 'exists', key }];
   if (ifVersion === undefined) return [];
-  return [{ kind: 'version', key, version: parseTimestamp(ifVersion, 0, '--if-version') }];
+  return [{ kind: 'version', key, version: ifVersion }];
 }
 
 async function put(keyText: string, valueText: string, options: ChangeArguments, terminal: Terminal): Promise<void> {
@@ -143,7 +149,7 @@ async function get(keyText: string, options: GetArguments, terminal: Terminal): 
   const encoding = encodingOf(options);
   const key = decode(keyText, encoding, 'key');
   const readOptions = readOptionsOf(options);
-  const entry = await withDatabase(options, (db) => db.get(key, readOptions));
+  const entry = await withDatabase(options, (db) => db.get(key, readAt(db, readOptions)));
   const { found, served } = entry;
   if (options.json) {
     const fields = entry.found ? { ...jsonFields('value', entry.value, encoding), version: entry.version } : {};
@@ -164,10 +170,11 @@ function printed(value: Bytes, encoding: Encoding): Bytes | string {
 async function scan(prefix: string | undefined, options: ScanArguments, terminal: Terminal): Promise<void> {
   const encoding = encodingOf(options);
   const { limit, reverse, keysOnly, json } = options;
-  const scanOptions = { ...rangeOf(prefix, options), ...readOptionsOf(options), limit, reverse, keysOnly };
+  const range = rangeOf(prefix, options);
+  const readOptions = readOptionsOf(options);
   await withDatabase(options, async (db) => {
     const lines = new LineWriter(terminal.stdout);
-    const entries = db.scan(scanOptions);
+    const entries = db.scan({ ...range, ...readAt(db, readOptions), limit, reverse, keysOnly });
     let count = 0;
     for await (const { key, value, version, served } of entries) {
       count += 1;
@@ -180,8 +187,12 @@ async function scan(prefix: string | undefined, options: ScanArguments, terminal
     }
     await lines.flush();
     // Standard output has records only, for whoever reads them line by line.
-    if (json && count === 0) terminal.stderr.write(jsonLine({ served: entries.served }));
+    if (count === 0) terminal.stderr.write(json ? jsonLine({ served: entries.served }) : nothing(entries.served?.timestamp ?? 0));
   });
+}
+
+function nothing(timestamp: Timestamp): string {
+  return `tidemark: no keys, as of ${timestamp} (${formatTimestamp(timestamp)})\n`;
 }
 
 async function history(keyText: string, options: HistoryArguments, terminal: Terminal): Promise<void> {
@@ -191,7 +202,10 @@ async function history(keyText: string, options: HistoryArguments, terminal: Ter
   let count = 0;
   await withDatabase(options, async (db) => {
     const lines = new LineWriter(terminal.stdout);
-    for await (const { version, deleted, value, served } of db.history(key, { newest, oldest, asOf, limit })) {
+    const at = (text: string | undefined, option: string): Timestamp | undefined =>
+      text === undefined ? undefined : momentAt(db, text, option);
+    const moments = { newest: at(newest, '--newest'), oldest: at(oldest, '--oldest'), asOf: at(asOf, '--as-of') };
+    for await (const { version, deleted, value, served } of db.history(key, { ...moments, limit })) {
       count += 1;
       const time = formatTimestamp(version);
       const fields = { ...jsonFields('key', key, encoding), ...(deleted ? {} : jsonFields('value', value, encoding)) };

@@ -55,5 +55,21 @@ function buildProgram(terminal: Terminal): Command {
   addBench(program, terminal);
   addCheck(program, terminal);
   addSim(program, terminal);
+  for (const command of [program, ...program.commands]) if (command.commands.length > 0) addHelp(command);
   return program;
+}
+
+/** Commander's own shows what there is, and succeeds, when there is no such command. */
+function addHelp(group: Command): void {
+  group
+    .command('help')
+    .argument('[command...]')
+    .description('help for a command')
+    .action((names: string[]) => {
+      let shown = group;
+      for (const name of names) {
+        shown = shown.commands.find((command) => command.name() === name) ?? group.error(`error: unknown command '${name}'`);
+      }
+      shown.help();
+    });
 }

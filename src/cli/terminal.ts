@@ -8,8 +8,9 @@ export interface Terminal {
   readonly stderr: Writable & { readonly isTTY?: boolean };
 }
 
-/** Writes and, if the reader is slow, waits until it has caught up. */
+/** Writes and, if the reader is slow, waits until it has caught up. Rejects when an earlier write has failed. */
 export async function write(stream: Writable, data: string | Uint8Array): Promise<void> {
+  if (stream.errored !== null) throw stream.errored;
   if (!stream.write(data)) await once(stream, 'drain');
 }
 

@@ -3,7 +3,7 @@ import type { Diff, Pin } from '../client/index.js';
 import type { Bytes } from '../lib/bytes.js';
 import { formatTimestamp, later, type Timestamp } from '../mvcc/timestamp.js';
 import { duration, moment, withConnection, type ConnectionArguments } from './arguments.js';
-import { dataCommand, encodingOf, rangeOf, withRange, type RangeArguments } from './data-arguments.js';
+import { dataCommand, encodingOf, momentAt, rangeOf, withRange, type RangeArguments } from './data-arguments.js';
 import { withDatabase } from './database.js';
 import { Exit, EXIT } from './exit.js';
 import { jsonLine, LineWriter, table, write, type Terminal } from './terminal.js';
@@ -35,7 +35,9 @@ export function addTime(program: Command, terminal: Terminal): void {
     .description('keep a moment readable, under a name; again with the same moment, to set when it expires')
     .argument('<name>')
     .option('--as-of <time>', MOMENT, moment('--as-of'), 'now')
-    .addOption(new Option('--expires <duration>', 'remove it by itself after; never, if not given').argParser(duration))
+    .addOption(
+      new Option('--expires <duration>', 'remove it by itself after; if not given, it stays in the list').argParser(duration),
+    )
     .action((name: string, options: PinArguments) => addPin(name, options, terminal));
   withConnection(pin.command('remove'))
     .description('let a moment go')
@@ -52,7 +54,8 @@ async function diff(prefix: string | undefined, options: DiffArguments, terminal
   const range = rangeOf(prefix, options);
   await withDatabase(options, async (db) => {
     const lines = new LineWriter(terminal.stdout);
-    const changes = db.diff({ ...range, from, to });
+    const until = to === undefined ? undefined : momentAt(db, to, '--to');
+    const changes = db.diff({ ...range, from: momentAt(db, from, '--from'), to: until });
     let count = 0;
     for await (const { kind, key, before, after, served } of changes) {
       count += 1;
@@ -91,7 +94,7 @@ async function addPin(name: string, options: PinArguments, terminal: Terminal): 
   const pin = await withDatabase(options, async (db) => {
     await db.ready();
     const expires = options.expires === undefined ? undefined : later(db.now(), options.expires);
-    return db.pin(name, options.asOf, { expires });
+    return db.pin(name, momentAt(db, options.asOf, '--as-of'), { expires });
   });
   const line = `pinned ${pin.name} at ${pin.timestamp} (${formatTimestamp(pin.timestamp)})\n`;
   await write(terminal.stdout, options.json ? jsonLine({ ...pin }) : line);
@@ -109,6 +112,10 @@ async function removePin(name: string, options: ConnectionArguments, terminal: T
   else terminal.stderr.write(`tidemark: there is no pin ${name}; \`tidemark pin list\` shows those that there are\n`);
   if (!existed) throw new Exit(EXIT.NOT_FOUND);
 }
+
+const NEVER_REMARK =
+  'never: it stays in the list until it is removed, but holds its moment no longer than limits.pinMsMax (30 days, if not set); ' +
+  'then it is lost\n';
 
 async function listPins(options: ConnectionArguments, terminal: Terminal): Promise<void> {
   const { pins, horizon } = await withDatabase(options, (db) => db.pins());
@@ -128,5 +135,6 @@ async function listPins(options: ConnectionArguments, terminal: Terminal): Promi
     state(pin),
   ]);
   await write(terminal.stdout, table(['PIN', 'TIMESTAMP', 'TIME', 'EXPIRES', 'STATE'], rows));
+  if (pins.some(({ expires, lost }) => expires === 0 && !lost)) await write(terminal.stdout, NEVER_REMARK);
   await write(terminal.stdout, `earliest readable: ${horizon} (${formatTimestamp(horizon)})\n`);
 }

@@ -1,9 +1,7 @@
 import { isUtf8 } from 'node:buffer';
-import type { Writable } from 'node:stream';
-import { finished } from 'node:stream/promises';
 import { Option, type Command } from 'commander';
 import { z } from 'zod';
-import { messageOf } from '../lib/errors.js';
+import { messageOf, TidemarkError } from '../lib/errors.js';
 import type { Bytes } from '../lib/bytes.js';
 import { formatTimestamp } from '../mvcc/timestamp.js';
 import { integer } from './arguments.js';
@@ -11,6 +9,7 @@ import {
   dataCommand,
   encodingOf,
   rangeOf,
+  readAt,
   readOptionsOf,
   withRange,
   withRead,
@@ -23,6 +22,7 @@ import { EXIT, Exit, UsageError } from './exit.js';
 import { forEachInFlight } from './in-flight.js';
 import { beginLifetime } from './lifetime.js';
 import { linesOf, openFile, type Line } from './lines.js';
+import { OutputFile } from './output-file.js';
 import { showProgress } from './progress.js';
 import { jsonLine, LineWriter, write, type Terminal } from './terminal.js';
 import { fromJsonFields, jsonFields, type Encoding } from './values.js';
@@ -33,8 +33,8 @@ import { fromJsonFields, jsonFields, type Encoding } from './values.js';
  *     {"key":"city/IS/39/Reykjavík/0","value":"..."}      text is UTF-8
  *     {"keyBase64":"AP8=","valueBase64":"..."}            bytes that are not
  *
- * An export is one moment of the whole range, however long it takes. An import sets each key to its value: after an
- * interruption it may simply be run again, from the start or from the line that it named.
+ * An export is one moment of the whole range, however long it takes; its file has its name only when it is whole. An import sets
+ * each key to its value: after an interruption it may simply be run again, from the start or from the line that it named.
  */
 interface ImportArguments extends DataArguments {
   readonly inFlight: number;
@@ -122,16 +122,16 @@ async function exportRange(prefix: string | undefined, options: ExportArguments,
   const encoding = encodingOf(options);
   const range = rangeOf(prefix, options);
   const readOptions = readOptionsOf(options);
-  const handle = options.output === '-' ? undefined : await openFile(options.output, 'w');
-  const output: Writable = handle?.createWriteStream() ?? terminal.stdout;
+  const file = options.output === '-' ? undefined : await OutputFile.open(options.output);
+  const output = file?.stream ?? terminal.stdout;
   const lifetime = beginLifetime();
+  const { signal } = lifetime;
   let count = 0;
   let asOf = 0;
   try {
     await withDatabase(options, async (db) => {
       const lines = new LineWriter(output);
-      const { signal } = lifetime;
-      const entries = db.scan({ ...range, ...readOptions, signal });
+      const entries = db.scan({ ...range, ...readAt(db, readOptions), signal });
       for await (const { key, value } of entries) {
         await lines.add(jsonLine({ ...jsonFields('key', key, encoding), ...jsonFields('value', value, encoding) }));
         count += 1;
@@ -139,11 +139,20 @@ async function exportRange(prefix: string | undefined, options: ExportArguments,
       await lines.flush();
       asOf = entries.served?.timestamp ?? asOf;
     });
-    if (handle !== undefined) await finished(output.end());
+    await file?.keep();
+  } catch (error) {
+    await file?.giveUp();
+    const otherwise = file?.otherwise ?? '';
+    if (signal.aborted) throw interrupted(otherwise === '' ? `after ${count} records` : otherwise);
+    if (otherwise !== '' && !options.json) terminal.stderr.write(`tidemark: ${otherwise}\n`);
+    throw error;
   } finally {
     lifetime.end();
-    await handle?.close();
   }
   const remark = `exported ${count} records as of ${asOf} (${formatTimestamp(asOf)})\n`;
   terminal.stderr.write(options.json ? jsonLine({ exported: count, asOf }) : remark);
+}
+
+function interrupted(what: string): TidemarkError {
+  return new TidemarkError('CANCELLED', 'INTERRUPTED', `interrupted; ${what}`);
 }

@@ -4,7 +4,7 @@ import { z } from 'zod';
 import type { ConditionOf, MutationOf, Write } from '../client/index.js';
 import type { Bytes } from '../lib/bytes.js';
 import { messageOf } from '../lib/errors.js';
-import { formatTimestamp, parseTimestamp, type Timestamp } from '../mvcc/timestamp.js';
+import { formatTimestamp, isTimestamp, parseTimestamp, type Timestamp } from '../mvcc/timestamp.js';
 import { dataCommand, encodingOf, withWrite, type WriteArguments } from './data-arguments.js';
 import { withDatabase } from './database.js';
 import { EXIT, Exit, UsageError } from './exit.js';
@@ -146,6 +146,15 @@ class Fields {
     return String(this.#object[name]);
   }
 
+  /** A number, or its text. */
+  version(name: string): Timestamp {
+    this.#used.add(name);
+    const text = String(this.#object[name]);
+    const version = Number(text);
+    if (/^\d+$/.test(text) && isTimestamp(version)) return version;
+    throw new UsageError(`'${name}' is ${text.slice(0, 64)}: a version is a whole number, 0 or more`);
+  }
+
   /** A number, an ISO time, or the text of a number. */
   timestamp(name: string): Timestamp {
     this.#used.add(name);
@@ -166,7 +175,7 @@ function conditionOf(fields: Fields): ConditionOf<Bytes> {
     case 'absent':
       return { kind, key: fields.bytes('key') };
     case 'version':
-      return { kind, key: fields.bytes('key'), version: fields.timestamp('version') };
+      return { kind, key: fields.bytes('key'), version: fields.version('version') };
     case 'value':
       return { kind, key: fields.bytes('key'), value: fields.bytes('value') };
     case 'unchanged': {

@@ -1,6 +1,7 @@
 import { Option, type Command } from 'commander';
 import { streamFrom } from '../client/changes.js';
 import type { ChangeEvent, Database } from '../client/index.js';
+import { TidemarkError } from '../lib/errors.js';
 import { formatTimestamp, parseTimestamp, TIMESTAMP_MAX, type Timestamp } from '../mvcc/timestamp.js';
 import { integer, moment } from './arguments.js';
 import { dataCommand, encodingOf, rangeOf, withRange, type RangeArguments } from './data-arguments.js';
@@ -54,7 +55,7 @@ async function watch(prefix: string | undefined, options: WatchArguments, termin
   try {
     await withDatabase(options, async (db) => {
       const { signal } = lifetime;
-      const until = options.until === undefined ? Infinity : parseTimestamp(options.until, await nowOf(db), '--until');
+      const until = options.until === undefined ? Infinity : untilOf(options.from, options.until, await nowOf(db));
       await using changes = db.changes({ ...range, from: options.from, before: options.before, signal });
       const cursor = await print(changes, until, options, terminal);
       const shown = cursor ?? changes.cursor;
@@ -64,6 +65,16 @@ async function watch(prefix: string | undefined, options: WatchArguments, termin
   } finally {
     lifetime.end();
   }
+}
+
+/** Refuses an end before the beginning, as far as that is known: where a cursor stands it does not say. */
+function untilOf(fromText: string, untilText: string, now: Timestamp): Timestamp {
+  const until = parseTimestamp(untilText, now, '--until');
+  const begin = streamFrom(fromText, (text) => parseTimestamp(text, now, '--from'));
+  const from = begin.kind === 'now' ? now : begin.kind === 'timestamp' ? begin.timestamp : 0;
+  if (from <= until) return until;
+  const message = `the range is inverted: --from ${fromText} is above --until ${untilText}`;
+  throw new TidemarkError('INVALID_ARGUMENT', 'RANGE_INVERTED', message, { details: { field: 'from' } });
 }
 
 /** At or above all that was acknowledged before, whosever clock is ahead: a linearizable scan chooses such a moment. */

@@ -334,7 +334,8 @@ export class Database implements AsyncDisposable {
 
   /**
    * Keeps a moment readable under a name, until it expires or is removed. With the same moment it may be pinned again, which sets
-   * when it expires; another one under a name that is there is ALREADY_EXISTS / PIN_EXISTS.
+   * when it expires; another one under a name that is there is ALREADY_EXISTS / PIN_EXISTS. One that would expire later than pins
+   * can hold is INVALID_ARGUMENT / PIN_TOO_LONG.
    */
   async pin(name: string, moment: Timestamp | string, { expires, ...options }: PinOptions = {}): Promise<Pin> {
     const timestamp = this.#momentOf(moment, 'moment');

@@ -23,7 +23,11 @@ const JOIN = 'join';
 const JOINED = 'joined';
 const ASK_MS_MAX = 5000;
 const PAUSE_MS = 500;
+/** After so long without any answer a person is told that it may be the address. */
+const HINT_MS = 5000;
 const TEXT_MAX = 256;
+/** Why a call fails that no member has answered. */
+const NOBODY_THERE = new Set(['STREAM_LOST', 'PEER_UNREACHABLE']);
 
 /** What a node that joined needs beside its own settings. */
 export interface Admission {
@@ -68,6 +72,8 @@ export async function joinCluster(env: Env, options: JoinOptions): Promise<Admis
 
 async function askAll(env: Env, options: JoinOptions, applicant: Applicant): Promise<Admission> {
   const { clock, timers, log } = env;
+  let told = '';
+  let hintDueMs = clock.monotonicMs() + HINT_MS;
   for (;;) {
     let refusal: TidemarkError | undefined;
     const addresses = [...options.seeds];
@@ -76,7 +82,8 @@ async function askAll(env: Env, options: JoinOptions, applicant: Applicant): Pro
         return await ask(env, address, options.clusterId, applicant);
       } catch (error) {
         if (!isTidemarkError(error) || !error.retriable) throw error;
-        refusal = error;
+        // Who says why tells more than who is not there.
+        if (refusal === undefined || !NOBODY_THERE.has(error.reason)) refusal = error;
         // Who leads is asked next. Hints may differ, and old ones be wrong for ever: each is followed, once in a round.
         const hint = error.details['address'];
         if (hint !== undefined && !addresses.includes(hint)) addresses.splice(at + 1, 0, hint);
@@ -86,7 +93,15 @@ async function askAll(env: Env, options: JoinOptions, applicant: Applicant): Pro
       const message = `no member of the cluster let this node in; the last that was asked: ${messageOf(refusal)}`;
       throw new TidemarkError('UNAVAILABLE', 'JOIN_FAILED', message, { retriable: true, cause: refusal });
     }
-    log.info('waiting to be let into the cluster', { reason: messageOf(refusal) });
+    const reason = messageOf(refusal);
+    if (reason !== told) log.info('waiting to be let into the cluster', { reason });
+    told = reason;
+    if (refusal === undefined || !NOBODY_THERE.has(refusal.reason)) hintDueMs = Infinity;
+    if (clock.monotonicMs() >= hintDueMs) {
+      const advice = 'nobody answers there; is the address right, and a member of the cluster running at it?';
+      log.warn(advice, { asked: options.seeds.join(', ') });
+      hintDueMs = Infinity;
+    }
     await new Promise<void>((resolve) => {
       timers.after(PAUSE_MS, resolve);
     });

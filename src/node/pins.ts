@@ -3,7 +3,7 @@ import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import { beforeHorizon } from '../bucket/retention.js';
-import { earlier, formatTimestamp, type Timestamp } from '../mvcc/timestamp.js';
+import { earlier, formatTimestamp, later, type Timestamp } from '../mvcc/timestamp.js';
 import type { PinAction, Result } from '../router/operations.js';
 import { mergePins } from '../router/pins.js';
 
@@ -23,6 +23,7 @@ export async function changePins(
       const message = `a pin holds at most ${limits.pinMsMax} ms: the earliest timestamp that can be pinned is ${floor}`;
       throw new TidemarkError('OUT_OF_RANGE', 'PIN_TOO_OLD', message, { details: { earliestReadable: String(floor) } });
     }
+    checkExpires(action, limits);
   }
   const changes = await Promise.allSettled(
     replicas.map(async (replica) => {
@@ -43,6 +44,17 @@ export async function changePins(
 }
 
 type Addition = Extract<PinAction, { kind: 'add' }>;
+
+/** Whoever is told when a pin expires relies on it until then. */
+function checkExpires({ timestamp, expires }: Addition, { pinMsMax }: Limits): void {
+  const last = later(timestamp, pinMsMax);
+  if (expires <= last) return;
+  const message =
+    `the pin would expire at ${formatTimestamp(expires)}, but holds at most ${pinMsMax} ms (limits.pinMsMax) from its moment ` +
+    `on: until ${formatTimestamp(last)}`;
+  const details = { limit: String(pinMsMax), latest: String(last) };
+  throw new TidemarkError('INVALID_ARGUMENT', 'PIN_TOO_LONG', message, { details });
+}
 
 async function add(replica: Replica, { name, timestamp, expires }: Addition, most: number): Promise<void> {
   check(replica, name, timestamp, most);

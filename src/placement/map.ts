@@ -32,6 +32,14 @@ export function bucketOf(key: Bytes, buckets: number): BucketId {
 /** The most node ids that a replica id has room for. */
 const NODES_MAX = 65_536;
 export const NODE_ID_MAX = NODES_MAX - 1;
+/** A sidecar passes for a node that has every bucket; its number is that of no node. */
+export const SIDECAR_NODE: NodeId = 0xffff_fffe;
+
+/** `node 4 at 10.0.0.4:7100`, or `the sidecar at 127.0.0.1:7100`. */
+export function serverNamed(node: NodeId, address: string): string {
+  return `${node === SIDECAR_NODE ? 'the sidecar' : `node ${node}`} at ${address}`;
+}
+
 /** `node 4`, or `nodes 4, 5`. */
 export function nodesNamed(nodes: readonly NodeId[]): string {
   return `node${nodes.length === 1 ? '' : 's'} ${nodes.join(', ')}`;

@@ -227,6 +227,7 @@ export function moveReplica(
 ): PlacementRecord {
   const place = placeOf(record, bucket);
   if (place === undefined) throw unknownBucket(record, bucket);
+  checkMember(record, from, 'from');
   checkTarget(record, to);
   const voters = votersOf(place.replicas);
   const leaving = voters.find(({ node }) => node === from);

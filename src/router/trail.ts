@@ -1,7 +1,7 @@
 import { TidemarkError, type Outcome } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { isTimestamp, type Timestamp } from '../mvcc/timestamp.js';
-import type { NodeId } from '../placement/map.js';
+import { serverNamed, type NodeId } from '../placement/map.js';
 
 /** What one operation has met so far; made when its first attempt fails. */
 const SHOWN_MAX = 6;
@@ -36,7 +36,7 @@ export class Trail {
   failed(node: NodeId, address: string, error: TidemarkError): void {
     this.#attempts += 1;
     this.asked.add(node);
-    this.#troubles.set(node, `node ${node} at ${address} (${error.reason}: ${error.message})`);
+    this.#troubles.set(node, `${serverNamed(node, address)} (${error.reason}: ${error.message})`);
     const resolved = Number(error.details['resolved'] ?? 0);
     if (isTimestamp(resolved)) this.resolved = Math.max(this.resolved, resolved);
     if (error.outcome === 'unknown' && !mutant('doubt-reported-as-none')) this.mayHaveApplied = true;

@@ -3,7 +3,7 @@ import type { Limits } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
 import { TidemarkError } from '../lib/errors.js';
 import { publicServices } from '../node/services/services.js';
-import type { NodeId, Placement } from '../placement/map.js';
+import { SIDECAR_NODE, type Placement } from '../placement/map.js';
 import type { HedgingOptions } from '../router/hedging.js';
 import type { NearCacheOptions } from '../router/near-cache.js';
 import { PipelineServer } from '../router/pipeline-server.js';
@@ -52,9 +52,6 @@ export interface SidecarOptions {
   /** A bug: the process should not go on. */
   readonly onFatal: (error: unknown) => void;
 }
-
-/** Above all ids of real nodes. */
-export const SIDECAR_NODE: NodeId = 0xffff_fffe;
 
 const CLOSE_GRACE_MS = 2000;
 

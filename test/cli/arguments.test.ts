@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import { duration, endpoints, integer, share } from '../../src/cli/arguments.js';
+import { duration, durationOrNone, endpoints, integer, share } from '../../src/cli/arguments.js';
 import { describeError, EXIT, exitCodeOf, UsageError } from '../../src/cli/exit.js';
 import { describeHeat } from '../../src/cli/cluster/heat.js';
 import { describeStatus } from '../../src/cli/cluster/inspect.js';
@@ -24,6 +24,12 @@ describe('the command line', () => {
     ['an endpoint without a port', ['get', 'k', '-e', 'localhost'], /'localhost' is not host:port/],
     ['an endpoint with port 0', ['get', 'k', '-e', 'a:1,b:0'], /'b:0' is not host:port/],
     ['a timeout without a unit', ['get', 'k', '--timeout', '10'], /Expected a duration/],
+    ['a timeout of nothing', ['get', 'k', '--timeout', '0.1ms'], /Expected a duration of at least 1ms/],
+    ['a pin that is gone at once', ['pin', 'add', 'p', '--expires', '0s'], /Expected a duration of at least 1ms/],
+    ['a version that is none', ['put', 'k', 'v', '--if-version', 'foo'], /Expected a whole number from 0 to 9007199254740991/],
+    ['a version that is a span', ['delete', 'k', '--if-version', '-10s'], /Expected a whole number from 0/],
+    ['help for what is unknown', ['help', 'frob'], /unknown command 'frob'/],
+    ['help for what is unknown of a group', ['cluster', 'help', 'frob'], /unknown command 'frob'/],
     ['two consistencies', ['get', 'k', '--as-of', '-1s', '--consistency', 'local'], /cannot be used with/],
     ['an unknown consistency', ['get', 'k', '--consistency', 'best'], /Allowed choices are linearizable, bounded, local/],
     ['a limit of 0', ['scan', '--limit', '0'], /Expected a whole number from 1/],
@@ -86,6 +92,20 @@ describe('the command line', () => {
     expect(out).to.include('5  outcome unknown');
   });
 
+  it('helps with a command, also of a group', async () => {
+    for (const args of [['help', 'get'], ['cluster', 'help', 'move'], ['help', 'cluster', 'move']]) {
+      const { code, out } = await tidemark(args);
+      expect(code).to.equal(0);
+      expect(out).to.include(`Usage: tidemark ${args.filter((word) => word !== 'help').join(' ')} [options]`);
+    }
+  });
+
+  it('refuses a version of a transaction that is no number', async () => {
+    const { code, err } = await tidemark(['txn'], '{"if":"version","key":"k","version":"foo"}');
+    expect(code).to.equal(EXIT.USAGE);
+    expect(err).to.include("'version' is foo: a version is a whole number, 0 or more");
+  });
+
   it('says that nobody answers, for people and for programs', async () => {
     const plain = await tidemark(['get', 'k', ...NOWHERE]);
     expect(plain.code).to.equal(EXIT.UNAVAILABLE);
@@ -104,7 +124,10 @@ describe('options', () => {
   it('are read strictly', () => {
     expect(duration('1.5s')).to.equal(1500);
     expect(duration('2m')).to.equal(120_000);
-    expect(() => duration('-1s')).to.throw('Expected a duration');
+    expect(duration('1h') * 24).to.equal(duration('1d'));
+    expect(() => duration('-1s')).to.throw('Expected a duration like 250ms, 10s, 5m, 1h, 2d');
+    expect(() => duration('0s')).to.throw('at least 1ms');
+    expect(durationOrNone('0s')).to.equal(0);
     expect(integer(1, 5)('5')).to.equal(5);
     for (const text of ['0', '6', '1.5', '0x1', '', ' 1']) expect(() => integer(1, 5)(text)).to.throw('from 1 to 5');
     expect(share('0.25')).to.equal(0.25);

@@ -183,5 +183,7 @@ describe('the benchmark', () => {
     const passed = (): void => controller.abort();
     const result = await runLoad(driverOf({}), { ...OPTIONS, durationMs: 60_000, signal: controller.signal, passed });
     expect(result.seconds).to.be.lessThan(60);
+    expect(result.cutShort).to.equal(true);
+    expect(report([result])).to.match(/\nmemory mixed at 8, uniform: cut short after \d+\.\d s\n/);
   });
 });

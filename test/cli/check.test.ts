@@ -124,7 +124,8 @@ describe('tidemark check', () => {
     expect(out).to.include('[missing]').and.to.include('[phantom]');
     const unreadable = await check(goodRegister, '--versions', file('no.jsonl', '{"key":"x"}\n'));
     expect(unreadable.code).to.equal(2);
-    expect(unreadable.err).to.include('line 1 of the versions is no version of a key');
+    expect(unreadable.err).to.match(/line 1 of the versions is no version of a key: 'version': .*; 'deleted': .*\n$/);
+    expect(unreadable.err.trimEnd()).not.to.include('\n');
     const other = await check((history) => history.call(0, 'add', 's', 1)('ok'), '--versions', good);
     expect(other.err).to.include('--versions is for registers; this is a set');
   });

@@ -143,7 +143,7 @@ describe('a local cluster', function () {
       ['{"put":"a"}', /line 1 is neither a condition nor a change: expected either 'value' or 'valueBase64'/],
       ['{"if":"newer","key":"a"}', /'if' is 'newer'; expected exists, absent, version, value or unchanged/],
       ['{"if":"exists","key":"a","value":"x"}', /'value' means nothing here/],
-      ['{"if":"version","key":"a","version":true}', /'version' is not a timestamp/],
+      ['{"if":"version","key":"a","version":true}', /'version' is true: a version is a whole number, 0 or more/],
       ['{"value":"x"}', /it has none of 'if', 'put', 'delete'/],
       ['[1]', /it is not a JSON object/],
     ];
@@ -232,7 +232,9 @@ describe('a local cluster', function () {
     expect(changes[1]).to.have.property('served').that.deep.includes({ timestamp: Number(to), consistency: 'asOf' });
 
     // Half a minute ago nothing of it was there.
-    expect((await succeed('scan', 'tour/', '--as-of', '-30s', ...nodes)).out).to.equal('');
+    const early = await tidemark(['scan', 'tour/', '--as-of', '-30s', ...nodes]);
+    expect([early.code, early.out]).to.deep.equal([0, '']);
+    expect(early.err).to.match(/^tidemark: no keys, as of \d+ /);
     expect((await diff('--from', '-30s', '--keys-only')).out).to.equal('+ tour/a\n+ tour/b\n+ tour/same\n');
     expect((await succeed('scan', 'tour/', '--as-of', from, ...sidecar)).out).to.equal('tour/a\tone\ntour/gone\tx\ntour/same\ts\n');
     const inverted = await tidemark(['diff', 'tour/', '--from', to, '--to', from, ...nodes]);
@@ -311,6 +313,7 @@ describe('a local cluster', function () {
     expect(out).to.match(/^PIN +TIMESTAMP +TIME +EXPIRES +STATE\n/);
     expect(out).to.match(new RegExp(`\nrelease-1 +${version} +20\\S+Z\\S* +20\\S+Z\\S* +held\n`));
     expect(out).to.match(/\njust-now +\d+ +20\S+Z\S* +never +held\n/);
+    expect(out).to.match(/\nnever: it stays in the list until it is removed, .*\n/);
     expect(out).to.match(/\nearliest readable: \d+ \(20\S+Z.*\)\n$/);
     const taken = await tidemark(['pin', 'add', 'release-1', ...nodes]);
     expect([taken.code, taken.out]).to.deep.equal([1, '']);

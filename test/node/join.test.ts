@@ -30,31 +30,61 @@ describe('a node that wants to join', () => {
     expect(closed[0]).to.include({ code: 'UNAVAILABLE', reason: 'BAD_RECORD', retriable: true });
   });
 
-  it('asks everybody whom a member names as the leader, also where another one names somebody else', async () => {
-    // Found by the swarm (seed 222300): who hosts the system bucket no more went on naming a former leader, and was asked last.
+  type Answer = (address: string, hello: Bytes, handlers: StreamHandlers) => void;
+
+  /** A new node, on a network where calls are answered like this. */
+  const start = async (answer: Answer): Promise<{ loop: SimLoop; asked: string[]; log: ListLogger; env: Env }> => {
     const loop = new SimLoop(1);
-    const asked: string[] = [];
-    const hints: Record<string, string> = { 'a:1': 'leader:1', 'b:1': 'a:1' };
-    const connect = (address: string, _: string, hello: Bytes, handlers: StreamHandlers): FrameStream => {
-      asked.push(address);
-      loop.timers.after(1, () => {
-        if (address === 'leader:1') {
-          const record = encodeRecordOf(joined(clusterOf(3, 4), applicantOf(hello)).record);
-          handlers.frame(pack(['joined', 'test', 4, 4, 3, [1, 2, 3], record, undefined]));
-          return;
-        }
-        const details = hints[address] === undefined ? {} : { address: hints[address] };
-        handlers.closed(new TidemarkError('UNAVAILABLE', 'NOT_LEADER', 'somebody else leads', { retriable: true, details }));
-      });
-      return { send: () => true, close: () => undefined } as unknown as FrameStream;
-    };
     const { clock, timers } = loop.process('n4');
     const disk = await new SimDisk({ timers, random: loop.random.fork('disk'), place: 'n4' }).open();
-    const env = { clock, timers, disk, random: loop.random, log: new ListLogger(() => undefined), network: { connect } } as unknown as Env;
-    const options = { seeds: ['a:1', 'b:1', 'gone:1'], clusterId: 'test', address: 'd:1', zone: '', host: '', deadlineMs: 3000 };
-    const { nodeId } = await loop.runUntilSettled(joinCluster(env, options), 5000);
+    const log = new ListLogger(() => undefined);
+    const asked: string[] = [];
+    const connect = (address: string, _: string, hello: Bytes, handlers: StreamHandlers): FrameStream => {
+      asked.push(address);
+      loop.timers.after(1, () => answer(address, hello, handlers));
+      return { send: () => true, close: () => undefined } as unknown as FrameStream;
+    };
+    return { loop, asked, log, env: { clock, timers, disk, random: loop.random, log, network: { connect } } as unknown as Env };
+  };
+  const place = { clusterId: 'test', address: 'd:1', zone: '', host: '' };
+
+  it('asks everybody whom a member names as the leader, also where another one names somebody else', async () => {
+    // Found by the swarm (seed 222300): who hosts the system bucket no more went on naming a former leader, and was asked last.
+    const hints: Record<string, string> = { 'a:1': 'leader:1', 'b:1': 'a:1' };
+    const { loop, asked, env } = await start((address, hello, handlers) => {
+      if (address === 'leader:1') {
+        const record = encodeRecordOf(joined(clusterOf(3, 4), applicantOf(hello)).record);
+        handlers.frame(pack(['joined', 'test', 4, 4, 3, [1, 2, 3], record, undefined]));
+        return;
+      }
+      const details = hints[address] === undefined ? {} : { address: hints[address] };
+      handlers.closed(new TidemarkError('UNAVAILABLE', 'NOT_LEADER', 'somebody else leads', { retriable: true, details }));
+    });
+    const { nodeId } = await loop.runUntilSettled(joinCluster(env, { ...place, seeds: ['a:1', 'b:1', 'gone:1'], deadlineMs: 3000 }), 5000);
     expect(nodeId).to.equal(4);
     expect(asked).to.deep.equal(['a:1', 'leader:1']);
+  });
+
+  it('says once that the address may be wrong, when nobody answers', async () => {
+    const lost = new TidemarkError('UNAVAILABLE', 'STREAM_LOST', 'nobody listens there', { retriable: true });
+    const { loop, log, env } = await start((_, __, { closed }) => closed(lost));
+    const failing = joinCluster(env, { ...place, seeds: ['a:1', 'b:2'], deadlineMs: 60_000 }).catch((error: unknown) => error);
+    expect(await loop.runUntilSettled(failing, 70_000)).to.include({ code: 'UNAVAILABLE', reason: 'JOIN_FAILED' });
+    const lines = log.lines.map(({ level, fields }) => [level, fields]);
+    expect(lines).to.deep.equal([
+      ['info', { reason: 'nobody listens there' }],
+      ['warn', { asked: 'a:1, b:2' }],
+    ]);
+  });
+
+  it('repeats the reason of those who answer, not that others do not', async () => {
+    const { loop, log, env } = await start((address, _, { closed }) => {
+      const reason = address === 'a:1' ? 'NO_LEADER' : 'STREAM_LOST';
+      closed(new TidemarkError('UNAVAILABLE', reason, `${address} says ${reason}`, { retriable: true }));
+    });
+    const failing = joinCluster(env, { ...place, seeds: ['a:1', 'b:2'], deadlineMs: 10_000 }).catch((error: unknown) => error);
+    expect(String(await loop.runUntilSettled(failing, 20_000))).to.match(/a:1 says NO_LEADER/);
+    expect(log.lines.map(({ fields }) => fields)).to.deep.equal([{ reason: 'a:1 says NO_LEADER' }]);
   });
 });
 

@@ -333,6 +333,7 @@ describe('a replica', () => {
     expect(message(() => moveReplica(record, 0, 4, 4))).to.match(/node 4 has no voting replica of bucket 0; nodes 1, 2, 3 have/);
     expect(message(() => moveReplica(record, 0, 1, 2))).to.equal('node 2 has a replica of bucket 0 already');
     expect(message(() => moveReplica(record, 0, 1, 9))).to.match(/node 9 is no member of the cluster/);
+    expect(message(() => moveReplica(record, 0, 9, 1))).to.equal('node 9 is no member of the cluster; its members are 1, 2, 3, 4');
     expect(message(() => moveReplica({ ...record, draining: [4] }, 0, 1, 4))).to.equal('node 4 is being drained');
     const moved = moveReplica(record, 0, 1, 4);
     expect(moved.epoch).to.equal(2);

@@ -1,8 +1,8 @@
 import { expect } from 'chai';
 import type { ServeOptions } from '../../src/env/network.js';
 import { DEFAULT_LIMITS } from '../../src/env/limits.js';
-import { bucketOf } from '../../src/placement/map.js';
-import { SIDECAR_NODE, Sidecar } from '../../src/sidecar/sidecar.js';
+import { bucketOf, serverNamed, SIDECAR_NODE } from '../../src/placement/map.js';
+import { Sidecar } from '../../src/sidecar/sidecar.js';
 import { BUCKETS, CLUSTER, FakeCluster, FakeMetrics, bytes, collect, failureOf, randomOf, silentLog } from '../router/support.js';
 
 const KEY = bytes('key');
@@ -58,6 +58,11 @@ describe('sidecar', () => {
     expect(client.placement?.nodes.map(({ id }) => id)).to.deep.equal([SIDECAR_NODE]);
     expect(cluster.node(2).asked[0]?.context.hops).to.equal(1);
     await client.close();
+  });
+
+  it('is named as what it is, not by the number that it passes for a node with', () => {
+    expect(serverNamed(SIDECAR_NODE, LISTEN)).to.equal(`the sidecar at ${LISTEN}`);
+    expect(serverNamed(4, '10.0.0.4:7100')).to.equal('node 4 at 10.0.0.4:7100');
   });
 
   it('passes request ids through, and retries for its clients', async () => {

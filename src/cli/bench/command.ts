@@ -1,7 +1,9 @@
 import { Option, type Command } from 'commander';
+import { TidemarkError } from '../../lib/errors.js';
 import { UsageError } from '../exit.js';
 import {
   duration,
+  durationOrNone,
   integer,
   integers,
   share,
@@ -67,7 +69,7 @@ export function addBench(program: Command, terminal: Terminal): void {
     .addOption(option('--read-share <share>', 'gets among the mixed load', share, 0.5))
     .addOption(new Option('--rate <n>', 'operations per second at most; 2000 for stream').argParser(integer(1, 1_000_000)))
     .addOption(option('--duration <duration>', 'measure each combination for', duration, 5000, '5s'))
-    .addOption(option('--warmup <duration>', 'run each combination unmeasured for', duration, 1000, '1s'))
+    .addOption(option('--warmup <duration>', 'run each combination unmeasured for', durationOrNone, 1000, '1s'))
     .addOption(option('--connections <n>', 'connections to each endpoint (unary driver)', integer(1, 1000), 1))
     .addOption(option('--seed <n>', 'of the choice of keys', integer(0, 0xffff_ffff), 1))
     .option('--no-fill', 'do not write all keys before gets; misses are then measured too')
@@ -75,7 +77,6 @@ export function addBench(program: Command, terminal: Terminal): void {
 }
 
 async function bench(options: BenchArguments, terminal: Terminal): Promise<void> {
-  if (options.duration < 1) throw new UsageError('--duration must be above 0');
   if (options.driver.includes('unary') && options.load.some((load) => LIBRARY_LOADS.includes(load))) {
     throw new UsageError(`--load ${LIBRARY_LOADS.join(', ')} need --driver client: they use the client library`);
   }
@@ -88,11 +89,16 @@ async function bench(options: BenchArguments, terminal: Terminal): Promise<void>
       await fill(first, options, terminal, lifetime.signal);
     }
     const results = await runAll(drivers, options, terminal, lifetime.signal);
-    if (!options.json) await write(terminal.stdout, report(results));
+    if (!options.json && results.length > 0) await write(terminal.stdout, report(results));
+    if (lifetime.signal.aborted) throw interrupted(results.filter(({ cutShort }) => cutShort !== true).length);
   } finally {
     for (const driver of drivers) await driver.close();
     lifetime.end();
   }
+}
+
+function interrupted(whole: number): TidemarkError {
+  return new TidemarkError('CANCELLED', 'INTERRUPTED', `interrupted; ${whole} measurements are whole`);
 }
 
 async function openDriver(name: DriverName, options: BenchArguments): Promise<Driver> {
@@ -203,10 +209,13 @@ export function report(results: readonly RunResult[]): string {
             `${ms(lag.p99Ms)} ms at p99, ${ms(lag.maxMs)} ms at most\n`,
         ],
   );
+  const cut = results.flatMap(({ driver, load, inFlight, distribution, seconds, cutShort }) =>
+    cutShort === true ? [`${driver} ${load} at ${inFlight}, ${distribution}: cut short after ${seconds.toFixed(1)} s\n`] : [],
+  );
   const failed = results.filter(({ errors }) => errors > 0);
   const lines = failed.map(
     ({ driver, load, inFlight, errorCodes, firstError }) =>
       `${driver} ${load} at ${inFlight}: ${JSON.stringify(errorCodes)}, the first: ${firstError ?? ''}\n`,
   );
-  return [table(HEAD, rows), ...aborts, ...lags, ...lines].join('');
+  return [table(HEAD, rows), ...aborts, ...lags, ...cut, ...lines].join('');
 }

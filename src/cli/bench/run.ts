@@ -72,6 +72,8 @@ export interface RunResult {
   readonly versionsBack?: number;
   /** How long was measured. */
   readonly seconds: number;
+  /** It was interrupted before its time was over. */
+  readonly cutShort?: true;
   /** Successful operations per second. */
   readonly throughput: number;
   readonly all: Latency;
@@ -185,6 +187,7 @@ export async function runLoad(driver: Driver, options: RunOptions): Promise<RunR
     distribution: options.distribution,
     ...(options.back === undefined ? {} : { versionsBack: options.back.versions }),
     seconds,
+    ...(options.signal.aborted ? { cutShort: true } : {}),
     throughput: seconds > 0 ? both.totalCount / seconds : 0,
     all: latencyOf(both),
     ...(histograms.get.totalCount > 0 ? { get: latencyOf(histograms.get) } : {}),

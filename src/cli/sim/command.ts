@@ -67,7 +67,9 @@ export function addSim(program: Command, terminal: Terminal): void {
   program
     .command('sim')
     .description('run simulated clusters under random faults; the same seed is the same run')
-    .addOption(new Option('--seeds <first..last>', 'these seeds, in order').argParser(seedRange).conflicts('seed'))
+    .addOption(
+      new Option('--seeds <first..last>', 'these seeds, in order; if not given, 1..200').argParser(seedRange).conflicts('seed'),
+    )
     .addOption(new Option('--seed <n>', 'this seed alone').argParser(oneSeed))
     .addOption(
       new Option('--jobs <n>', `processes that run seeds at a time (this machine has room for ${availableParallelism()})`)
