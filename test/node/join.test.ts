@@ -67,7 +67,7 @@ describe('a node that wants to join', () => {
 
   it('says once that the address may be wrong, when nobody answers', async () => {
     const lost = new TidemarkError('UNAVAILABLE', 'STREAM_LOST', 'nobody listens there', { retriable: true });
-    const { loop, log, env } = await start((_, __, { closed }) => closed(lost));
+    const { loop, log, env } = await start((_, __, handlers) => handlers.closed(lost));
     const failing = joinCluster(env, { ...place, seeds: ['a:1', 'b:2'], deadlineMs: 60_000 }).catch((error: unknown) => error);
     expect(await loop.runUntilSettled(failing, 70_000)).to.include({ code: 'UNAVAILABLE', reason: 'JOIN_FAILED' });
     const lines = log.lines.map(({ level, fields }) => [level, fields]);
@@ -78,9 +78,9 @@ describe('a node that wants to join', () => {
   });
 
   it('repeats the reason of those who answer, not that others do not', async () => {
-    const { loop, log, env } = await start((address, _, { closed }) => {
+    const { loop, log, env } = await start((address, _, handlers) => {
       const reason = address === 'a:1' ? 'NO_LEADER' : 'STREAM_LOST';
-      closed(new TidemarkError('UNAVAILABLE', reason, `${address} says ${reason}`, { retriable: true }));
+      handlers.closed(new TidemarkError('UNAVAILABLE', reason, `${address} says ${reason}`, { retriable: true }));
     });
     const failing = joinCluster(env, { ...place, seeds: ['a:1', 'b:2'], deadlineMs: 10_000 }).catch((error: unknown) => error);
     expect(String(await loop.runUntilSettled(failing, 20_000))).to.match(/a:1 says NO_LEADER/);
