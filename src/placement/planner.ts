@@ -62,11 +62,18 @@ function evacuate(draft: Draft): void {
     const stranded = replicas.find((replica) => draft.isStranded(bucket, replica));
     if (to !== undefined) draft.set(bucket, withVoter(left, draft.newReplica(to, false), leaving));
     else if (stranded !== undefined) redirect(draft, bucket, stranded);
-    // Every other node has one already: a system bucket that is on all of them goes on with fewer.
-    else if (leaving !== undefined && bucket === SYSTEM_BUCKET && draft.canDecide(votersOf(without(left, leaving)))) {
+    else if (leaving !== undefined && bucket === SYSTEM_BUCKET && mayShrink(draft, without(left, leaving))) {
       draft.set(bucket, without(left, leaving));
     } else if (readers.length > 0) draft.set(bucket, left);
   }
+}
+
+/**
+ * A system bucket that is on all nodes goes on with fewer, when one of them is to be emptied. Where another node has none, and only
+ * cannot be reached now, that is waited for: with two voters the loss of one would be the end.
+ */
+function mayShrink(draft: Draft, left: Replicas): boolean {
+  return [...draft.usable].every((node) => hasVoter(left, node)) && draft.canDecide(votersOf(left));
 }
 
 /**

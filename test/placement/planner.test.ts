@@ -85,6 +85,20 @@ describe('the planner', () => {
     for (const { replicas } of one?.map ?? []) expect(replicas.map(({ node }) => node)).to.include(1);
   });
 
+  it('takes no voter of the system bucket while the node that should have one instead cannot be reached', () => {
+    // Found by the swarm (seed 240225): of two voters that were left, one lost its disk.
+    const start = clusterOf(4, 4);
+    const drained = { ...start, draining: [2], system: { ...start.system, replicas: start.system.replicas.filter(({ node }) => node !== 4) } };
+    const input = { ...CALM, lost: NOBODY, unreachable: new Set([4]), changesMax: 8 };
+    const voters = (record: PlacementRecord): number[] => record.system.replicas.map(({ node }) => node);
+    const waits = plan({ ...input, record: drained, settled: allOf(drained) }) ?? drained;
+    expect(voters(waits)).to.have.members([1, 2, 3]);
+    const goes = plan({ ...input, record: waits, settled: allOf(waits), unreachable: NOBODY }) ?? waits;
+    expect(voters(goes)).to.have.members([1, 3, 4]);
+    const lost = plan({ ...input, record: waits, settled: allOf(waits), unreachable: NOBODY, lost: new Set([4]) }) ?? waits;
+    expect(voters(lost)).to.have.members([1, 3]);
+  });
+
   it('takes no voter of the system bucket if those that stay cannot decide', () => {
     // Nobody can take the place of node 3, and node 2 is away.
     const start = { ...clusterOf(3, 16, 0, 1), draining: [3] };
