@@ -75,8 +75,12 @@ export interface Timing {
   readonly leaseReads: boolean;
 }
 
-/** What was told to all followers comes within a few hops. Who waits for longer had better ask the leader. */
+/**
+ * What was told to all followers comes within a few hops; to learners when it has gathered (raft/replication.ts). Who waits for
+ * longer had better ask the leader.
+ */
 const SOON_HEARTBEATS = 0.05;
+const SOON_HEARTBEATS_LEARNER = 0.15;
 
 /**
  * When heirs of a leader that is thought dead stand, in election timeouts behind the earliest moment: the first when the others,
@@ -161,7 +165,8 @@ export class Replica {
 
   soonMs(): number {
     const { clock, timing } = this.#host;
-    return clock.monotonicMs() + timing.heartbeatMs * SOON_HEARTBEATS;
+    const isLearner = this.raft.config.learners.includes(this.id);
+    return clock.monotonicMs() + timing.heartbeatMs * (isLearner ? SOON_HEARTBEATS_LEARNER : SOON_HEARTBEATS);
   }
 
   /** Leads with a lease that is valid in this turn. */

@@ -70,10 +70,11 @@ function evacuate(draft: Draft): void {
 
 /**
  * A system bucket that is on all nodes goes on with fewer when one of them is to be emptied. Where another node has none, and
- * only cannot be reached now, that is waited for: of two voters the loss of one would be the end.
+ * only cannot be reached for a moment, that is waited for: of two voters the loss of one would be the end.
  */
 function mayShrink(draft: Draft, left: Replicas): boolean {
-  return [...draft.usable].every((node) => hasVoter(left, node)) && draft.canDecide(votersOf(left));
+  const mayWait = [...draft.usable].some((node) => !hasVoter(left, node) && !draft.input.away.has(node));
+  return !mayWait && draft.canDecide(votersOf(left));
 }
 
 /**

@@ -13,7 +13,6 @@ import type { PlacementCache } from './placement-cache.js';
  *                       once, which is what happens where each takes the best by what it knew a moment ago)
  *   not those that      have just refused such a read. What is not fresh enough for a bound of 10 ms may be for 10 s, so what is
  *                       remembered is for which bound
- *   no read replicas    for what is so fresh that they may not have been sent it yet: their entries gather (raft/replication.ts)
  *
  * The leader of a bucket with read replicas counts two and a half times: it has all the writes, and the questions of the others.
  * Of linearizable reads it is always one of the two.
@@ -31,7 +30,6 @@ const FARTHER_COSTS = 4;
 const HOT_LEADER_COSTS = 2.5;
 /** A follower that hears its leader is no further behind it. */
 export const FOLLOWERS_LAG_MS = 1000;
-const LEARNERS_LAG_MS = 100;
 const REFUSED_MS = 500;
 const REFUSED_MS_MAX = 8000;
 /** A leader with so many requests of this router, and so many times as many as another replica's node, has too many. */
@@ -80,7 +78,7 @@ export class ReplicaChoice {
   /** One that was not asked yet; undefined if there is none. */
   pick(need: ReadNeed, asked: ReadonlySet<NodeId> | undefined): NodeId | undefined {
     const open = this.#open(need.bucket, asked);
-    const willing = open.filter((node) => this.#mayServe(need, node));
+    const willing = open.filter((node) => !this.#hasRefused(need, node));
     if (willing.length > 0) return this.#best(need, willing);
     // It may lead though the placement has no replica there any more: until the group has gone on without it.
     const leader = this.#options.cache.leaderOf(need.bucket);
@@ -90,7 +88,7 @@ export class ReplicaChoice {
   /** One that may well serve it beside the one that was asked; undefined if there is none. */
   pickBeside(need: ReadNeed, first: NodeId, asked: ReadonlySet<NodeId> | undefined): NodeId | undefined {
     const open = this.#open(need.bucket, asked).filter((node) => {
-      return node !== first && this.#distanceNow(node) < UNHEALTHY && this.#mayServe(need, node);
+      return node !== first && this.#distanceNow(node) < UNHEALTHY && !this.#hasRefused(need, node);
     });
     return this.#best(need, open);
   }
@@ -125,13 +123,6 @@ export class ReplicaChoice {
     const hasNoLeader = sort === 'confirmed' && reason === 'NOT_LEADER';
     const refusal = { staleMs: hasNoLeader ? staleMs : Infinity, untilMs: nowMs + REFUSED_MS, forMs: REFUSED_MS };
     this.#of(bucket).set(node, refusal);
-  }
-
-  #mayServe(need: ReadNeed, node: NodeId): boolean {
-    const { bucket, sort, staleMs } = need;
-    const isFresh = sort === 'settled' && staleMs < LEARNERS_LAG_MS;
-    const isLearner = this.#options.cache.replicasOf(bucket).some((replica) => replica.node === node && replica.learner);
-    return !(isFresh && isLearner) && !this.#hasRefused(need, node);
   }
 
   #hasRefused({ bucket, sort, staleMs }: ReadNeed, node: NodeId): boolean {

@@ -157,7 +157,7 @@ describe('reading versions', () => {
     const { get, latest } = timeline(Array.from({ length: 1000 }, (_, at) => 10 + at));
     let pauses = 0;
     const strides = new Strides(() => Promise.resolve().then(() => void (pauses += 1)));
-    const state = { store: { get }, slot: 1, horizon: 0 } as unknown as BucketState;
+    const state = { store: { get }, slot: 1, horizon: 0, checkStands: () => undefined } as unknown as BucketState;
     const at = async (timestamp: number): Promise<number | undefined> =>
       (await strides.versionAsOf(state, latest, timestamp))?.id.timestamp;
     expect(await at(909)).to.equal(909);

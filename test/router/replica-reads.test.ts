@@ -190,25 +190,6 @@ describe('router: the choice of a replica', () => {
     expect((await reads(40, 4))[2]).to.be.greaterThan(3);
   });
 
-  it('asks no read replica for what it may not have been sent yet', async () => {
-    await cluster.startAll(1);
-    for (const node of cluster.nodes) node.lead();
-    router = cluster.router({ hedging: { share: 0 } });
-    await cluster.time.run(router.ready());
-    const placement = placementOf(cluster.nodes.map(({ info }) => info), { epoch: 2, leader: 1 });
-    const map = placement.map.map((bucket) => {
-      return { ...bucket, replicas: bucket.replicas.map((replica) => ({ ...replica, learner: replica.node === 4 })) };
-    });
-    router.adopt({ ...placement, map });
-    await cluster.time.pass(50);
-    for (let n = 0; n < 40; n += 1) {
-      await cluster.time.run(router.get(KEY, { consistency: { kind: 'bounded', maxStalenessMs: 50 } }));
-    }
-    expect(cluster.node(4).asked).to.deep.equal([]);
-    for (const id of [2, 3]) expect(cluster.node(id).asked.length).to.be.greaterThan(5);
-    expect((await reads(40, 4))[4]).to.be.greaterThan(5);
-  });
-
   it('asks a second one after what 95 of 100 reads take, within a budget, and calls the other request back', async () => {
     await cluster.startAll(1);
     for (const { id } of cluster.nodes) answerAfter(id, 2);
