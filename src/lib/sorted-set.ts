@@ -72,8 +72,8 @@ export class SortedSet {
   }
 }
 
-/** The first place whose name is not below `name`. */
-function lowerBound(names: readonly string[], name: string): number {
+/** The first place in a sorted list whose name is not below `name`. */
+export function lowerBound(names: readonly string[], name: string): number {
   let low = 0;
   let high = names.length;
   while (low < high) {

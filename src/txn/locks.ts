@@ -1,4 +1,5 @@
 import { toMapKey, type Bytes } from '../lib/bytes.js';
+import { lowerBound } from '../lib/sorted-set.js';
 import { transactionKey, type LockRange, type TransactionId, type TransactionKey } from './transaction.js';
 
 /**
@@ -87,13 +88,13 @@ class SortedWrites {
     const [first, last] = [keys[0], keys[keys.length - 1]];
     // Most ranges are looked up among keys that are all on one side of them.
     if (first === undefined || last === undefined || last < start || (end !== undefined && first >= end)) return false;
-    return end === undefined || (keys[this.#firstFrom(start)] ?? last) < end;
+    return end === undefined || (keys[lowerBound(keys, start)] ?? last) < end;
   }
 
   /** The lowest place in the claim of a write in the range; Infinity if there is none. */
   placeIn({ start, end }: KeyRange): number {
-    const from = this.#firstFrom(start);
-    const count = (end === undefined ? this.#keys.length : this.#firstFrom(end)) - from;
+    const from = lowerBound(this.#keys, start);
+    const count = (end === undefined ? this.#keys.length : lowerBound(this.#keys, end)) - from;
     if (count <= 0) return Infinity;
     // Two stretches that overlap cover the range, however many writes are in it.
     const height = 31 - Math.clz32(count);
@@ -108,19 +109,6 @@ class SortedWrites {
     const made = half.map((place, at) => Math.min(place, half[at + 2 ** (height - 1)] ?? Infinity));
     this.#lowest.push(made);
     return made;
-  }
-
-  /** Where the first key at or above this one is. */
-  #firstFrom(key: string): number {
-    const keys = this.#keys;
-    let low = 0;
-    let high = keys.length;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if ((keys[middle] ?? '') < key) low = middle + 1;
-      else high = middle;
-    }
-    return low;
   }
 }
 
