@@ -202,12 +202,17 @@ export class Draft {
   }
 }
 
+interface Range {
+  readonly least: number;
+  readonly most: number;
+}
+
 /** A number for each node. */
 class Tally {
   /** By id: nodes have small numbers, one after the other. */
   readonly #numbers: number[] = [];
-  #spread = 0;
-  #spreadVersion = -1;
+  #range: Range = { least: 0, most: 0 };
+  #rangeVersion = -1;
   /** Counts the changes: who remembers what follows from the numbers knows when it does not any more. */
   version = 0;
 
@@ -220,17 +225,23 @@ class Tally {
     this.version += 1;
   }
 
-  /** The difference between the most and the least that one of these nodes has: always the same nodes. */
-  spread(nodes: Iterable<NodeId>): number {
-    if (this.#spreadVersion === this.version) return this.#spread;
+  /** The most and the least that one of these nodes has: always the same nodes. */
+  range(nodes: Iterable<NodeId>): Range {
+    if (this.#rangeVersion === this.version) return this.#range;
     let least = Infinity;
     let most = -Infinity;
     for (const node of nodes) {
       least = Math.min(least, this.of(node));
       most = Math.max(most, this.of(node));
     }
-    this.#spread = most - least;
-    this.#spreadVersion = this.version;
-    return this.#spread;
+    this.#range = { least, most };
+    this.#rangeVersion = this.version;
+    return this.#range;
+  }
+
+  /** As range; the difference between the two. */
+  spread(nodes: Iterable<NodeId>): number {
+    const { least, most } = this.range(nodes);
+    return most - least;
   }
 }

@@ -43,8 +43,9 @@ export function helpHot(draft: Draft): void {
     let replicas = draft.replicasOf(bucket);
     const voters = votersOf(replicas).length;
     const lacking = readReplicasWanted(reads, voters, rules) - (replicas.length - voters);
+    const hottest = Math.max(...replicas.map(({ node }) => draft.heat.of(node)));
     for (let added = 0; added < lacking; added += 1) {
-      const node = coolestFor(draft, replicas);
+      const node = coolestFor(draft, replicas, hottest);
       if (node === undefined) break;
       replicas = [...replicas, draft.newReplica(node, true)];
       draft.heat.add(node, reads / replicas.length);
@@ -55,11 +56,10 @@ export function helpHot(draft: Draft): void {
 
 /**
  * The coolest node without a replica of the bucket, on a host and in a zone where few serve it; undefined if none is cooler than
- * the hottest that serves it: then it would help nobody.
+ * the hottest that served it so far: then it would help nobody.
  */
-function coolestFor(draft: Draft, replicas: Replicas): NodeId | undefined {
+function coolestFor(draft: Draft, replicas: Replicas, hottest: number): NodeId | undefined {
   const serving = replicas.map(({ node }) => node);
-  const hottest = Math.max(...serving.map((node) => draft.heat.of(node)));
   let best: NodeId | undefined;
   let bestCost = Infinity;
   for (const node of draft.targets) {

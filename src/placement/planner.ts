@@ -159,21 +159,44 @@ function stayingOf(replicas: Replicas, leaving: ReplicaInfo | undefined): NodeId
 
 // --- 5 and 6
 
+/**
+ * First what any way to even loads has to move: from nodes that have more than their share to those that have less. Only when no
+ * bucket can go that way any more, as it is there already or would share more, whatever makes two nodes more even.
+ */
 function balance(draft: Draft): void {
+  const { load, usable } = draft;
+  let sum = 0;
+  for (const node of usable) sum += load.of(node);
+  const [few, many] = [Math.floor(sum / usable.size), Math.ceil(sum / usable.size)];
+  // Who has more than the most that any should has to give; when there is none any more, who has less than the least has to get.
+  const needed = (from: NodeId): number => {
+    const share = load.range(usable).most > many ? many : few;
+    return load.of(from) > share ? share : 0;
+  };
   const places = new Places(draft);
+  if (!moveVoters(draft, places, needed)) moveVoters(draft, places, () => Infinity);
+}
+
+/** Moves voters from fuller nodes to emptier ones that have less than `below` says of the fuller; false if none can. */
+function moveVoters(draft: Draft, places: Places, below: (from: NodeId) => number): boolean {
+  let hasMoved = false;
   for (const [bucket, replicas] of draft.open()) {
-    if (draft.load.spread(draft.usable) <= 1) return;
+    if (draft.load.spread(draft.usable) <= 1) break;
     let best: { readonly from: ReplicaInfo; readonly to: NodeId } | undefined;
     let gain = 1;
     for (const from of replicas) {
       if (from.learner || !draft.usable.has(from.node)) continue;
-      const to = places.emptiestFor(replicas, from, gain);
+      const limit = Math.min(draft.load.of(from.node) - gain, below(from.node));
+      const to = limit > 0 ? places.emptiestFor(replicas, from, limit) : undefined;
       if (to === undefined) continue;
       gain = draft.load.of(from.node) - draft.load.of(to);
       best = { from, to };
     }
-    if (best !== undefined) draft.set(bucket, withVoter(replicas, draft.newReplica(best.to, false), best.from));
+    if (best === undefined) continue;
+    draft.set(bucket, withVoter(replicas, draft.newReplica(best.to, false), best.from));
+    hasMoved = true;
   }
+  return hasMoved;
 }
 
 /** Nodes that may get replicas, by host and zone, the emptiest of each first. For a bucket all of a place are as crowded. */
@@ -192,11 +215,11 @@ class Places {
     }
   }
 
-  /** Where a voter may go so that the two nodes' loads differ by less, by more than `gain`, and the voters share no more. */
-  emptiestFor(replicas: Replicas, from: ReplicaInfo, gain: number): NodeId | undefined {
+  /** Where a voter may go that has less load than `below`, and the voters share no more. */
+  emptiestFor(replicas: Replicas, from: ReplicaInfo, below: number): NodeId | undefined {
     this.#sort();
     const draft = this.#draft;
-    let least = draft.load.of(from.node) - gain;
+    let least = below;
     let best: NodeId | undefined;
     let staying: NodeId[] | undefined;
     for (const nodes of this.#nodes.values()) {
