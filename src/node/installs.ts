@@ -1,6 +1,6 @@
 import type { Logger } from '../env/env.js';
 import type { Bytes } from '../lib/bytes.js';
-import { isTidemarkError, messageOf } from '../lib/errors.js';
+import { isTidemarkError, messageOf, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import { sweepSlot } from '../bucket/slots.js';
@@ -37,7 +37,8 @@ const SILENT_MS = 5000;
 
 interface Receiver {
   readonly to: ReplicaId;
-  readonly index: LogIndex;
+  /** Of the snapshot, when it is made. */
+  index: LogIndex;
   delivered: boolean;
 }
 
@@ -51,28 +52,23 @@ export class Installs {
     this.#options = options;
   }
 
-  /** Sends a snapshot of a replica's present state to a follower, unless one is on its way to it already. */
+  /** Sends a follower a snapshot of the state that a replica has when its turn comes, unless one is on its way to it already. */
   send(replica: Replica, to: ReplicaId): void {
-    const key = `${replica.bucket}/${to}`;
+    const { bucket } = replica;
+    const key = `${bucket}/${to}`;
     if (this.#sending.has(key)) return;
     this.#sending.add(key);
-    const source = new StateSnapshot(replica.state);
     const { log, now, transfer } = this.#options;
-    const { bucket } = replica;
-    const { index } = source.meta;
-    const fields = { bucket, to: nodeOfReplica(to), index };
-    const receiver = { to, index, delivered: false };
-    const others = this.#receivers.get(bucket)?.filter((each) => each.to !== to) ?? [];
-    this.#receivers.set(bucket, [...others, receiver]);
-    log.info('sending a snapshot', fields);
+    const node = nodeOfReplica(to);
+    const receiver: Receiver = { to, index: 0, delivered: false };
     void transfer()
-      .send(nodeOfReplica(to), bucket, to, source)
+      .send(node, bucket, to, () => this.#open(replica, receiver))
       .then(
         () => true,
         (error: unknown) => {
           // It has this much already, perhaps by a snapshot whose end was not heard of here: then its log is to be probed.
           if (isTidemarkError(error) && error.reason === 'SNAPSHOT_NOT_WANTED') return true;
-          log.warn('a snapshot was not delivered', { ...fields, error: messageOf(error) });
+          log.warn('a snapshot was not delivered', { bucket, to: node, index: receiver.index, error: messageOf(error) });
           return false;
         },
       )
@@ -80,9 +76,22 @@ export class Installs {
         this.#sending.delete(key);
         if (delivered) receiver.delivered = true;
         else this.#forget(bucket, receiver);
-        replica.snapshotSent(to, index, delivered, now());
+        replica.snapshotSent(to, receiver.index, delivered, now());
       })
       .catch(this.#options.onBug);
+  }
+
+  #open(replica: Replica, receiver: Receiver): StateSnapshot {
+    const { bucket } = replica;
+    if (this.#options.hosting.replicas.get(bucket) !== replica || replica.installing) {
+      throw new TidemarkError('UNAVAILABLE', 'REPLICA_GONE', `this node has not the replica of bucket ${bucket} any more`);
+    }
+    const source = new StateSnapshot(replica.state);
+    receiver.index = source.meta.index;
+    const others = this.#receivers.get(bucket)?.filter((each) => each.to !== receiver.to) ?? [];
+    this.#receivers.set(bucket, [...others, receiver]);
+    this.#options.log.info('sending a snapshot', { bucket, to: nodeOfReplica(receiver.to), index: receiver.index });
+    return source;
   }
 
   /**

@@ -10,13 +10,14 @@ export interface Outgoing {
   readonly bucket: BucketId;
   readonly transfer: number;
   readonly toReplica: number;
-  readonly source: SnapshotSource;
+  /** Called when the transfer may begin: what waits for its turn holds nothing back, and is then no older than it must be. */
+  readonly open: () => SnapshotSource;
 }
 
 /** The sending half. Reads the next chunk while those before it are on their way, but at most a window of them. */
 export class SnapshotSender extends TransferHalf {
   readonly #toReplica: number;
-  readonly #source: SnapshotSource;
+  readonly #open: () => SnapshotSource;
   #hasSlot = false;
   /** Whether the receiver wants it. */
   #wanted = false;
@@ -25,10 +26,10 @@ export class SnapshotSender extends TransferHalf {
   #ended = false;
   #installed = false;
 
-  constructor(host: TransferHost, { to, bucket, transfer, toReplica, source }: Outgoing) {
+  constructor(host: TransferHost, { to, bucket, transfer, toReplica, open }: Outgoing) {
     super(host, to, bucket, transfer);
     this.#toReplica = toReplica;
-    this.#source = source;
+    this.#open = open;
   }
 
   get hasSlot(): boolean {
@@ -54,22 +55,24 @@ export class SnapshotSender extends TransferHalf {
     this.changed();
   }
 
-  /** Fulfilled when the receiver has it durably installed. Closes the source in any case. */
+  /** Fulfilled when the receiver has it durably installed. The source, once it is open, is closed in any case. */
   async run(): Promise<void> {
+    let source: SnapshotSource | undefined;
     try {
       await this.until(() => this.#hasSlot);
-      await this.#send();
+      source = this.#open();
+      await this.#send(source);
     } catch (error) {
       throw this.failed(error, 'sender');
     } finally {
-      this.#source.close();
+      source?.close();
     }
   }
 
-  async #send(): Promise<void> {
+  async #send(source: SnapshotSource): Promise<void> {
     const { bucket, transfer } = this;
     const { limits, progressMsMax, installMsMax } = this.host;
-    const { header } = this.#source;
+    const { header } = source;
     const headerBytesMax = limits.messageBytesMax / 2;
     if (header.length > headerBytesMax) {
       const message = `the snapshot of bucket ${bucket} has a header of ${header.length} bytes, over ${headerBytesMax}`;
@@ -80,7 +83,7 @@ export class SnapshotSender extends TransferHalf {
     await this.within(progressMsMax, 'answer to the offer', () => this.#wanted);
     let crc = 0;
     for (;;) {
-      const data = await this.#source.next(limits.snapshotChunkBytes);
+      const data = await source.next(limits.snapshotChunkBytes);
       this.check();
       if (data === undefined) break;
       await this.within(progressMsMax, 'progress', () => this.#sent - this.#taken < limits.snapshotChunksInFlightMax);

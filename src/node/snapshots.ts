@@ -94,17 +94,15 @@ export class SnapshotTransfer {
   }
 
   /**
-   * Sends a snapshot; fulfilled when the receiver has it durably installed. Rejects with a TidemarkError; then the receiver
-   * may still have installed it if the outcome was on its way. The source is closed in any case.
+   * Sends a snapshot, which `open` makes when its turn has come; fulfilled when the receiver has it durably installed. Rejects
+   * with a TidemarkError; then the receiver may still have installed it if the outcome was on its way. What was opened is closed
+   * in any case.
    */
-  async send(to: NodeId, bucket: BucketId, toReplica: number, source: SnapshotSource): Promise<void> {
-    if (this.#closed) {
-      source.close();
-      throw stopping();
-    }
+  async send(to: NodeId, bucket: BucketId, toReplica: number, open: () => SnapshotSource): Promise<void> {
+    if (this.#closed) throw stopping();
     const key = `${to}/${bucket}`;
     const transfer = this.#nextTransfer++;
-    const sender = new SnapshotSender(this.#host, { to, bucket, transfer, toReplica, source });
+    const sender = new SnapshotSender(this.#host, { to, bucket, transfer, toReplica, open });
     this.#sending.get(key)?.abort(replaced(bucket));
     this.#sending.set(key, sender);
     this.#takeSlot(sender);

@@ -147,7 +147,7 @@ for (const [name, makeWorld] of [
       const accept: SnapshotTransferOptions['accept'] = (_from, bucket, header) => installs.accept(bucket, header);
       const b = await new SnapshotNode(world, book, 2, { accept }).start();
       await acquaint(world, a, b);
-      const outcome = watch(world, a.transfers.send(2, 9, 131_074, new Source('meta', 3)));
+      const outcome = watch(world, a.transfers.send(2, 9, 131_074, () => new Source('meta', 3)));
       await world.until(() => outcome.settled);
       expect(outcome.error).to.include({ code: 'INVALID_ARGUMENT', reason: 'SNAPSHOT_MALFORMED' });
       expect(b.fatals).to.deep.equal([]);
@@ -164,7 +164,7 @@ for (const [name, makeWorld] of [
       const b = await new SnapshotNode(world, book, 2).start();
       await acquaint(world, a, b);
       const source = new Source('meta', 57);
-      const outcome = watch(world, a.transfers.send(2, 9, 131_074, source));
+      const outcome = watch(world, a.transfers.send(2, 9, 131_074, () => source));
       await world.until(() => outcome.settled);
       expect(outcome.error).to.equal(undefined);
       expect(b.offers).to.deep.equal([{ from: 1, bucket: 9, toReplica: 131_074 }]);
@@ -218,7 +218,7 @@ describe('snapshot transfers', () => {
 
   it('of an empty source work too', async () => {
     await start(1);
-    const outcome = watch(world, a.transfers.send(2, 1, 2, new Source('', 0)));
+    const outcome = watch(world, a.transfers.send(2, 1, 2, () => new Source('', 0)));
     await world.until(() => outcome.settled);
     expect(outcome.error).to.equal(undefined);
     expect(b.sinks[0]?.calls).to.deep.equal(['finish']);
@@ -234,7 +234,7 @@ describe('snapshot transfers', () => {
       ahead = Math.max(ahead, source.given - (b.sinks[0]?.written.length ?? 0));
       return next(bytesMax);
     };
-    const outcome = watch(world, a.transfers.send(2, 1, 2, source));
+    const outcome = watch(world, a.transfers.send(2, 1, 2, () => source));
     await world.until(() => outcome.settled);
     expect(outcome.error).to.equal(undefined);
     expect(ahead).to.be.within(2, 4);
@@ -245,24 +245,32 @@ describe('snapshot transfers', () => {
     await start(3);
     b.wanted = false;
     const source = new Source('', 5);
-    const outcome = watch(world, a.transfers.send(2, 1, 2, source));
+    const outcome = watch(world, a.transfers.send(2, 1, 2, () => source));
     await world.until(() => outcome.settled);
     expect([outcome.error?.code, outcome.error?.reason]).to.deep.equal(['FAILED_PRECONDITION', 'SNAPSHOT_NOT_WANTED']);
     expect([source.given, source.closed]).to.deep.equal([0, 1]);
   });
 
-  it('wait for their turn at the sender', async () => {
+  it('wait for their turn at the sender, and are made when it comes', async () => {
     await start(4);
     b.slow = delay(50);
-    const outcomes = [1, 2, 3, 4, 5].map((bucket) => watch(world, a.transfers.send(2, bucket, 2, new Source('', 4))));
+    const sources: Source[] = [];
+    const open = (): Source => {
+      const source = new Source('', 4);
+      sources.push(source);
+      return source;
+    };
+    const outcomes = [1, 2, 3, 4, 5].map((bucket) => watch(world, a.transfers.send(2, bucket, 2, open)));
     let most = 0;
     await world.until(() => {
       most = Math.max(most, b.sinks.filter((sink) => sink.end === '').length);
+      expect(sources.filter(({ closed }) => closed === 0).length).to.be.at.most(2);
       return outcomes.every(({ settled }) => settled);
     });
     expect(outcomes.map(({ error }) => error)).to.deep.equal(Array(5).fill(undefined));
     expect(b.offers.map(({ bucket }) => bucket)).to.deep.equal([1, 2, 3, 4, 5]);
     expect(most).to.equal(2);
+    expect(sources.map(({ closed }) => closed)).to.deep.equal(Array(5).fill(1));
   });
 
   it('share the bytes a second of their sender, and those that end hold up nobody', async () => {
@@ -270,7 +278,7 @@ describe('snapshot transfers', () => {
     const c = await new SnapshotNode(world, book, 3).start();
     await acquaint(world, a, b, c);
     const outcomes = [[2, 1], [2, 2], [3, 3]].map(([to = 0, bucket = 0]) => {
-      return watch(world, a.transfers.send(to, bucket, 2, new Source('', 40)));
+      return watch(world, a.transfers.send(to, bucket, 2, () => new Source('', 40)));
     });
     const counts = (): number[] => [...b.sinks, ...c.sinks].map(({ written }) => written.length);
     await world.run(4000);
@@ -290,14 +298,14 @@ describe('snapshot transfers', () => {
     const c = await new SnapshotNode(world, book, 3).start();
     await acquaint(world, a, b, c);
     b.slow = delay(500);
-    const first = [1, 2].map((bucket) => watch(world, a.transfers.send(2, bucket, 2, new Source('', 2))));
+    const first = [1, 2].map((bucket) => watch(world, a.transfers.send(2, bucket, 2, () => new Source('', 2))));
     await world.until(() => b.sinks.length === 2);
-    const refused = watch(world, c.transfers.send(2, 3, 2, new Source('', 2)));
+    const refused = watch(world, c.transfers.send(2, 3, 2, () => new Source('', 2)));
     await world.until(() => refused.settled);
     expect([refused.error?.code, refused.error?.reason]).to.deep.equal(['RESOURCE_EXHAUSTED', 'SNAPSHOTS_BUSY']);
     expect(refused.error?.retriable).to.equal(true);
     await world.until(() => first.every(({ settled }) => settled));
-    const again = watch(world, c.transfers.send(2, 3, 2, new Source('', 2)));
+    const again = watch(world, c.transfers.send(2, 3, 2, () => new Source('', 2)));
     await world.until(() => again.settled);
     expect(again.error).to.equal(undefined);
   });
@@ -306,7 +314,7 @@ describe('snapshot transfers', () => {
     await start(6);
     b.slow = delay(20);
     const source = new Source('', 1000);
-    const outcome = watch(world, a.transfers.send(2, 1, 2, source));
+    const outcome = watch(world, a.transfers.send(2, 1, 2, () => source));
     await world.until(() => (b.sinks[0]?.written.length ?? 0) > 5);
     world.net.breakStreams('n1', 'n2');
     await world.until(() => outcome.settled && b.sinks[0]?.end !== '');
@@ -314,12 +322,12 @@ describe('snapshot transfers', () => {
     expect(outcome.error?.retriable).to.equal(true);
     expect(b.sinks[0]?.end).to.equal('abort');
     expect(source.closed).to.equal(1);
-    const again = watch(world, a.transfers.send(2, 1, 2, new Source('again', 3)));
+    const again = watch(world, a.transfers.send(2, 1, 2, () => new Source('again', 3)));
     // What is sent while the link waits to be dialed again is refused; then it works.
     await world.until(() => again.settled);
     if (again.error !== undefined) {
       await acquaint(world, a, b);
-      const third = watch(world, a.transfers.send(2, 1, 2, new Source('again', 3)));
+      const third = watch(world, a.transfers.send(2, 1, 2, () => new Source('again', 3)));
       await world.until(() => third.settled);
       expect(third.error).to.equal(undefined);
     }
@@ -329,14 +337,14 @@ describe('snapshot transfers', () => {
   it('end on both sides when the sender dies or a side falls silent', async () => {
     await start(7);
     b.slow = delay(20);
-    void watch(world, a.transfers.send(2, 1, 2, new Source('', 1000)));
+    void watch(world, a.transfers.send(2, 1, 2, () => new Source('', 1000)));
     await world.until(() => (b.sinks[0]?.written.length ?? 0) > 5);
     world.net.kill('n1');
     await world.until(() => b.sinks[0]?.end === 'abort');
 
     await start(8);
     b.slow = delay(20);
-    const silent = watch(world, a.transfers.send(2, 1, 2, new Source('', 1000)));
+    const silent = watch(world, a.transfers.send(2, 1, 2, () => new Source('', 1000)));
     await world.until(() => (b.sinks[0]?.written.length ?? 0) > 5);
     world.net.cut('n2', 'n1');
     await world.until(() => silent.settled && b.sinks[0]?.end === 'abort');
@@ -348,13 +356,13 @@ describe('snapshot transfers', () => {
     a.peers.dial(2);
     await world.until(() => a.peers.connected(2));
     const source = new Source('', 3);
-    const outcome = watch(world, a.transfers.send(2, 1, 2, source));
+    const outcome = watch(world, a.transfers.send(2, 1, 2, () => source));
     await world.run(1);
     expect(a.peers.hears(2)).to.equal(false);
     expect(outcome.error).to.include({ code: 'UNAVAILABLE', reason: 'PEER_UNREACHABLE', retriable: true });
     expect([source.closed, b.offers.length]).to.deep.equal([1, 0]);
     await acquaint(world, a, b);
-    const again = watch(world, a.transfers.send(2, 1, 2, new Source('again', 3)));
+    const again = watch(world, a.transfers.send(2, 1, 2, () => new Source('again', 3)));
     await world.until(() => again.settled);
     expect([again.error, b.sinks.at(-1)?.end]).to.deep.equal([undefined, 'finish']);
   });
@@ -363,7 +371,7 @@ describe('snapshot transfers', () => {
     await start(9, { progressMsMax: 5000 });
     b.slow = () => new Promise(() => {});
     const source = new Source('', 10);
-    const outcome = watch(world, a.transfers.send(2, 1, 2, source));
+    const outcome = watch(world, a.transfers.send(2, 1, 2, () => source));
     await world.until(() => outcome.settled);
     expect([outcome.error?.code, outcome.error?.reason]).to.deep.equal(['DEADLINE_EXCEEDED', 'SNAPSHOT_STALLED']);
     expect(source.closed).to.equal(1);
@@ -373,7 +381,7 @@ describe('snapshot transfers', () => {
     await start(10, { progressMsMax: 5000 });
     const source = new Source('', 10);
     source.next = () => new Promise(() => {});
-    void watch(world, a.transfers.send(2, 1, 2, source));
+    void watch(world, a.transfers.send(2, 1, 2, () => source));
     await world.until(() => b.sinks[0]?.end === 'abort');
     expect(world.now).to.be.within(5000, 5100);
   });
@@ -382,9 +390,9 @@ describe('snapshot transfers', () => {
     await start(11);
     b.slow = delay(100);
     const olderSource = new Source('older', 1000);
-    const older = watch(world, a.transfers.send(2, 1, 2, olderSource));
+    const older = watch(world, a.transfers.send(2, 1, 2, () => olderSource));
     await world.until(() => (b.sinks[0]?.written.length ?? 0) > 2);
-    const newer = watch(world, a.transfers.send(2, 1, 2, new Source('newer', 4)));
+    const newer = watch(world, a.transfers.send(2, 1, 2, () => new Source('newer', 4)));
     await world.until(() => b.sinks.length === 2);
     expect(b.sinks[0]?.end).to.equal('abort');
     expect(older.error?.reason).to.equal('SNAPSHOT_REPLACED');
@@ -402,9 +410,9 @@ describe('snapshot transfers', () => {
     const c = await new SnapshotNode(world, book, 3).start();
     await acquaint(world, a, b, c);
     b.slow = delay(50);
-    const older = [1, 2].map((bucket) => watch(world, a.transfers.send(2, bucket, 2, new Source('a', 100))));
+    const older = [1, 2].map((bucket) => watch(world, a.transfers.send(2, bucket, 2, () => new Source('a', 100))));
     await world.until(() => b.sinks.length === 2 && b.sinks.every((sink) => sink.written.length > 1));
-    const newer = watch(world, c.transfers.send(2, 1, 2, new Source('c', 3)));
+    const newer = watch(world, c.transfers.send(2, 1, 2, () => new Source('c', 3)));
     await world.until(() => newer.settled && older.every(({ settled }) => settled));
     expect(newer.error).to.equal(undefined);
     expect(older[0]?.error?.reason).to.equal('SNAPSHOT_REPLACED');
@@ -417,7 +425,7 @@ describe('snapshot transfers', () => {
       const source = new Source('', 10);
       source.failAt = 4;
       source.failure = new TidemarkError(code, 'SOURCE_FAILED', 'a page could not be read');
-      const outcome = watch(world, a.transfers.send(2, 1, 2, source));
+      const outcome = watch(world, a.transfers.send(2, 1, 2, () => source));
       await world.until(() => outcome.settled && b.sinks[0]?.end === 'abort');
       expect(outcome.error?.reason).to.equal('SOURCE_FAILED');
       expect([source.closed, a.fatals, b.fatals]).to.deep.equal([1, code === 'DATA_LOSS' ? [source.failure] : [], []]);
@@ -428,7 +436,7 @@ describe('snapshot transfers', () => {
     await start(14);
     const broken = new TidemarkError('DATA_LOSS', 'DISK_FAILED', 'the disk is gone');
     b.slow = () => (b.sinks[0]?.end === '' ? Promise.reject(broken) : Promise.resolve());
-    const outcome = watch(world, a.transfers.send(2, 1, 2, new Source('', 10)));
+    const outcome = watch(world, a.transfers.send(2, 1, 2, () => new Source('', 10)));
     await world.until(() => outcome.settled);
     expect(outcome.error?.reason).to.equal('DISK_FAILED');
     expect(outcome.error?.message).to.contain('node 2 ended the transfer of bucket 1: the disk is gone');
@@ -470,7 +478,7 @@ describe('snapshot transfers', () => {
   it('are all ended by close, on both sides', async () => {
     await start(16);
     b.slow = delay(30);
-    const outcomes = [1, 2, 3].map((bucket) => watch(world, a.transfers.send(2, bucket, 2, new Source('', 1000))));
+    const outcomes = [1, 2, 3].map((bucket) => watch(world, a.transfers.send(2, bucket, 2, () => new Source('', 1000))));
     await world.until(() => b.sinks.length === 2 && b.sinks.every((sink) => sink.written.length > 1));
     const closing = watch(world, a.transfers.close());
     await world.until(() => closing.settled);
