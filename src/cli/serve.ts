@@ -197,12 +197,17 @@ async function runSidecar({ config: file }: ServerArguments): Promise<void> {
   });
 }
 
-/** Opens a server, waits until it is told to stop, closes it. */
+/**
+ * Opens a server, waits until it is told to stop, closes it. Told so while it opens, which takes as long as others need to let it
+ * in, it ends at once: what is on disk stands that.
+ */
 async function serve(open: (onFatal: OnFatal, signal: AbortSignal) => Promise<() => Promise<void>>): Promise<void> {
   const lifetime = beginLifetime();
-  const close = await open(die, lifetime.signal).catch(die);
+  const told = aborted(lifetime.signal);
+  const close = await Promise.race([open(die, lifetime.signal).catch(die), told]);
+  if (typeof close === 'string') process.exit(EXIT.INTERRUPTED);
   lifetime.ready();
-  await aborted(lifetime.signal);
+  await told;
   await close();
   lifetime.end();
 }

@@ -93,6 +93,11 @@ describe('a cluster whose nodes are replaced one after the other', function () {
     const taken = new TestProcess({ name: 'taken', args: tidemark(...args, '--data', join(cluster.folder, 'taken')), logPath });
     expect((await taken.ended).code).to.equal(1);
     expect(taken.log()).to.match(/ADDRESS_IN_USE/);
+    const nobody = ['cluster', 'add', '--join', `127.0.0.1:${second}`, '--listen', `127.0.0.1:${second}`, '--data', join(cluster.folder, 'alone')];
+    const alone = new TestProcess({ name: 'alone', args: tidemark(...nobody), logPath: join(cluster.folder, 'logs', 'alone.log') });
+    await cluster.eventually('it waits to be let in', async () => /waiting to be let into the cluster/.test(alone.log()));
+    alone.signal('SIGINT');
+    expect(await alone.ended, 'the first Ctrl-C ends it').to.deep.equal({ code: 130, signal: null });
     expect((await statusOf(first)).map(([id]) => id), 'who cannot listen is no member').to.deep.equal([1, 2, 3, 4]);
     await add('five', second, cluster.address(3));
     for (const leaving of [1, 2]) {
