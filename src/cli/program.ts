@@ -6,7 +6,7 @@ import { addInspection } from './cluster/inspect.js';
 import { addPlacement } from './cluster/placement.js';
 import { addClusterStart } from './cluster/start.js';
 import { addData } from './data.js';
-import { describeError, EXIT, EXIT_CODES_HELP, exitCodeOf, Exit, type ExitCode } from './exit.js';
+import { describeError, EXIT, EXIT_CODES_HELP, exitCodeOf, Exit, UsageError, type ExitCode } from './exit.js';
 import { addServers } from './serve.js';
 import { addSim } from './sim/command.js';
 import type { Terminal } from './terminal.js';
@@ -20,23 +20,27 @@ import { addWatch } from './watch.js';
 export async function runCommand(args: readonly string[], terminal: Terminal): Promise<ExitCode> {
   const json = args.includes('--json') && !args.slice(0, args.indexOf('--json')).includes('--');
   try {
-    await buildProgram(terminal).parseAsync(args, { from: 'user' });
+    await buildProgram(terminal, json).parseAsync(args, { from: 'user' });
     return EXIT.OK;
   } catch (error) {
-    // Commander has printed what is wrong, or the help that was asked for.
-    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.OK : EXIT.USAGE;
+    // Commander has printed the help that was asked for, or what is wrong to people.
+    if (error instanceof CommanderError) {
+      if (error.exitCode === 0) return EXIT.OK;
+      if (json) terminal.stderr.write(`${describeError(new UsageError(error.message.replace(/^error: /, '')), json)}\n`);
+      return EXIT.USAGE;
+    }
     if (!(error instanceof Exit)) terminal.stderr.write(`${describeError(error, json)}\n`);
     return exitCodeOf(error);
   }
 }
 
-function buildProgram(terminal: Terminal): Command {
+function buildProgram(terminal: Terminal, json: boolean): Command {
   const program = new Command('tidemark')
     .description('A distributed, replicated key-value store with a timeline.')
     .version(VERSION)
     .configureOutput({
       writeOut: (text) => terminal.stdout.write(text),
-      writeErr: (text) => terminal.stderr.write(text),
+      writeErr: (text) => json || terminal.stderr.write(text),
     })
     .showHelpAfterError('(--help tells more)')
     .exitOverride()

@@ -106,6 +106,21 @@ describe('the command line', () => {
     expect(err).to.include("'version' is foo: a version is a whole number, 0 or more");
   });
 
+  it('says what is wrong with the words themselves, for people and for programs', async () => {
+    for (const [args, message] of [
+      [['get'], "missing required argument 'key'"],
+      [['get', 'k', '--bogus'], "unknown option '--bogus'"],
+      [['bogus'], "unknown command 'bogus'"],
+      [['get', 'k', '--timeout', 'soon'], "option '--timeout <duration>' argument 'soon' is invalid. Expected a duration like 250ms, 10s, 5m, 1h, 2d."],
+    ] as const) {
+      const plain = await tidemark(args);
+      expect(plain).to.deep.equal({ code: EXIT.USAGE, out: '', err: `error: ${message}\n(--help tells more)\n` });
+      const json = await tidemark([...args, '--json']);
+      expect(json).to.include({ code: EXIT.USAGE, out: '' });
+      expect(JSON.parse(json.err)).to.deep.equal({ error: { code: 'INVALID_ARGUMENT', reason: 'USAGE', message, outcome: 'none' } });
+    }
+  });
+
   it('says that nobody answers, for people and for programs', async () => {
     const plain = await tidemark(['get', 'k', ...NOWHERE]);
     expect(plain.code).to.equal(EXIT.UNAVAILABLE);
