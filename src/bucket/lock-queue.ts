@@ -104,7 +104,7 @@ export class LockQueue {
       if (left.length === 0) this.#waiting.delete(name);
       else this.#waiting.set(name, left);
       const message = 'a key or range stayed locked by a transaction until the deadline';
-      const error = new TidemarkError('UNAVAILABLE', 'LOCKED', message, { retriable: true });
+      const error = new TidemarkError('ABORTED', 'TRANSACTION_CONFLICT', message, { retriable: true });
       for (const waiter of waiters) if (waiter.deadlineMs <= now) waiter.reject(error);
     }
   }

@@ -364,12 +364,12 @@ export class Reads {
   }
 
   async #openBounded(maxStalenessMs: number, atLeast: Timestamp, deadlineMs: number): Promise<View> {
-    if (this.#replica.hasLease()) return this.#latestView('bounded');
+    if (this.#replica.hasLease()) return this.#latestView('bounded', atLeast);
     const since = mutant('bounded-ignores-session') ? 0 : atLeast;
     const oldest = Math.max(1, earlier(this.#replica.hybrid.physicalNow(), maxStalenessMs));
     if (this.#replica.resolved() < Math.max(oldest, since)) {
       if (this.#replica.raft.canServe()) {
-        const view = await this.#openLinearizable(deadlineMs);
+        const view = await this.#openLinearizable(deadlineMs, atLeast);
         return { ...view, served: { ...view.served, consistency: 'bounded' } };
       }
       if (this.#replica.resolved() < oldest) throw this.#stale(`not within ${maxStalenessMs} ms of now`);

@@ -6,6 +6,7 @@ import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Condition, KeyRange, Served, Timestamp } from '../bucket/requests.js';
 import { claimOf } from '../bucket/claims.js';
+import { isTooLate } from '../router/margin.js';
 import type { CallOptions, Router, WriteReply } from '../router/router.js';
 import type { Claim } from '../txn/locks.js';
 import type { Owner } from '../txn/reservations.js';
@@ -198,13 +199,11 @@ class Run {
     return { result };
   }
 
-  /** The function threw: what it has read decides whether that counts. */
+  /** The function threw: what it has read decides whether that counts, unless it is what the transaction itself has refused. */
   async #failed(tx: Transaction, error: unknown): Promise<Failed> {
     const { failure } = tx;
-    if (failure !== undefined) {
-      if (mayHelpAgain(failure)) return { again: failure };
-      throw error;
-    }
+    if (failure !== undefined && mayHelpAgain(failure)) return { again: failure };
+    if (failure !== undefined && (error === failure || (error as Error).cause === failure)) throw error;
     const conditions = this.#options.snapshot === true || tx.isOneRead ? [] : tx.conditions();
     if (conditions.length === 0) throw error;
     let reply: WriteReply;
@@ -243,7 +242,7 @@ class Run {
     const { clock, timers, random } = this.#env;
     const longMs = Math.min(PAUSE_MAX_MS, PAUSE_MIN_MS * 2 ** Math.min(attempt - 1, 20));
     const pauseMs = longMs * random.float();
-    if (clock.monotonicMs() + pauseMs >= this.#deadlineMs) return false;
+    if (isTooLate(this.#deadlineMs, clock.monotonicMs() + pauseMs)) return false;
     await pause(timers, pauseMs, this.#options.signal);
     return true;
   }

@@ -24,6 +24,7 @@ import {
   type OperationKind,
   type Query,
 } from '../router/operations.js';
+import { lockWaitBefore } from '../router/margin.js';
 import { Admission } from './admission.js';
 import { diffPage } from './diff.js';
 import type { Holds } from './holds.js';
@@ -119,7 +120,7 @@ export class Executor implements NodeHandle {
 
   async #write(bucket: BucketId, request: WriteRequest, context: OperationContext): Promise<Answer<'write'>> {
     const { limits, hybrid, buckets, transactions, heat } = this.#options;
-    const { hops, seen, deadlineMs } = context;
+    const { hops, seen } = context;
     checkWrite(request, limits);
     // A session's later writes come after what it has seen, whichever buckets that was in.
     if (seen !== undefined && !mutant('write-ignores-session')) hybrid.merge(seen, 'the highest timestamp seen');
@@ -130,8 +131,8 @@ export class Executor implements NodeHandle {
     const replica = this.#replica(bucket);
     const parts = partsOf(request, bucket, buckets);
     const result = await (parts === undefined
-      ? replica.write(request, deadlineMs)
-      : transactions.write(replica, request, parts, context));
+      ? replica.write(request, this.#lockWaitMs(context))
+      : transactions.write(replica, request, parts, { ...context, deadlineMs: this.#lockWaitMs(context) }));
     heat.write(bucket, bytesOfWrite(request.mutations));
     const served: Served = {
       node: this.#options.nodeId,
@@ -144,8 +145,13 @@ export class Executor implements NodeHandle {
 
   async #reserve(bucket: BucketId, request: ReserveRequest, context: OperationContext): Promise<Answer> {
     const { nodeId } = this.#options;
-    const timestamp = await this.#replica(bucket).reserve(request, context.deadlineMs);
+    const timestamp = await this.#replica(bucket).reserve(request, this.#lockWaitMs(context));
     return answer<'reserve'>({}, { node: nodeId, timestamp, consistency: 'linearizable', hops: 0 }, context);
+  }
+
+  /** Until when a command waits for locks: who asked is to hear that nothing was done. */
+  #lockWaitMs({ deadlineMs }: OperationContext): number {
+    return lockWaitBefore(deadlineMs, this.#options.clock.monotonicMs());
   }
 
   async #transact(operation: Internal, context: OperationContext): Promise<Answer> {
@@ -160,7 +166,7 @@ export class Executor implements NodeHandle {
         checkWrite({ conditions, mutations: request.mutations }, limits);
         if (seen !== undefined && !mutant('write-ignores-session')) hybrid.merge(seen, 'the highest timestamp seen');
         for (const { since } of rangesOf(conditions)) hybrid.merge(since, 'conditions.unchanged.since');
-        return answer<'prepare'>(await replica.prepare(request, deadlineMs), served, context);
+        return answer<'prepare'>(await replica.prepare(request, this.#lockWaitMs(context)), served, context);
       }
       case 'resolve':
         await replica.resolve(operation.request, deadlineMs);

@@ -49,6 +49,7 @@ export interface TransactionsOptions {
 }
 
 interface Coordination {
+  readonly name: string;
   readonly term: Term;
   readonly replica: Replica;
   readonly request: WriteRequest;
@@ -66,8 +67,8 @@ interface Coordination {
 /** The request ends so, or another attempt may do better. */
 type AttemptResult = DecideResult | { readonly kind: 'failed'; readonly error: TidemarkError };
 
-/** A caller who gave up asks again under the same id a moment later, and should find his transaction where it was. */
-const LINGER_MS = 1000;
+/** A caller whose time was up asks again under the same id a moment later, and is as old as he was. */
+const AGE_KEPT_MS = 5000;
 const BACKOFF_MIN_MS = 2;
 const BACKOFF_MAX_MS = 100;
 const RESOLVE_TIMEOUT_MS = 5000;
@@ -80,6 +81,8 @@ export class Transactions {
   readonly #options: TransactionsOptions;
   readonly #background: Background;
   readonly #running = new Map<string, Coordination>();
+  /** Of those whose time was up, the latest last. */
+  readonly #ages = new Map<string, { readonly first: Timestamp; readonly untilMs: number }>();
   /** Attempts under way, with the term in which each of them is decided or never. */
   readonly #alive = new Map<TransactionKey, Term>();
   /** Committed ones whose participants are being told, or were told, until the record is gone. */
@@ -104,7 +107,7 @@ export class Transactions {
     const known = state.sessions.lookup(request.id);
     if (known.kind === 'done') return known.result;
     const name = `${bucket}/${request.id.session}:${request.id.sequence}`;
-    const deadlineMs = context.deadlineMs + LINGER_MS;
+    const { deadlineMs, seen = 0 } = context;
     const running = this.#running.get(name);
     if (running?.promise !== undefined && running.term === raft.term && !mutant('retry-in-flight-runs-again')) {
       running.deadlineMs = Math.max(running.deadlineMs, deadlineMs);
@@ -113,9 +116,9 @@ export class Transactions {
     // Before anything is prepared, which would be locked for nothing.
     if (known.kind === 'unknown') throw forgotten(request.id, state);
     const { term } = raft;
-    const { seen = 0 } = context;
-    const first = request.owner?.first ?? 0;
-    const coordination: Coordination = { term, replica, request, parts, seen, deadlineMs, first, tooOld: 0, promise: undefined };
+    const first = request.owner?.first ?? this.#ages.get(name)?.first ?? 0;
+    const fixed = { name, term, replica, request, parts, seen };
+    const coordination: Coordination = { ...fixed, deadlineMs, first, tooOld: 0, promise: undefined };
     this.#running.set(name, coordination);
     coordination.promise = this.#coordinate(coordination).finally(() => {
       if (this.#running.get(name) === coordination) this.#running.delete(name);
@@ -128,6 +131,7 @@ export class Transactions {
     const { replica, request, parts } = coordination;
     const refused = await replica.refuse(request.id, parts.own.conditions);
     if (refused !== undefined) return refused;
+    let locked: Exclude<AttemptResult, { kind: 'done' }> | undefined;
     for (let tries = 0; ; tries += 1) {
       const now = hybrid.now();
       // Of this request alone: a participant's clock that is far ahead must not carry this node's away.
@@ -147,8 +151,13 @@ export class Transactions {
       if (!committed) this.#abort(parts.others, { id, start, commit: 0 });
       if (result.kind === 'done') return result.result;
       if (result.kind === 'failed' && (!result.error.retriable || result.error.reason === 'NOT_LEADER')) throw result.error;
+      // Of the last try, whose time is short, it may not be told any more.
+      if (result.kind === 'locked' || result.error.reason === 'TRANSACTION_CONFLICT') locked = result;
       const pauseMs = Math.min(BACKOFF_MAX_MS, BACKOFF_MIN_MS * 2 ** Math.min(tries, 10)) * (0.5 + env.random.float());
-      if (env.clock.monotonicMs() + pauseMs >= coordination.deadlineMs) throw this.#failure(coordination, result);
+      if (env.clock.monotonicMs() + pauseMs >= coordination.deadlineMs) {
+        this.#keepAge(coordination);
+        throw this.#failure(coordination, locked ?? result);
+      }
       await new Promise<void>((resolve) => {
         env.timers.after(pauseMs, resolve);
       });
@@ -225,9 +234,21 @@ export class Transactions {
     } catch (error) {
       if (!isTidemarkError(error)) throw error;
       const message = `bucket ${bucket} could not prepare its part of the write: ${error.message}`;
-      const { code, reason, retriable, details } = error;
+      const { code, retriable, details } = error;
+      // That nobody could do it in time is no word about home, which whoever asked for the write will ask again.
+      const reason = code === 'UNAVAILABLE' ? 'NOT_PREPARED' : error.reason;
       return { kind: 'failed', error: new TidemarkError(code, reason, message, { retriable, details }) };
     }
+  }
+
+  #keepAge({ name, first }: Coordination): void {
+    const now = this.#options.env.clock.monotonicMs();
+    for (const [old, { untilMs }] of this.#ages) {
+      if (untilMs > now) break;
+      this.#ages.delete(old);
+    }
+    this.#ages.delete(name);
+    this.#ages.set(name, { first, untilMs: now + AGE_KEPT_MS });
   }
 
   #failure({ request, replica }: Coordination, result: Exclude<AttemptResult, { kind: 'done' }>): TidemarkError {

@@ -75,7 +75,10 @@ export class AnswerBudget {
         this.#waiting.delete(waiter);
         settle();
       };
-      const aborted = (): void => end(() => reject(cancelledError()));
+      const aborted = (): void => {
+        end(() => reject(cancelledError()));
+        this.#admit();
+      };
       const waiter: Waiter = { bytes, admit: () => end(resolve) };
       const alarm = this.#alarms.at(deadlineMs, () => {
         end(() => reject(this.#full()));

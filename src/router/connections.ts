@@ -41,6 +41,7 @@ export class Connections implements PipelineListener {
   readonly #self: LocalHandle | undefined;
   /** What the latest node that said anything told of its clock. */
   #lastClock: ToldClock | undefined;
+  #closed = false;
 
   constructor(options: ConnectionsOptions) {
     this.#options = options;
@@ -107,7 +108,9 @@ export class Connections implements PipelineListener {
     return permanent.length === errors.length ? permanent[0] : undefined;
   }
 
+  /** No stream is opened any more, whatever is still under way. */
   close(): void {
+    this.#closed = true;
     for (const pipeline of this.#pipelines.values()) pipeline.close();
     this.#pipelines.clear();
     this.#byNode.clear();
@@ -135,6 +138,7 @@ export class Connections implements PipelineListener {
    * (a sidecar knows none that holds for all its callers) it can be reached only where it was.
    */
   #pipelineOf(node: NodeId): Pipeline | undefined {
+    if (this.#closed) return undefined;
     const known = this.#byNode.get(node);
     if (known?.welcome?.node === node) return known;
     for (const pipeline of this.#pipelines.values()) {

@@ -11,6 +11,7 @@ import { closedError } from './closing.js';
 import type { Connections } from './connections.js';
 import type { Hedging } from './hedging.js';
 import { NodeLoads } from './node-loads.js';
+import { isTooLate } from './margin.js';
 import { isInternal, type Answer, type Operation, type OperationContext } from './operations.js';
 import type { PlacementCache } from './placement-cache.js';
 import { ReplicaChoice } from './replica-choice.js';
@@ -95,13 +96,26 @@ export class Dispatcher {
       trail ??= new Trail(anywhere === undefined);
       for (const { node, error } of asked.failures) {
         if (call.renewable === true && !trail.mayHaveApplied && isBornAhead(error)) throw error;
-        this.note(node, error, trail, [bucket]);
+        if (this.#waitsOn(operation, error, trail, call)) trail.waits(node);
+        else this.note(node, error, trail, [bucket]);
       }
       if (asked.failures.length === 0) await this.pause(trail, call, bucket);
       // The leader needs to ask nobody.
       else if (read?.sort === 'confirmed') trail.preferLeader();
       this.checkTime(trail, call, () => `bucket ${bucket}`);
     }
+  }
+
+  /**
+   * The leader has waited for locks, or for other buckets, as long as this try let it, and nothing was done: it is asked again as
+   * long as there is time. What it asks others itself is its own business.
+   */
+  #waitsOn({ kind }: KeyOperation, error: unknown, trail: Trail, { giveUpMs }: Call): boolean {
+    if (!isTidemarkError(error) || error.outcome !== 'none' || kind === 'prepare') return false;
+    if (error.reason !== 'TRANSACTION_CONFLICT' && error.reason !== 'NOT_PREPARED') return false;
+    if (isTooLate(giveUpMs, this.#options.env.clock.monotonicMs())) throw trail.settle(error);
+    this.#options.retried();
+    return true;
   }
 
   async #askLeader(operation: KeyOperation, call: Call, trail: Trail | undefined): Promise<Asked> {

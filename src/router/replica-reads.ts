@@ -104,11 +104,13 @@ export class ReplicaReads {
     const { env, alarms, choice, hedging } = this.#options;
     return new Promise((resolve) => {
       const open = new Set<Cancellation>();
+      let isDecided = false;
       const failures: { node: NodeId; error: unknown }[] = [];
       const cancelAll = (): void => {
         for (const cancellation of open) cancellation.abort();
       };
       const end = (answer: Answer | undefined): void => {
+        isDecided = true;
         alarm.cancel();
         call.signal?.removeEventListener('abort', cancelAll);
         resolve(answer === undefined ? { failures } : { answer, failures });
@@ -117,17 +119,19 @@ export class ReplicaReads {
       const send = (node: NodeId, answered: () => void): void => {
         const signal = new Cancellation();
         open.add(signal);
-        // Once it is decided the promise takes no second answer, nor the failure of what was called back.
+        // Once it is decided nothing more counts, neither a second answer nor the failure of what was called back; before that an
+        // answer does, also when its caller goes away in this very turn.
         this.#timed(node, read, { ...call, signal }, trail).then(
           (answer) => {
-            if (!open.delete(signal) || signal.aborted) return;
+            open.delete(signal);
+            if (isDecided) return;
             answered();
             end(answer);
           },
           (error: unknown) => {
             open.delete(signal);
             failures.push({ node, error });
-            if (open.size === 0) end(undefined);
+            if (open.size === 0 && !isDecided) end(undefined);
           },
         );
       };

@@ -33,6 +33,7 @@ import {
 } from './operations.js';
 import type { RouterOptions, CallOptions, WriteOptions, ReadOptions, ScanOptions, HistoryOptions } from './options.js';
 import type { DiffOptions, PinsReply, WriteReply, GetReply, GetManyEntry, HistoryPage } from './options.js';
+import { marginBefore } from './margin.js';
 import { NearCache } from './near-cache.js';
 import { PagedReads } from './paged-reads.js';
 import { pinsOverBuckets } from './pins.js';
@@ -79,8 +80,6 @@ export type {
 const LINEARIZABLE = { kind: 'linearizable' } as const;
 const TIMEOUT_MS = 10_000;
 const ATTEMPT_TIMEOUT_MS = 1000;
-const MARGIN_MS_MAX = 200;
-const MARGIN_PART = 0.1;
 /** Keys of one getMany that are asked for at a time. */
 const GET_MANY_WINDOW_MIN = 16;
 const GET_MANY_WINDOW_MAX = 256;
@@ -508,8 +507,7 @@ export class Router implements NodeHandle {
 
   #callOf(options: CallOptions): Call {
     const deadlineMs = this.#deadlineOf(options);
-    const leftMs = Math.max(0, deadlineMs - this.#options.env.clock.monotonicMs());
-    const giveUpMs = deadlineMs - Math.min(MARGIN_MS_MAX, leftMs * MARGIN_PART);
+    const giveUpMs = marginBefore(deadlineMs, this.#options.env.clock.monotonicMs());
     return { giveUpMs, hops: 0, seen: this.#seen, signal: options.signal };
   }
 

@@ -43,6 +43,12 @@ export class Trail {
     if (error.reason === 'TIMED_OUT') this.timeouts = Math.min(this.timeouts + 1, TIMEOUTS_MAX);
   }
 
+  /** It goes on at this node, which may take longer the next time. */
+  waits(node: NodeId): void {
+    this.asked.delete(node);
+    this.timeouts = Math.min(this.timeouts + 1, TIMEOUTS_MAX);
+  }
+
   /** In this round the leader is asked from now on, which may be a replica that was too stale as a follower. */
   staleReplica(node: NodeId): void {
     if (this.needsLeader) return;

@@ -1,4 +1,5 @@
 import { expect } from 'chai';
+import { Cancellation } from '../../src/lib/cancel.js';
 import { Alarms } from '../../src/router/alarms.js';
 import { AnswerBudget, type Hold } from '../../src/router/answer-budget.js';
 import { failureOf, FakeTime } from './support.js';
@@ -37,6 +38,17 @@ describe('the budget for answers', () => {
     for (const hold of holds) hold.release();
     await time.pass(10);
     expect([got, budget.bytes]).to.deep.equal([['large', 'small', 'other'], 10]);
+  });
+
+  it('admits those behind one that goes away, if they fit', async () => {
+    await budget.reserve(60, soon(1000));
+    const caller = new Cancellation();
+    const large = failureOf(budget.reserve(60, soon(5000), caller));
+    const small = budget.reserve(20, soon(5000));
+    caller.abort();
+    expect(await time.run(large)).to.include({ reason: 'CANCELLED' });
+    await time.run(small);
+    expect(budget.bytes).to.equal(80);
   });
 
   it('refuses who has waited until its deadline, and what is there without room, saying why', async () => {

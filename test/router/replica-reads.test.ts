@@ -2,8 +2,15 @@ import { expect } from 'chai';
 import type { Condition } from '../../src/bucket/requests.js';
 import { keyAfter } from '../../src/lib/ordered.js';
 import { bucketOf } from '../../src/placement/map.js';
+import { Cancellation } from '../../src/lib/cancel.js';
+import { Alarms } from '../../src/router/alarms.js';
+import { Hedging } from '../../src/router/hedging.js';
+import { NodeLoads } from '../../src/router/node-loads.js';
+import type { Answer } from '../../src/router/operations.js';
+import type { ReplicaChoice } from '../../src/router/replica-choice.js';
+import { ReplicaReads } from '../../src/router/replica-reads.js';
 import type { Router } from '../../src/router/router.js';
-import { BUCKETS, FakeCluster, bytes, placementOf, refuse } from './support.js';
+import { BUCKETS, FakeCluster, FakeMetrics, FakeTime, bytes, failureOf, placementOf, refuse } from './support.js';
 
 const KEY = bytes('key');
 const VALUE = bytes('value');
@@ -225,5 +232,51 @@ describe('router: the choice of a replica', () => {
     await reads(200, 10);
     const sent = cluster.metrics.counts.get('tidemark_router_hedges_sent_total') ?? 0;
     expect(sent).to.be.within(5, 0.05 * 400 + 1);
+  });
+});
+
+describe('a hedged read', () => {
+  it('of a router that is closed opens no stream again, for nobody would close it', async () => {
+    const cluster = new FakeCluster();
+    await cluster.startAll(1);
+    for (const node of cluster.nodes) node.lead(node.id * 100);
+    const router = cluster.router();
+    await cluster.time.run(router.ready());
+    const bounded = { consistency: { kind: 'bounded', maxStalenessMs: 1000 } } as const;
+    // So many that the next one would be hedged.
+    for (let reads = 0; reads < 100; reads += 1) await cluster.time.run(router.get(KEY, bounded));
+    for (const node of cluster.nodes) node.behave = () => new Promise(() => undefined);
+    const read = failureOf(router.get(KEY, bounded));
+    await cluster.time.pass(2);
+    await router.close();
+    expect(await cluster.time.run(read)).to.include({ reason: 'CLOSED' });
+    await cluster.time.pass(5000);
+    expect(cluster.nodes.map(({ pipelines }) => pipelines?.size)).to.deep.equal([0, 0, 0]);
+  });
+
+  it('ends though its caller goes away in the turn in which the answer comes', async () => {
+    const time = new FakeTime();
+    const alarms = new Alarms(time, time);
+    const hedging = new Hedging({ share: 1 }, new FakeMetrics());
+    for (let reads = 0; reads < 100; reads += 1) hedging.took('settled', 1);
+    let answer: (answer: Answer) => void = () => undefined;
+    const choice: Pick<ReplicaChoice, 'pick' | 'pickBeside' | 'refused'> = { pick: () => 1, pickBeside: () => undefined, refused: () => undefined };
+    const reads = new ReplicaReads({
+      env: { clock: time },
+      alarms,
+      loads: new NodeLoads(time),
+      choice: choice as ReplicaChoice,
+      hedging,
+      linearizableAnywhere: 'hot',
+      now: () => 1,
+      attempt: () => new Promise((resolve) => (answer = resolve)),
+    });
+    const caller = new Cancellation();
+    const operation = { kind: 'get', bucket: 0, key: KEY, consistency: { kind: 'local' }, anyReplica: false } as const;
+    const call = { giveUpMs: 10_000, hops: 0, seen: 0, signal: caller };
+    const asked = reads.ask({ bucket: 0, sort: 'settled', staleMs: Infinity, operation }, call, undefined);
+    answer({ result: { record: undefined }, served: { node: 1, timestamp: 1, consistency: 'local', hops: 1 } });
+    caller.abort();
+    expect((await time.run(asked)).answer?.served.node).to.equal(1);
   });
 });

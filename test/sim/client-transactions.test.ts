@@ -363,6 +363,22 @@ describe('a transaction', () => {
     expect(attempts).to.equal(2);
   });
 
+  it('throws what its function threw only if what it read was so, also where that has made light of a refusal', async () => {
+    const { cluster, db, other } = await start('throws-behind-a-refusal');
+    const keys = ['{t}a', '{t}b'];
+    const attempts = await cluster.settle(
+      db.transaction(async (tx) => {
+        const entries = await Promise.all(keys.map((key) => tx.get(key)));
+        const tooMany = Array.from({ length: cluster.limits.writeMutationsMax + 1 }, (_, at) => `{t}${at}`);
+        expect(() => tooMany.forEach((key) => tx.put(key, 'x'))).to.throw().that.includes({ reason: 'TRANSACTION_TOO_LARGE' });
+        if (tx.attempt === 1) await other.write({ mutations: keys.map((key) => ({ kind: 'put', key, value: 'now' })) });
+        if (entries.some(({ found }) => !found)) throw new Error('nothing is there');
+        return tx.attempt;
+      }),
+    );
+    expect(attempts).to.equal(2);
+  });
+
   it('throws what its function threw only if what that read could be checked', async () => {
     const { cluster, db, other } = await start('throws-unchecked');
     const keys = ['{t}a', '{t}b'];
