@@ -44,7 +44,8 @@ interface Receiver {
 
 export class Installs {
   readonly #options: InstallOptions;
-  readonly #sending = new Set<string>();
+  /** For whom, by bucket and receiver: another replica of the bucket that comes to this node later has to send for itself. */
+  readonly #sending = new Map<string, Replica>();
   /** Who gets a snapshot, or has got one and is not in step yet; by bucket. */
   readonly #receivers = new Map<BucketId, Receiver[]>();
 
@@ -56,8 +57,8 @@ export class Installs {
   send(replica: Replica, to: ReplicaId): void {
     const { bucket } = replica;
     const key = `${bucket}/${to}`;
-    if (this.#sending.has(key)) return;
-    this.#sending.add(key);
+    if (this.#sending.get(key) === replica) return;
+    this.#sending.set(key, replica);
     const { log, now, transfer } = this.#options;
     const node = nodeOfReplica(to);
     const receiver: Receiver = { to, index: 0, delivered: false };
@@ -73,7 +74,7 @@ export class Installs {
         },
       )
       .then((delivered) => {
-        this.#sending.delete(key);
+        if (this.#sending.get(key) === replica) this.#sending.delete(key);
         if (delivered) receiver.delivered = true;
         else this.#forget(bucket, receiver);
         replica.snapshotSent(to, receiver.index, delivered, now());
@@ -83,8 +84,11 @@ export class Installs {
 
   #open(replica: Replica, receiver: Receiver): StateSnapshot {
     const { bucket } = replica;
-    if (this.#options.hosting.replicas.get(bucket) !== replica || replica.installing) {
-      throw new TidemarkError('UNAVAILABLE', 'REPLICA_GONE', `this node has not the replica of bucket ${bucket} any more`);
+    const isHosted = this.#options.hosting.replicas.get(bucket) === replica;
+    // The receiver would give up what the present leader sends it for what comes from here.
+    const isWanted = replica.raft.progress().some(({ id, state }) => id === receiver.to && state === 'snapshot');
+    if (!isHosted || !isWanted) {
+      throw new TidemarkError('UNAVAILABLE', 'SNAPSHOT_OUTDATED', `replica ${receiver.to} wants none of this node any more`);
     }
     const source = new StateSnapshot(replica.state);
     receiver.index = source.meta.index;

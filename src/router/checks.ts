@@ -173,8 +173,13 @@ export function homeOfWrite({ conditions, mutations }: WriteParts, buckets: numb
 
 /** The buckets of all that it changes or checks. */
 export function bucketsOfWrite({ conditions, mutations }: WriteParts, buckets: number): Set<BucketId> {
-  const checked = conditions.flatMap((condition) => bucketsOfCondition(condition, buckets));
-  return new Set([...mutations.map(({ key }) => bucketOf(key, buckets)), ...checked]);
+  const touched = new Set(mutations.map(({ key }) => bucketOf(key, buckets)));
+  for (const condition of conditions) {
+    // A single range can be in all of them.
+    if (touched.size === buckets) break;
+    for (const bucket of bucketsOfCondition(condition, buckets)) touched.add(bucket);
+  }
+  return touched;
 }
 
 /** A range is looked at, and locked, wherever it may have keys. */

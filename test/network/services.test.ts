@@ -63,7 +63,7 @@ describe('public services on the network', () => {
     expect(net.bugs).to.deep.equal([]);
   });
 
-  it('refuse unknown fields, wrong types and cut messages, naming where', async () => {
+  it('refuse unknown fields, wrong types, cut messages and endless lists, naming where', async () => {
     await serve(COMMANDS, put(async () => ({ version: 1, header })));
     const cases: [hex: string, reason: string, message: string][] = [
       ['0a016b7a0178', 'UNKNOWN_FIELD', 'PutRequest has a field number 15, which this version does not know'],
@@ -73,6 +73,11 @@ describe('public services on the network', () => {
       ['0a', 'MALFORMED_MESSAGE', 'PutRequest.key holds no whole number'],
       ['1a0208ff', 'MALFORMED_MESSAGE', 'PutRequest.id.session holds no whole number'],
       ['ffffffffffffffffffffff01', 'MALFORMED_MESSAGE', 'PutRequest holds no whole number'],
+      [
+        '0a00'.repeat(2 ** 16 + 65),
+        'TOO_MANY_FIELDS',
+        'a message has more than 65600 fields and elements of lists, here PutRequest.key; send less at a time',
+      ],
     ];
     for (const [hex, reason, message] of cases) {
       const error = await failureOf(raw(server.address, Buffer.from(hex, 'hex')));

@@ -87,10 +87,16 @@ function found(table: FieldTable | undefined, name: string): FieldTable {
   return table;
 }
 
-/** Throws INVALID_ARGUMENT / UNKNOWN_FIELD or MALFORMED_MESSAGE; both name the message and the field. */
+/**
+ * Of one message, each element of a list being one. Millions of empty elements fit into what a message may be, and to decode them
+ * takes seconds; no configuration lets a request have more than 65,535 of anything.
+ */
+const FIELDS_MAX = 2 ** 16 + 64;
+
+/** Throws INVALID_ARGUMENT / UNKNOWN_FIELD, TOO_MANY_FIELDS or MALFORMED_MESSAGE; all name the message and the field. */
 export function scan(data: Buffer, table: FieldTable, path = table.message, start = 0, end = data.length): void {
   let at = start;
-  while (at < end) {
+  for (let fields = 1; at < end; fields += 1) {
     const tag = readVarint(data, at, end, path);
     at = tag.next;
     const number = Math.floor(tag.value / 8);
@@ -98,6 +104,7 @@ export function scan(data: Buffer, table: FieldTable, path = table.message, star
     const field = table.fields.get(number);
     if (field === undefined) throw unknownField(path, number);
     const where = `${path}.${field.name}`;
+    if (fields > FIELDS_MAX) throw tooManyFields(where);
     if (wireType !== field.wireType && !(field.packable && wireType === DELIMITED)) throw malformed(where, 'has another type');
     if (wireType === VARINT) {
       at = readVarint(data, at, end, where).next;
@@ -130,6 +137,12 @@ function readVarint(data: Buffer, start: number, end: number, where: string): { 
     scale *= 128;
   }
   throw malformed(where, 'holds no whole number');
+}
+
+function tooManyFields(where: string): TidemarkError {
+  const message = `a message has more than ${FIELDS_MAX} fields and elements of lists, here ${where}; send less at a time`;
+  const details = { field: where, limit: String(FIELDS_MAX) };
+  return new TidemarkError('INVALID_ARGUMENT', 'TOO_MANY_FIELDS', message, { details });
 }
 
 function unknownField(path: string, number: number): TidemarkError {
