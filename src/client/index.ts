@@ -28,5 +28,5 @@ export type { Transaction, TransactionScanOptions } from './transaction.js';
 export { STATUS, TidemarkError, isTidemarkError, type Outcome, type StatusCode } from '../lib/errors.js';
 export { formatTimestamp, parseTimestamp, type Timestamp } from '../mvcc/timestamp.js';
 export type { RequestId, Served } from '../bucket/requests.js';
-export type { Pin, PinsReply } from '../router/router.js';
+export type { Pin, PinsReply } from '../router/options.js';
 export type { TlsFiles } from '../env/real/network.js';

@@ -6,7 +6,8 @@ import { mutant } from '../lib/mutants.js';
 import { isKeyIn } from '../lib/ordered.js';
 import type { Condition, Consistency, KeyRange, Mutation, Record, Served, Timestamp } from '../bucket/requests.js';
 import { checkKey, checkRange, checkValue } from '../bucket/validate.js';
-import type { CallOptions, Router } from '../router/router.js';
+import type { CallOptions } from '../router/options.js';
+import type { Router } from '../router/router.js';
 import { bytesOf, copyOf, Entry, Missing, rangeOf, type Data, type RangeOf } from './entries.js';
 import { mergeRanges, ReadRange } from './read-ranges.js';
 

@@ -3,7 +3,7 @@ import type { Limits } from '../env/limits.js';
 import { checkWanted, type CancelSignal } from '../lib/cancel.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { checkRange } from '../bucket/validate.js';
-import type { KeyRange, Timestamp } from '../bucket/requests.js';
+import type { KeyRange } from '../bucket/requests.js';
 import { checkTimestamp } from '../mvcc/timestamp.js';
 import type { BucketId, Placement } from '../placement/map.js';
 import { bucketsOfRange } from '../placement/range.js';
@@ -15,6 +15,7 @@ import { closedError } from './closing.js';
 import type { Dispatcher } from './dispatch.js';
 import { FeedReader } from './feed-reader.js';
 import { FeedReplicas } from './feed-replicas.js';
+import type { Seen } from './seen.js';
 
 export interface ChangesOptions {
   /** Default: from now on. */
@@ -42,9 +43,7 @@ export interface ChangeStreamsPorts {
   /** This router serves others. */
   readonly isHop: boolean;
   readonly placement: (signal: CancelSignal | undefined) => Promise<Placement>;
-  readonly seen: () => Timestamp;
-  readonly saw: (bucket: BucketId, timestamp: Timestamp) => void;
-  readonly checkNotAhead: (timestamp: Timestamp, field: string) => void;
+  readonly seen: Seen;
 }
 
 const ATTEMPTS_MS = 10_000;
@@ -72,7 +71,7 @@ export class ChangeStreams {
   }
 
   async *events(range: KeyRange, options: ChangesOptions): AsyncGenerator<StreamEvent> {
-    const { limits, dispatcher, answers, alarms, checkNotAhead } = this.#ports;
+    const { limits, dispatcher, answers, alarms, seen } = this.#ports;
     const { clock, random } = this.#ports.env;
     const { from = { kind: 'now' }, before = false, signal, deadlineMs = Infinity, isOwn = false } = options;
     checkRange(range, limits);
@@ -101,7 +100,7 @@ export class ChangeStreams {
         clock,
         limits,
         call,
-        checkNotAhead,
+        checkNotAhead: (timestamp, field) => seen.checkNotAhead(timestamp, field),
       });
       for await (const event of stream.events(from)) {
         if (!isOwn) this.#note(event, touched, isUntold);
@@ -126,9 +125,9 @@ export class ChangeStreams {
    * if there was no entry. Later marks tell nothing that the changes before them have not.
    */
   #note(event: StreamEvent, touched: readonly BucketId[], isUntold: boolean): void {
-    const { saw } = this.#ports;
-    if (event.kind === 'changes') for (const { at } of event.changes) saw(at.bucket, at.timestamp);
-    else if (event.kind === 'entries' || isUntold) for (const bucket of touched) saw(bucket, event.timestamp);
+    const { seen } = this.#ports;
+    if (event.kind === 'changes') for (const { at } of event.changes) seen.note(at.bucket, at.timestamp);
+    else if (event.kind === 'entries' || isUntold) for (const bucket of touched) seen.note(bucket, event.timestamp);
   }
 
   /** Looks after a consumer that has got an event, until the returned function is called. */
@@ -159,7 +158,7 @@ export class ChangeStreams {
     if (nowMs >= deadlineMs) {
       throw new TidemarkError('DEADLINE_EXCEEDED', 'DEADLINE_EXCEEDED', 'the deadline of the stream has passed');
     }
-    return { giveUpMs: Math.min(deadlineMs, nowMs + ATTEMPTS_MS), hops: 0, seen: this.#ports.seen(), signal };
+    return { giveUpMs: Math.min(deadlineMs, nowMs + ATTEMPTS_MS), hops: 0, seen: this.#ports.seen.latest, signal };
   }
 }
 

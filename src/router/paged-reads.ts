@@ -11,8 +11,9 @@ import type { Call } from './call.js';
 import { bytesOfChange, bytesOfRecord, checkLimit, checkMoments } from './checks.js';
 import type { Dispatcher } from './dispatch.js';
 import { diffPages, type DiffPage } from './diff.js';
-import type { CallOptions, DiffOptions, HistoryOptions, HistoryPage, ReadOptions, ScanOptions } from './options.js';
+import type { CallOptions, DiffOptions, HistoryOptions, HistoryPage, ScanOptions } from './options.js';
 import { readTimestamp, scanPages, type ScanPage } from './scan.js';
+import type { Seen } from './seen.js';
 import type { Role } from './wire.js';
 
 /**
@@ -27,11 +28,7 @@ export interface PagedReadsPorts {
   readonly callsOf: (options: CallOptions) => () => Call;
   readonly placement: (call: Call) => Promise<Placement>;
   readonly admitted: <T>(bytes: number, work: () => Promise<T>) => Promise<T>;
-  readonly seen: () => Timestamp;
-  readonly sessionSeen: (bucket: BucketId) => Timestamp;
-  readonly saw: (bucket: BucketId, timestamp: Timestamp) => void;
-  readonly checkNotAhead: (timestamp: Timestamp, field: string) => void;
-  readonly checkAtLeast: (options: ReadOptions, consistency: Consistency) => Timestamp;
+  readonly seen: Seen;
 }
 
 const LINEARIZABLE = { kind: 'linearizable' } as const;
@@ -56,11 +53,11 @@ export class PagedReads {
     const limit = checkLimit(options.limit);
     const callOf = this.#ports.callsOf(options);
     const { buckets } = await this.#ports.placement(callOf());
-    if (consistency.kind === 'asOf') this.#ports.checkNotAhead(consistency.timestamp, 'as_of');
+    if (consistency.kind === 'asOf') this.#ports.seen.checkNotAhead(consistency.timestamp, 'as_of');
     const touched = bucketsOfRange(range.start, range.end, buckets);
-    const atLeast = this.#ports.checkAtLeast(options, consistency);
-    const sessionSeen = (): Timestamp => Math.max(atLeast, ...touched.map((each) => this.#ports.sessionSeen(each)));
-    const seen = consistency.kind === 'bounded' ? sessionSeen() : this.#ports.seen();
+    const atLeast = this.#ports.seen.checkAtLeast(options.atLeast, consistency);
+    const sessionSeen = (): Timestamp => Math.max(atLeast, ...touched.map((each) => this.#ports.seen.inSession(each)));
+    const seen = consistency.kind === 'bounded' ? sessionSeen() : this.#ports.seen.latest;
     const operation = { kind: 'scan', buckets: touched, range, reverse, keysOnly, limit, consistency } as const;
     const pages = scanPages(this.#ports.dispatcher, operation, limits.pageEntriesMax, () => ({ ...callOf(), seen }));
     const shares = Math.max(1, Math.min(this.#ports.dispatcher.cache.placement?.nodes.length ?? 1, touched.length));
@@ -71,7 +68,7 @@ export class PagedReads {
         const page = await this.#ports.admitted(0, () => pages.next());
         if (page.done === true) return;
         const { records, served } = page.value;
-        if (consistency.kind !== 'asOf') for (const bucket of touched) this.#ports.saw(bucket, served.timestamp);
+        if (consistency.kind !== 'asOf') for (const bucket of touched) this.#ports.seen.note(bucket, served.timestamp);
         this.park(hold, records.reduce((sum, record) => sum + bytesOfRecord(record), 0), options.cut);
         yield page.value;
       } finally {
@@ -103,10 +100,10 @@ export class PagedReads {
           const placement = await this.#ports.placement(call);
           const bucket = bucketOf(key, placement.buckets);
           const limit = Math.min(left, limits.pageEntriesMax);
-          if (consistency.kind === 'asOf') this.#ports.checkNotAhead(consistency.timestamp, 'as_of');
+          if (consistency.kind === 'asOf') this.#ports.seen.checkNotAhead(consistency.timestamp, 'as_of');
           const operation = { kind: 'history', bucket, key, from, to: oldest, limit, consistency } as const;
           const answer = await this.#ports.dispatcher.execute(operation, call);
-          if (consistency.kind !== 'asOf') this.#ports.saw(bucket, answer.served.timestamp);
+          if (consistency.kind !== 'asOf') this.#ports.seen.note(bucket, answer.served.timestamp);
           return answer;
         });
         const { versions, more } = result;
@@ -134,7 +131,7 @@ export class PagedReads {
     const callOf = this.#ports.callsOf(options);
     const { buckets } = await this.#ports.placement(callOf());
     const touched = bucketsOfRange(range.start, range.end, buckets);
-    if (to !== undefined) this.#ports.checkNotAhead(to, 'to');
+    if (to !== undefined) this.#ports.seen.checkNotAhead(to, 'to');
     const until = to ?? Math.max(from, await this.#latest(touched, callOf()));
     const operation = { kind: 'diff', buckets: touched, range, from, to: until, limit: limits.pageEntriesMax } as const;
     const pages = diffPages(this.#ports.dispatcher, operation, callOf);
@@ -155,7 +152,7 @@ export class PagedReads {
   /** A moment that covers all that these buckets have acknowledged. What its caller reads next is not older. */
   async #latest(buckets: readonly BucketId[], call: Call): Promise<Timestamp> {
     const { timestamp } = await readTimestamp(this.#ports.dispatcher, buckets, call);
-    for (const bucket of buckets) this.#ports.saw(bucket, timestamp);
+    for (const bucket of buckets) this.#ports.seen.note(bucket, timestamp);
     return timestamp;
   }
 

@@ -2,8 +2,7 @@ import type { Counter } from '../env/env.js';
 import type { Bytes } from '../lib/bytes.js';
 import { following } from '../lib/cancel.js';
 import { TidemarkError } from '../lib/errors.js';
-import { mutant } from '../lib/mutants.js';
-import { EPOCH_MS, checkNotAhead, checkTimestamp, later } from '../mvcc/timestamp.js';
+import { checkTimestamp } from '../mvcc/timestamp.js';
 import type { Condition, Consistency, KeyRange, Mutation, RequestId, Timestamp } from '../bucket/requests.js';
 import { checkConsistency, checkKey, checkRequestId, checkValue, checkWrite } from '../bucket/validate.js';
 import { bucketOf, type BucketId, type NodeId, type Placement } from '../placement/map.js';
@@ -40,6 +39,7 @@ import { pinsOverBuckets } from './pins.js';
 import { PlacementCache } from './placement-cache.js';
 import { claimsByBucket, reserve } from './reserve.js';
 import { readTimestamp, type ScanPage } from './scan.js';
+import { Seen } from './seen.js';
 import { Sessions } from './session.js';
 import { Trail } from './trail.js';
 
@@ -61,22 +61,6 @@ import { Trail } from './trail.js';
  *
  * What it is not: it holds no data and no truth. Losing all that it knows costs a round trip.
  */
-export type {
-  RouterOptions,
-  CallOptions,
-  WriteOptions,
-  ReadOptions,
-  ScanOptions,
-  HistoryOptions,
-  DiffOptions,
-  Pin,
-  PinsReply,
-  WriteReply,
-  GetReply,
-  GetManyEntry,
-  HistoryPage,
-} from './options.js';
-
 const LINEARIZABLE = { kind: 'linearizable' } as const;
 const TIMEOUT_MS = 10_000;
 const ATTEMPT_TIMEOUT_MS = 1000;
@@ -107,9 +91,7 @@ export class Router implements NodeHandle {
     queries: { count: 0, bytes: 0 },
     transactions: { count: 0, bytes: 0 },
   };
-  /** The highest timestamp that callers of this router have seen, in all and by bucket. */
-  #seen: Timestamp = 0;
-  readonly #seenOf = new Map<BucketId, Timestamp>();
+  readonly #seen: Seen;
   readonly #changeStreams: ChangeStreams;
   readonly #pages: PagedReads;
   readonly #near: NearCache | undefined;
@@ -123,6 +105,13 @@ export class Router implements NodeHandle {
     this.answers = new AnswerBudget(env.clock, this.#alarms, limits.answerBytesMax);
     this.#cache = new PlacementCache(options.clusterId ?? '');
     this.#connections = new Connections({ env, limits, alarms: this.#alarms, cache: this.#cache, role, seeds, self });
+    this.#seen = new Seen({
+      clock: env.clock,
+      limits,
+      role,
+      clusterNow: () => this.#connections.clusterNow(),
+      nodeNow: options.now,
+    });
     this.#operations = env.metrics.counter('tidemark_router_operations_total', 'Requests that the router has taken');
     this.#refusals = env.metrics.counter('tidemark_router_refused_total', 'Requests refused since too many were in flight');
     const retries = env.metrics.counter('tidemark_router_retries_total', 'Attempts that failed and were followed by others');
@@ -140,7 +129,7 @@ export class Router implements NodeHandle {
       linearizableAnywhere: options.linearizableAnywhere ?? 'hot',
       hedging: new Hedging(options.hedging ?? {}, env.metrics),
       attemptTimeoutMs: options.attemptTimeoutMs ?? ATTEMPT_TIMEOUT_MS,
-      now: () => this.now(),
+      now: () => this.#seen.now(),
       isClosed: () => this.#closed,
       retried: () => retries.add(),
       answered: (hops) => (hops > 1 ? detours : direct).add(),
@@ -154,15 +143,13 @@ export class Router implements NodeHandle {
       isClosed: () => this.#closed,
       isHop: role !== 'client',
       placement: async (signal) => this.#cache.placement ?? this.#knownPlacement(this.#callOf({ signal })),
-      seen: () => this.#seen,
-      saw: (bucket, timestamp) => this.#saw(bucket, timestamp),
-      checkNotAhead: (timestamp, field) => this.#checkNotAhead(timestamp, field),
+      seen: this.#seen,
     });
     if (options.nearCache !== undefined) {
       this.#near = new NearCache(options.nearCache, {
         clock: env.clock,
         alarms: this.#alarms,
-        now: () => Math.max(this.wallNow(), this.#ownNow()),
+        now: () => this.#seen.lateNow(),
         changes: (range, asked) => this.#changeStreams.events(range, asked),
         isClosed: () => this.#closed,
       });
@@ -175,13 +162,9 @@ export class Router implements NodeHandle {
       callsOf: (asked) => this.#callsOf(asked),
       placement: async (call) => this.#cache.placement ?? this.#knownPlacement(call),
       admitted: (bytes, work) => this.#admitted('queries', bytes, work),
-      seen: () => this.#seen,
-      sessionSeen: (bucket) => this.#sessionSeen(bucket),
-      saw: (bucket, timestamp) => this.#saw(bucket, timestamp),
-      checkNotAhead: (timestamp, field) => this.#checkNotAhead(timestamp, field),
-      checkAtLeast: (asked, consistency) => this.#checkAtLeast(asked, consistency),
+      seen: this.#seen,
     });
-    this.#sessions = new Sessions(env.clock, env.random, limits, () => this.now());
+    this.#sessions = new Sessions(env.clock, env.random, limits, () => this.#seen.now());
   }
 
   // --- what it knows
@@ -207,17 +190,17 @@ export class Router implements NodeHandle {
 
   /** The cluster's present time, as well as it is known here; no proof of anything. */
   now(): Timestamp {
-    return this.#options.now?.() ?? Math.max(this.wallNow(), this.#seen);
+    return this.#seen.now();
   }
 
-  /** The same by clocks alone: it goes on by itself. What was seen may be ahead of all clocks, and stands still until then. */
+  /** The same by clocks alone, which go on by themselves; what was seen may be ahead of them. */
   wallNow(): Timestamp {
-    return this.#connections.clusterNow() ?? this.#ownNow();
+    return this.#seen.wallNow();
   }
 
-  /** By the clock of this machine. */
-  #ownNow(): Timestamp {
-    return later(0, Math.max(0, this.#options.env.clock.wallMs() - EPOCH_MS));
+  /** The highest timestamp that callers of this router have seen. */
+  get seen(): Timestamp {
+    return this.#seen.latest;
   }
 
   /** Told by the node in this process: the placement, unless it is older than what is known ... */
@@ -228,11 +211,6 @@ export class Router implements NodeHandle {
   /** ... and who leads. */
   learn(hints: readonly LeaderHint[]): void {
     for (const hint of hints) this.#cache.hint(hint);
-  }
-
-  /** The highest timestamp that callers of this router have seen. */
-  get seen(): Timestamp {
-    return this.#seen;
   }
 
   /** Calls `changed` after each new placement, until the returned function is called. */
@@ -276,11 +254,11 @@ export class Router implements NodeHandle {
       const call = { ...rest, seen: Math.max(seen, atLeast) };
       const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
       const bucket = homeOfWrite({ conditions, mutations }, placement.buckets);
-      if (options.id !== undefined) this.#checkNotAhead(options.id.born, 'id.born');
+      if (options.id !== undefined) this.#seen.checkNotAhead(options.id.born, 'id.born');
       for (const [at, condition] of conditions.entries()) {
-        if (condition.kind === 'unchanged') this.#checkNotAhead(condition.since, `conditions[${at}].unchanged.since`);
+        if (condition.kind === 'unchanged') this.#seen.checkNotAhead(condition.since, `conditions[${at}].unchanged.since`);
       }
-      if (atLeast > 0) this.#checkNotAhead(atLeast, 'at_least');
+      if (atLeast > 0) this.#seen.checkNotAhead(atLeast, 'at_least');
       const execute = (id: RequestId): Promise<Answer<'write'>> =>
         this.#dispatcher.execute(
           { kind: 'write', bucket, request: { id, conditions, mutations, owner: options.owner } },
@@ -288,7 +266,7 @@ export class Router implements NodeHandle {
         );
       const { result, served } = options.id === undefined ? await this.#sessions.run(execute) : await execute(options.id);
       // What was checked too: as of a commit all conditions hold, and as of a refusal one of them does not.
-      for (const each of bucketsOfWrite({ conditions, mutations }, placement.buckets)) this.#saw(each, served.timestamp);
+      for (const each of bucketsOfWrite({ conditions, mutations }, placement.buckets)) this.#seen.note(each, served.timestamp);
       return { ...result, served };
     });
   }
@@ -303,7 +281,7 @@ export class Router implements NodeHandle {
       const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
       const claims = claimsByBucket(claim, placement.buckets);
       const timestamp = await reserve(this.#dispatcher, claims, owner, forMs, call);
-      for (const bucket of claims.keys()) this.#saw(bucket, timestamp);
+      for (const bucket of claims.keys()) this.#seen.note(bucket, timestamp);
     });
   }
 
@@ -322,15 +300,15 @@ export class Router implements NodeHandle {
       const call = this.#callOf(options);
       const placement = this.#cache.placement ?? (await this.#knownPlacement(call));
       const bucket = bucketOf(key, placement.buckets);
-      if (consistency.kind === 'asOf') this.#checkNotAhead(consistency.timestamp, 'as_of');
-      const atLeast = this.#checkAtLeast(options, consistency);
-      const latest = options.namesNow === true ? Math.max(call.seen, this.wallNow()) : call.seen;
-      const seen = consistency.kind === 'bounded' ? Math.max(atLeast, this.#sessionSeen(bucket)) : latest;
+      if (consistency.kind === 'asOf') this.#seen.checkNotAhead(consistency.timestamp, 'as_of');
+      const atLeast = this.#seen.checkAtLeast(options.atLeast, consistency);
+      const latest = options.namesNow === true ? Math.max(call.seen, this.#seen.wallNow()) : call.seen;
+      const seen = consistency.kind === 'bounded' ? Math.max(atLeast, this.#seen.inSession(bucket)) : latest;
       const operation = { kind: 'get', bucket, key, consistency, anyReplica: false } as const;
       const asked = { ...call, seen, atLeader: options.namesNow === true };
       const near = this.#nearby(operation, asked);
       const { result, served } = near ?? (await this.#dispatcher.execute(operation, asked));
-      if (consistency.kind !== 'asOf') this.#saw(bucket, served.timestamp);
+      if (consistency.kind !== 'asOf') this.#seen.note(bucket, served.timestamp);
       return { record: result.record, served };
     });
   }
@@ -433,7 +411,7 @@ export class Router implements NodeHandle {
     return this.#admitted('queries', 0, async () => {
       const call = this.#callOf(options);
       const { buckets } = this.#cache.placement ?? (await this.#knownPlacement(call));
-      if (action.kind === 'add') this.#checkNotAhead(action.timestamp, 'timestamp');
+      if (action.kind === 'add') this.#seen.checkNotAhead(action.timestamp, 'timestamp');
       const all = Array.from({ length: buckets }, (_, bucket) => bucket);
       const { pins, horizon } = await pinsOverBuckets(this.#dispatcher, all, action, call);
       return { horizon, pins: pins.map(({ buckets: held, ...pin }) => ({ ...pin, complete: held === buckets })) };
@@ -508,7 +486,7 @@ export class Router implements NodeHandle {
   #callOf(options: CallOptions): Call {
     const deadlineMs = this.#deadlineOf(options);
     const giveUpMs = marginBefore(deadlineMs, this.#options.env.clock.monotonicMs());
-    return { giveUpMs, hops: 0, seen: this.#seen, signal: options.signal };
+    return { giveUpMs, hops: 0, seen: this.#seen.latest, signal: options.signal };
   }
 
   /** For requests in pages: a deadline is for all of them, the default timeout for each. */
@@ -551,32 +529,5 @@ export class Router implements NodeHandle {
       load.count -= 1;
       load.bytes -= bytes;
     }
-  }
-
-  /** Of a timestamp that the caller has chosen; `now` tells the cluster's time only when the placement is known. */
-  #checkNotAhead(timestamp: Timestamp, field: string): void {
-    checkNotAhead(timestamp, field, this.now(), this.#options.limits.maxClockOffsetMs);
-  }
-
-  /** The token of a session that was begun elsewhere. */
-  #checkAtLeast({ atLeast = 0 }: ReadOptions, { kind }: Consistency): Timestamp {
-    if (atLeast === 0) return 0;
-    checkTimestamp(atLeast, 'at_least');
-    if (kind !== 'bounded') {
-      const message = `at_least is set; it goes with a bounded read, and this one is ${kind}`;
-      throw new TidemarkError('INVALID_ARGUMENT', 'READ_OPTIONS_CONFLICT', message, { details: { field: 'at_least' } });
-    }
-    this.#checkNotAhead(atLeast, 'at_least');
-    return mutant('token-ignored') ? 0 : atLeast;
-  }
-
-  #saw(bucket: BucketId, timestamp: Timestamp): void {
-    this.#seen = Math.max(this.#seen, timestamp);
-    if (timestamp > (this.#seenOf.get(bucket) ?? 0)) this.#seenOf.set(bucket, timestamp);
-  }
-
-  /** What a bounded read must not fall behind. Only a client is one session; others serve many, which ask for nothing alike. */
-  #sessionSeen(bucket: BucketId): Timestamp {
-    return this.#options.role === 'client' ? (this.#seenOf.get(bucket) ?? 0) : 0;
   }
 }

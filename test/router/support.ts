@@ -7,7 +7,8 @@ import { later } from '../../src/mvcc/timestamp.js';
 import type { NodeInfo, Placement } from '../../src/placement/map.js';
 import type { Answer, LeaderHint, NodeHandle, Operation, OperationContext } from '../../src/router/operations.js';
 import { PipelineServer } from '../../src/router/pipeline-server.js';
-import { Router, type RouterOptions } from '../../src/router/router.js';
+import type { RouterOptions } from '../../src/router/options.js';
+import { Router } from '../../src/router/router.js';
 import { SimWorldNetwork } from '../../src/sim/network.js';
 
 /** Time that passes only while `run` waits, from one timer to the next. */

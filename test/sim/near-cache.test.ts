@@ -1,7 +1,8 @@
 import { expect } from 'chai';
 import { isTidemarkError } from '../../src/lib/errors.js';
 import { earlier } from '../../src/mvcc/timestamp.js';
-import type { GetReply, Router } from '../../src/router/router.js';
+import type { GetReply } from '../../src/router/options.js';
+import type { Router } from '../../src/router/router.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
 import { bytes, startCluster, untilLed } from './support.js';
 

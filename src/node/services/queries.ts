@@ -1,6 +1,6 @@
 import type { RpcContext, RpcService } from '../../env/network.js';
 import type { Change, Record, Version } from '../../bucket/requests.js';
-import type { CallOptions, GetManyEntry } from '../../router/router.js';
+import type { CallOptions, GetManyEntry } from '../../router/options.js';
 import type { RequestRouter, ServicePorts } from './api.js';
 import type * as wire from './messages.js';
 import { chunks, consistencyOf, headerOf, limitOf, momentOf, optionalMoment, rangeOf } from './translate.js';
