@@ -1,35 +1,21 @@
 import type { Clock, Logger, Random } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
-import type { Bytes } from '../lib/bytes.js';
-import { TidemarkError } from '../lib/errors.js';
+import type { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { HybridClock, Timestamp } from '../mvcc/timestamp.js';
 import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
 import { Raft } from '../raft/raft.js';
 import { electorate, type ConfigChange } from '../raft/config.js';
 import type { Entry, HardState, LogIndex, Message, Ready, ReplicaId, SnapshotMeta, TellBeat, Term } from '../raft/types.js';
-import type { Outcome, Prepared, TransactionId } from '../txn/transaction.js';
+import type { Outcome, Prepared } from '../txn/transaction.js';
 import { Backlog } from './backlog.js';
 import { BucketClock, type BucketClockHost } from './bucket-clock.js';
+import { Commands } from './commands.js';
 import type { BucketLog } from './log-storage.js';
 import { notLeader } from './not-leader.js';
-import { PendingEntries } from './pending-entries.js';
-import { Proposals } from './proposals.js';
 import { Reads } from './reads.js';
-import type {
-  DecideRequest,
-  DecideResult,
-  PlacedCondition,
-  PrepareRequest,
-  PrepareResult,
-  RequestId,
-  ReserveRequest,
-  ResolveRequest,
-  WriteRequest,
-  WriteResult,
-} from './requests.js';
-import { encodeRetention, type RetentionEntry } from './retention.js';
+import type { ResolveRequest } from './requests.js';
 import { scatter } from './scatter.js';
 import type { BucketState } from './state.js';
 
@@ -37,7 +23,7 @@ import type { BucketState } from './state.js';
  * One replica of one bucket: it joins the consensus core (raft), the log on disk, and the versioned state.
  *
  * The life of a write on its leader, over several turns of the event loop:
- *   write()      evaluates the command, fixes timestamp, links and index, and appends it to raft       (one turn)
+ *   commands     evaluate the command, fix timestamp, links and index, and append it to raft           (one turn)
  *   collect()    hands raft's Ready to the node: entries to the log writer, appends to the peers       (end of that turn)
  *   persisted()  the group commit that held the entry is on disk
  *   step()       a follower's acknowledgement; with a quorum, the next Ready says that it is committed
@@ -89,9 +75,6 @@ const SOON_HEARTBEATS_LEARNER = 0.15;
 const FIRST_HEIR_AFTER = 0.03;
 const NEXT_HEIR_AFTER = 0.12;
 
-/** Changes of the horizon and of pins that wait for their entry. */
-const RETENTION_ENTRIES_MAX = 64;
-
 export interface ReplicaOptions {
   readonly host: ReplicaHost;
   readonly state: BucketState;
@@ -107,11 +90,9 @@ export class Replica {
   readonly log: BucketLog;
   readonly raft: Raft;
   readonly reads: Reads;
+  readonly commands: Commands;
   readonly clock: BucketClock;
   readonly #host: ReplicaHost;
-  #proposals: Proposals | undefined;
-  /** Changes of the horizon and of pins. */
-  readonly #retaining = new PendingEntries();
   #installing = false;
   #closed = false;
   #dueMs = -Infinity;
@@ -149,6 +130,7 @@ export class Replica {
       mayVote: () => host.mayVote(),
     });
     this.reads = new Reads(this);
+    this.commands = new Commands(this);
   }
 
   get host(): ReplicaHost {
@@ -214,119 +196,21 @@ export class Replica {
     return this.#host.outcomes(asked, asOf, deadlineMs);
   }
 
-  // --- commands
-
-  /** Proposes a command and resolves when it is applied; rejects with NOT_LEADER if it must be asked elsewhere. */
-  write(request: WriteRequest, deadlineMs = Infinity): Promise<WriteResult> {
-    return this.#lead((proposals) => proposals.write(request, deadlineMs));
-  }
-
-  /**
-   * Keeps those who began later off keys and ranges. Resolves with a timestamp when whatever was under way there is over: as of
-   * that or later they are as they will stay.
-   */
-  async reserve(request: ReserveRequest, deadlineMs: number): Promise<Timestamp> {
-    await this.#lead((proposals) => proposals.reserve(request, deadlineMs));
-    if (request.forMs === 0 || mutant('reserved-too-early')) return 0;
-    // What is in flight is at or below the clock.
-    return (await this.reads.open({ kind: 'asOf', timestamp: this.clock.latest }, deadlineMs)).timestamp;
-  }
-
-  /** As a participant of a transaction: see Proposals. */
-  prepare(request: PrepareRequest, deadlineMs: number): Promise<PrepareResult> {
-    return this.#lead((proposals) => proposals.prepare(request, deadlineMs));
-  }
-
-  /** The attempt is decided. Resolves when that is applied here, or when nothing of it is left to be resolved. */
-  async resolve(request: ResolveRequest, deadlineMs: number): Promise<void> {
-    // A leader that lost its office unknowingly may not know the attempt, and must not say that it is done with it.
-    if (!mutant('resolved-unconfirmed')) await this.reads.open({ kind: 'linearizable' }, deadlineMs);
-    await this.#lead((proposals) => proposals.resolve(request));
-  }
-
-  /** As the home of a transaction, in one and the same term from its begin to its decision. */
-  decide(request: DecideRequest, term: Term, deadlineMs: number): Promise<DecideResult> {
-    return this.#lead((proposals) => {
-      if (proposals.term !== term && !mutant('decide-in-later-term')) throw this.notLeader();
-      return proposals.decide(request, deadlineMs);
-    });
-  }
-
-  conclude(id: RequestId, result: WriteResult, term: Term): Promise<WriteResult> {
-    return this.#lead((proposals) => {
-      if (proposals.term !== term) throw this.notLeader();
-      return proposals.conclude(id, result);
-    });
-  }
-
-  forget(ids: readonly TransactionId[]): Promise<void> {
-    return this.#lead((proposals) => proposals.forget(ids));
-  }
-
-  refuse(id: RequestId, conditions: readonly PlacedCondition[]): Promise<WriteResult | undefined> {
-    return this.#lead<WriteResult | undefined>((proposals) => proposals.refuse(id, conditions) ?? Promise.resolve(undefined));
+  /** Carries out what home has decided; see ReadHost. */
+  resolve(request: ResolveRequest, deadlineMs: number): Promise<void> {
+    return this.commands.resolve(request, deadlineMs);
   }
 
   /** Somebody waits here who has a deadline, or for what time may change; or a transaction over several buckets is not over. */
   get isBusy(): boolean {
     const { home, participant } = this.state;
-    return this.blocked || this.reads.areWaiting || this.#proposals?.areWaiting === true || home.count + participant.count > 0;
+    return this.blocked || this.reads.areWaiting || this.commands.areWaiting || home.count + participant.count > 0;
   }
 
   /** Ends the reads and the commands that nobody waits for any more. */
   expire(now: number): void {
     this.reads.expire(now);
-    this.#proposals?.expire(now);
-  }
-
-  #lead<T>(work: (proposals: Proposals) => Promise<T>): Promise<T> {
-    if (!this.raft.canServe() || this.#installing) return Promise.reject(this.notLeader());
-    try {
-      return work(this.#leaderProposals());
-    } catch (error) {
-      // Raft takes no proposals while leadership is being handed over.
-      return Promise.reject(error instanceof Error ? error : new Error(String(error)));
-    }
-  }
-
-  /** Proposes a change of what the bucket retains, and resolves when it is applied: what came of it stands in the meta record. */
-  async retain(entry: RetentionEntry): Promise<void> {
-    if (!this.raft.canServe() || this.#installing) throw this.notLeader();
-    if (this.#retaining.size >= RETENTION_ENTRIES_MAX) {
-      const message = `bucket ${this.bucket} has ${this.#retaining.size} changes of what it retains in flight; try again later`;
-      throw new TidemarkError('RESOURCE_EXHAUSTED', 'BUCKET_OVERLOADED', message, { retriable: true });
-    }
-    await this.#retaining.wait(this.#append(encodeRetention(entry)), this.raft.term);
-  }
-
-  #leaderProposals(): Proposals {
-    if (this.#proposals?.term !== this.raft.term) {
-      this.#proposals?.abandon('leadership changed');
-      this.#proposals = new Proposals(
-        {
-          state: this.state,
-          limits: this.#host.limits,
-          canServe: () => this.raft.canServe() && !this.#installing,
-          nextTimestamp: () => this.clock.next(),
-          clock: () => this.clock.latest,
-          raise: (timestamp) => {
-            this.#host.hybrid.mergeCommitted(timestamp);
-            this.clock.promise(timestamp);
-          },
-          append: (data) => this.#append(data),
-          notLeader: () => this.notLeader(),
-          monotonicMs: () => this.#host.clock.monotonicMs(),
-        },
-        this.raft.term,
-      );
-    }
-    return this.#proposals;
-  }
-
-  #append(data: Bytes): LogIndex {
-    const index = this.raft.propose(data, this.#host.clock.monotonicMs());
-    this.#host.changed(this);
-    return index;
+    this.commands.expire(now);
   }
 
   notLeader(): TidemarkError {
@@ -395,7 +279,7 @@ export class Replica {
     if (!this.raft.beat(now, this.#tellBeat)) this.raft.tick(now);
     this.#dueMs = this.raft.nextTickMs;
     // Where no quorum was heard leadership is over, which leaves nothing to write or to send, but callers who wait.
-    if (this.raft.hasReady() || this.#hasLostLeadership) this.#host.changed(this);
+    if (this.raft.hasReady() || this.commands.hasLostLeadership) this.#host.changed(this);
   }
 
   /**
@@ -456,7 +340,7 @@ export class Replica {
     this.#applyBacklog();
     this.reads.advance();
     // Last, for what is committed was answered above; and taking the Ready may itself have ended leadership.
-    this.#endLostLeadership();
+    this.commands.endLost();
     return ready;
   }
 
@@ -466,17 +350,6 @@ export class Replica {
     const now = this.#host.clock.monotonicMs();
     this.#trustsLease(now);
     this.reads.request(now);
-  }
-
-  get #hasLostLeadership(): boolean {
-    return this.#proposals !== undefined && !(this.isLeader && this.#proposals.term === this.raft.term);
-  }
-
-  #endLostLeadership(): void {
-    if (!this.isLeader) this.#retaining.abandon('its leader lost its office');
-    if (!this.#hasLostLeadership || mutant('effects-over-terms')) return;
-    this.#proposals?.abandon('its leader lost its office before the command was known to be committed');
-    this.#proposals = undefined;
   }
 
   get blocked(): boolean {
@@ -492,18 +365,17 @@ export class Replica {
     });
     this.raft.applied(state.applied.index);
     if (this.#backlog.wantsDropped()) this.raft.askAgain();
-    this.#proposals?.wake();
+    this.commands.wake();
     const hasMore = this.blocked && hasRoom();
     // Having applied some, raft may give the next ones, or reads that waited for the term's first entry.
     if (hasMore || this.raft.hasReady()) this.#host.changed(this);
   }
 
   #apply(entry: Entry): void {
-    const known = this.#proposals?.effectsAt(entry.index, entry.term);
+    const known = this.commands.effectsAt(entry.index, entry.term);
     const effects = this.state.apply(entry, known);
     if (effects !== undefined) this.#host.hybrid.mergeCommitted(effects.timestamp);
-    this.#proposals?.applied(entry.index, entry.term);
-    this.#retaining.applied(entry.index, entry.term);
+    this.commands.applied(entry.index, entry.term);
   }
 
   // --- snapshots
@@ -517,7 +389,7 @@ export class Replica {
   /** The snapshot stands in place of state and log. */
   restored(meta: SnapshotMeta, now: number): void {
     this.#backlog.clear();
-    this.#retaining.abandon('a snapshot took the place of the state');
+    this.commands.abandonRetaining('a snapshot took the place of the state');
     const taken = this.raft.restore(meta, now);
     assert(taken, `bucket ${this.bucket}: a snapshot at ${meta.index} was installed that raft does not take`);
     this.#host.hybrid.mergeCommitted(this.state.maxTimestamp);
@@ -535,8 +407,7 @@ export class Replica {
 
   close(): void {
     this.#closed = true;
-    this.#proposals?.abandon('its node is stopping');
-    this.#retaining.abandon('its node is stopping');
+    this.commands.close('its node is stopping');
     this.reads.close();
   }
 }

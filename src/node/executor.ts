@@ -131,7 +131,7 @@ export class Executor implements NodeHandle {
     const replica = this.#replica(bucket);
     const parts = partsOf(request, bucket, buckets);
     const result = await (parts === undefined
-      ? replica.write(request, this.#lockWaitMs(context))
+      ? replica.commands.write(request, this.#lockWaitMs(context))
       : transactions.write(replica, request, parts, { ...context, deadlineMs: this.#lockWaitMs(context) }));
     heat.write(bucket, bytesOfWrite(request.mutations));
     const served: Served = {
@@ -145,7 +145,7 @@ export class Executor implements NodeHandle {
 
   async #reserve(bucket: BucketId, request: ReserveRequest, context: OperationContext): Promise<Answer> {
     const { nodeId } = this.#options;
-    const timestamp = await this.#replica(bucket).reserve(request, this.#lockWaitMs(context));
+    const timestamp = await this.#replica(bucket).commands.reserve(request, this.#lockWaitMs(context));
     return answer<'reserve'>({}, { node: nodeId, timestamp, consistency: 'linearizable', hops: 0 }, context);
   }
 
@@ -166,10 +166,10 @@ export class Executor implements NodeHandle {
         checkWrite({ conditions, mutations: request.mutations }, limits);
         if (seen !== undefined && !mutant('write-ignores-session')) hybrid.merge(seen, 'the highest timestamp seen');
         for (const { since } of rangesOf(conditions)) hybrid.merge(since, 'conditions.unchanged.since');
-        return answer<'prepare'>(await replica.prepare(request, this.#lockWaitMs(context)), served, context);
+        return answer<'prepare'>(await replica.commands.prepare(request, this.#lockWaitMs(context)), served, context);
       }
       case 'resolve':
-        await replica.resolve(operation.request, deadlineMs);
+        await replica.commands.resolve(operation.request, deadlineMs);
         return answer<'resolve'>({}, served, context);
       case 'outcomes': {
         const outcomes = await transactions.answer(replica, operation.ids, operation.asOf, deadlineMs);

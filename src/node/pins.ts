@@ -60,7 +60,7 @@ async function add(replica: Replica, { name, timestamp, expires }: Addition, mos
   check(replica, name, timestamp, most);
   const present = replica.state.meta.pins.find((pin) => pin.name === name);
   if (present?.expires === expires) return;
-  await replica.retain({ kind: 'pin', name, timestamp, expires, most });
+  await replica.commands.retain({ kind: 'pin', name, timestamp, expires, most });
   // Whatever was in flight before may have changed what there was.
   check(replica, name, timestamp, most);
   if (replica.state.meta.pins.some((pin) => pin.name === name && pin.timestamp === timestamp && !pin.lost)) return;
@@ -74,10 +74,10 @@ async function remove(replica: Replica, action: Exclude<PinAction, { kind: 'list
   if (action.kind === 'takeBack') {
     const timestampOf = (): Timestamp | undefined => replica.state.meta.pins.find((pin) => pin.name === name)?.timestamp;
     // An entry that changes nothing, behind all that are in flight.
-    if (timestampOf() === undefined) await replica.retain({ kind: 'raise', horizon: 0, now: 0, pinFloor: 0 });
+    if (timestampOf() === undefined) await replica.commands.retain({ kind: 'raise', horizon: 0, now: 0, pinFloor: 0 });
     if (timestampOf() !== action.timestamp) return;
   }
-  await replica.retain({ kind: 'unpin', name });
+  await replica.commands.retain({ kind: 'unpin', name });
 }
 
 /** Some of the buckets that were asked have done it. */

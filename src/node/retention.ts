@@ -106,7 +106,7 @@ export class Retention {
     if ((!isDue && !isExpired) || this.#raising.has(bucket)) return;
     this.#raising.add(bucket);
     const pinFloor = earlier(now, limits.pinMsMax);
-    replica
+    replica.commands
       .retain({ kind: 'raise', horizon: Math.max(horizon, state.horizon), now, pinFloor })
       .catch((error: unknown) => log.debug('a horizon was not raised', { bucket, error: messageOf(error) }))
       .finally(() => this.#raising.delete(bucket));

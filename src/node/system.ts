@@ -80,7 +80,7 @@ export class SystemBucket {
   async #put(replica: Replica, record: PlacementRecord, condition: Condition, deadlineMs: number): Promise<boolean> {
     const mutations = [{ kind: 'put', key: PLACEMENT_KEY, value: encodeRecordOf(record) }] as const;
     const write = { conditions: [condition], mutations };
-    const { applied } = await this.#options.asRequest((id) => replica.write({ id, ...write }, deadlineMs));
+    const { applied } = await this.#options.asRequest((id) => replica.commands.write({ id, ...write }, deadlineMs));
     return applied;
   }
 

@@ -129,7 +129,7 @@ export class Transactions {
   async #coordinate(coordination: Coordination): Promise<WriteResult> {
     const { env, hybrid } = this.#options;
     const { replica, request, parts } = coordination;
-    const refused = await replica.refuse(request.id, parts.own.conditions);
+    const refused = await replica.commands.refuse(request.id, parts.own.conditions);
     if (refused !== undefined) return refused;
     let locked: Exclude<AttemptResult, { kind: 'done' }> | undefined;
     for (let tries = 0; ; tries += 1) {
@@ -186,14 +186,14 @@ export class Transactions {
     const [refusal] = replies.flatMap((reply) => (reply.kind === 'refused' ? [reply.result] : []));
     try {
       if (refusal !== undefined) {
-        return { kind: 'done', committed: false, result: await replica.conclude(request.id, refusal, term) };
+        return { kind: 'done', committed: false, result: await replica.commands.conclude(request.id, refusal, term) };
       }
       if (hopeless !== undefined && !mutant('decide-unprepared')) return hopeless;
       const participants = parts.others.map(({ bucket }) => bucket);
       const { conditions, mutations } = parts.own;
       const reservation = request.owner?.reservation ?? 0;
       const decide = { id, start, first, reservation, request: request.id, participants, after, conditions, mutations };
-      const decided = await replica.decide(decide, term, coordination.deadlineMs);
+      const decided = await replica.commands.decide(decide, term, coordination.deadlineMs);
       if (decided.kind === 'done' && decided.committed) {
         this.#tell(replica, { id, start, timestamp: decided.result.timestamp, participants });
       }
@@ -300,7 +300,7 @@ export class Transactions {
     this.#toForget.delete(replica);
     this.#background.run(async () => {
       try {
-        await replica.forget(ids);
+        await replica.commands.forget(ids);
       } finally {
         for (const id of ids) this.#told.delete(transactionKey(id));
       }
@@ -385,7 +385,7 @@ export class Transactions {
         const resolved = [...outcomes].map(async ([{ id, start }, outcome]) => {
           if (outcome.kind === 'pending') return;
           const commit = outcome.kind === 'committed' ? outcome.timestamp : 0;
-          await replica.resolve({ id, start, commit }, deadlineMs);
+          await replica.commands.resolve({ id, start, commit }, deadlineMs);
         });
         await Promise.all(resolved);
       } finally {

@@ -382,14 +382,14 @@ describe('a transaction', () => {
   it('throws what its function threw only if what that read could be checked', async () => {
     const { cluster, db, other } = await start('throws-unchecked');
     const keys = ['{t}a', '{t}b'];
-    const leader = leadingReplica(cluster, '{t}a');
-    const write = leader.write.bind(leader);
+    const { commands } = leadingReplica(cluster, '{t}a');
+    const write = commands.write.bind(commands);
     const thrown = new Error('no');
     const overloaded = new TidemarkError('RESOURCE_EXHAUSTED', 'BUCKET_OVERLOADED', 'too much', { retriable: true });
     // The next one, which is the check.
     const refuse = (): void => {
-      leader.write = () => {
-        leader.write = write;
+      commands.write = () => {
+        commands.write = write;
         return Promise.reject(overloaded);
       };
     };
@@ -416,7 +416,7 @@ describe('a transaction', () => {
     const refused = await failing({ attemptsMax: 2 }, refuse);
     expect(refused).to.include({ reason: 'BUCKET_OVERLOADED', outcome: 'none', retriable: true, cause: thrown });
     expect(refused.message).to.include('what it had read could not be checked: ');
-    const silent = await failing({ timeoutMs: 500 }, () => (leader.write = () => new Promise(() => undefined)));
+    const silent = await failing({ timeoutMs: 500 }, () => (commands.write = () => new Promise(() => undefined)));
     expect(silent, 'nothing is written, whatever becomes of it').to.include({ outcome: 'none', cause: thrown });
   });
 

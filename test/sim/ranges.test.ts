@@ -51,7 +51,7 @@ function nextId({ client }: World): RequestId {
 }
 
 function write(world: World, conditions: readonly Condition[], mutations: readonly Mutation[]): Promise<WriteResult> {
-  return world.leader.write({ id: nextId(world), conditions, mutations });
+  return world.leader.commands.write({ id: nextId(world), conditions, mutations });
 }
 
 /** A participant's part of a transaction; who began first is the older one. */
@@ -64,7 +64,7 @@ function attempt({ client }: World, first: Timestamp, part: Partial<PrepareReque
 const placed = (condition: Condition): PlacedCondition => ({ position: 0, condition });
 
 function prepare({ cluster, leader }: World, request: PrepareRequest): Promise<PrepareResult & { timestamp?: Timestamp }> {
-  return cluster.settle(leader.prepare(request, Infinity));
+  return cluster.settle(leader.commands.prepare(request, Infinity));
 }
 
 /** One put after another; answers with the timestamp of the last. */
@@ -142,14 +142,14 @@ describe('the condition that a range is unchanged', () => {
       const waiting = [0, 1].map(() => write(world, [unchanged(`${round}a/`, since)], [put('c')]).finally(() => settled.push(true)));
       await cluster.loop.runFor(200);
       expect(settled, 'who looks at a range waits for what is locked in it').to.deep.equal([]);
-      await cluster.settle(leader.resolve({ id: writer.id, start: writer.start, commit }, Infinity));
+      await cluster.settle(leader.commands.resolve({ id: writer.id, start: writer.start, commit }, Infinity));
       const expected = isLater ? { applied: false, failedVersion: commit } : { applied: true };
       for (const result of await cluster.settle(Promise.all(waiting))) expect(result).to.include(expected);
       // Who comes afterwards finds it stored, under its commit timestamp.
       expect(await cluster.settle(write(world, [unchanged(`${round}a/`, since)], [put('c')]))).to.include(expected);
       const upTo = attempt(world, before, { conditions: [placed(unchanged(`${round}a/`, since))] });
       expect((await prepare(world, upTo)).kind).to.equal(isLater ? 'refused' : 'prepared');
-      await cluster.settle(leader.resolve({ id: upTo.id, start: upTo.start, commit: 0 }, Infinity));
+      await cluster.settle(leader.commands.resolve({ id: upTo.id, start: upTo.start, commit: 0 }, Infinity));
     }
     await untilEqual(cluster);
     expect(cluster.fatal).to.deep.equal([]);
@@ -170,9 +170,9 @@ describe('the condition that a range is unchanged', () => {
     expect((await prepare(world, younger)).kind).to.equal('locked');
     const beside = attempt(world, since, { conditions });
     expect((await prepare(world, beside)).kind, 'two may look at the same').to.equal('prepared');
-    await cluster.settle(leader.resolve({ id: beside.id, start: beside.start, commit: 0 }, Infinity));
+    await cluster.settle(leader.commands.resolve({ id: beside.id, start: beside.start, commit: 0 }, Infinity));
     const commit = world.client.now();
-    await cluster.settle(leader.resolve({ id: reader.id, start: reader.start, commit }, Infinity));
+    await cluster.settle(leader.commands.resolve({ id: reader.id, start: reader.start, commit }, Infinity));
     expect(await cluster.settle(plain)).to.be.above(commit);
     // The other way round: an intent keeps a younger one from looking, and an older one waits and finds what became of it.
     const now = written ?? 0;
@@ -180,9 +180,9 @@ describe('the condition that a range is unchanged', () => {
     expect((await prepare(world, writer)).kind).to.equal('prepared');
     const look = { conditions: [placed(unchanged('a/', now))] };
     expect((await prepare(world, attempt(world, writer.first + 1, look))).kind).to.equal('locked');
-    const older = leader.prepare(attempt(world, writer.first - 1, look), Infinity);
+    const older = leader.commands.prepare(attempt(world, writer.first - 1, look), Infinity);
     const deleted = world.client.now();
-    await cluster.settle(leader.resolve({ id: writer.id, start: writer.start, commit: deleted }, Infinity));
+    await cluster.settle(leader.commands.resolve({ id: writer.id, start: writer.start, commit: deleted }, Infinity));
     const refused = await cluster.settle(older);
     expect(refused).to.deep.include({ kind: 'refused' });
     if (refused.kind === 'refused') expect(refused.result).to.include({ applied: false, failedVersion: deleted });
@@ -194,7 +194,7 @@ describe('the condition that a range is unchanged', () => {
     const since = await fill(world, ['a/1']);
     await fill(world, ['b/1']);
     const request = { id: nextId(world), conditions: [unchanged('a/', since)], mutations: [put('a/2')] };
-    const [one, two] = [leader.write(request), leader.write(request)];
+    const [one, two] = [leader.commands.write(request), leader.commands.write(request)];
     const { timestamp } = await cluster.settle(one);
     expect(await cluster.settle(two)).to.include({ applied: true, timestamp });
     const later = await cluster.settle(client.write(request.conditions, request.mutations, { id: request.id }));
@@ -206,13 +206,13 @@ describe('the condition that a range is unchanged', () => {
     const { cluster, client, leader } = world;
     const since = await fill(world, ['a/1']);
     const request = { id: nextId(world), conditions: [unchanged('a/', since)], mutations: [put('a/2')] };
-    const { timestamp } = await cluster.settle(leader.write(request));
+    const { timestamp } = await cluster.settle(leader.commands.write(request));
     Object.defineProperty(leader.state, 'horizon', { get: () => timestamp });
-    expect(await cluster.settle(leader.write(request))).to.include({ applied: true, timestamp });
+    expect(await cluster.settle(leader.commands.write(request))).to.include({ applied: true, timestamp });
     const later = await cluster.settle(client.write(request.conditions, request.mutations, { id: request.id }));
     expect(later).to.include({ applied: true, timestamp });
     const forgotten = { ...request, id: { ...request.id, session: 79, born: 0 } };
-    expect(await cluster.settle(failure(leader.write(forgotten)))).to.include({ reason: 'REQUEST_FORGOTTEN', outcome: 'unknown' });
+    expect(await cluster.settle(failure(leader.commands.write(forgotten)))).to.include({ reason: 'REQUEST_FORGOTTEN', outcome: 'unknown' });
   });
 
   it('fails below the horizon, and when that rises while the range is looked at', async () => {

@@ -203,7 +203,7 @@ describe('retention', () => {
       return found;
     };
     const pin = async (name: string, timestamp: Timestamp, expires = 0): Promise<void> => {
-      await cluster.settle(leading().retain({ kind: 'pin', name, timestamp, expires, most: 3 }));
+      await cluster.settle(leading().commands.retain({ kind: 'pin', name, timestamp, expires, most: 3 }));
     };
     const names = (): string[] => leading().state.meta.pins.map(({ name, lost }) => (lost ? `${name} lost` : name)).sort();
     const first = await put(cluster, client, 'twist', 'first');
@@ -219,7 +219,7 @@ describe('retention', () => {
     expect(names(), 'one has expired').to.deep.equal(['one', 'two']);
     expect(await valueAsOf(cluster, client, 'twist', first)).to.equal('first');
     expect(await valueAsOf(cluster, client, 'twist', second)).to.equal('second');
-    await cluster.settle(leading().retain({ kind: 'unpin', name: 'one' }));
+    await cluster.settle(leading().commands.retain({ kind: 'unpin', name: 'one' }));
     await cluster.loop.runFor(4000);
     expect((await failure(valueAsOf(cluster, client, 'twist', first))).details).to.deep.equal({ earliestReadable: String(second) });
     expect(await valueAsOf(cluster, client, 'twist', second)).to.equal('second');
@@ -256,7 +256,7 @@ describe('retention', () => {
     for (const { replica } of replicasOf(cluster, 0).concat(replicasOf(cluster, 1))) {
       if (!replica.raft.canServe()) continue;
       const expires = later(client.now(), 60_000);
-      await cluster.settle(replica.retain({ kind: 'pin', name: 'kept', timestamp: first, expires, most: 3 }));
+      await cluster.settle(replica.commands.retain({ kind: 'pin', name: 'kept', timestamp: first, expires, most: 3 }));
     }
     const ahead = leaderOf(cluster, 'twist', 2);
     cluster.clock(ahead).jumpWall(3_600_000);

@@ -53,7 +53,7 @@ describe('at the seams of a simulated cluster', () => {
     const successor = replicasOf(cluster, 0).find(({ node, replica: one }) => node !== leader && one.raft.canServe());
     const id = { session: 1, born: client.now(), sequence: 1, lowest: 1 };
     const mutations = [{ kind: 'put', key: bytes('k'), value: bytes('new') }] as const;
-    await cluster.settle(successor?.replica.write({ id, conditions: [], mutations }) ?? Promise.reject(new Error('no leader')));
+    await cluster.settle(successor?.replica.commands.write({ id, conditions: [], mutations }) ?? Promise.reject(new Error('no leader')));
     const found: string[] = [];
     const scan = async (): Promise<void> => {
       const pages = cluster.node(leader).router.scan({ start: EMPTY, end: EMPTY }, { timeoutMs: 8000 });

@@ -182,7 +182,7 @@ describe('a leader that no quorum answers any more', () => {
     const id = { session: 1, born: client.now(), sequence: 1, lowest: 1 };
     const request: WriteRequest = { id, conditions: [], mutations: [{ kind: 'put', key: bytes('k'), value: bytes('w') }] };
     let settledMs = Infinity;
-    const written = failure(replica.write(request)).finally(() => (settledMs = cluster.loop.nowMs));
+    const written = failure(replica.commands.write(request)).finally(() => (settledMs = cluster.loop.nowMs));
     expect(await cluster.loop.runUntil(() => !replica.isLeader, 2000)).to.equal(true);
     const lostMs = cluster.loop.nowMs;
     const error = await cluster.settle(written);

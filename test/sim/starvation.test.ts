@@ -176,15 +176,15 @@ describe('a transaction that takes its time while others write its keys all the 
     const [client, owner] = [cluster.client('c'), { reservation: 1, first: 1 }];
     const claim = { writes: [], reads: [bytes(key)], ranges: [] };
     const version = (): number => leader.state.pointer(bytes(key))?.timestamp ?? 0;
-    const put = leader.write({ id: client.newRequestId(), conditions: [], mutations: puts([key], 'put') });
-    const reserved = leader.reserve({ owner, claim, forMs: 1000 }, Infinity).then((timestamp) => [timestamp, version()]);
+    const put = leader.commands.write({ id: client.newRequestId(), conditions: [], mutations: puts([key], 'put') });
+    const reserved = leader.commands.reserve({ owner, claim, forMs: 1000 }, Infinity).then((timestamp) => [timestamp, version()]);
     const [{ timestamp }, [asOf = 0, seen]] = await cluster.settle(Promise.all([put, reserved]));
     expect(seen).to.equal(timestamp);
     expect(asOf).to.be.at.least(timestamp);
-    await cluster.settle(leader.reserve({ owner, claim, forMs: 0 }, Infinity));
+    await cluster.settle(leader.commands.reserve({ owner, claim, forMs: 0 }, Infinity));
     const several = client.write([], puts([home, key], 'several'));
     expect(await cluster.loop.runUntil(() => leader.state.participant.count > 0, 1000)).to.equal(true);
-    const after = leader.reserve({ owner, claim, forMs: 1000 }, Infinity).then((at) => [at, version()]);
+    const after = leader.commands.reserve({ owner, claim, forMs: 1000 }, Infinity).then((at) => [at, version()]);
     const [reply, [later = 0, now]] = await cluster.settle(Promise.all([several, after]));
     expect(now).to.equal(reply.timestamp);
     expect(later).to.be.at.least(reply.timestamp);
@@ -198,8 +198,8 @@ describe('a transaction that takes its time while others write its keys all the 
     const claim = { writes: [], reads: [bytes(key)], ranges: [] };
     const several = client.write([], puts([home, key], 'several'));
     expect(await cluster.loop.runUntil(() => leader.state.participant.count > 0, 1000)).to.equal(true);
-    const waiting = failure(leader.reserve({ owner, claim, forMs: 10_000 }, Infinity));
-    await cluster.settle(leader.reserve({ owner, claim, forMs: 0 }, Infinity));
+    const waiting = failure(leader.commands.reserve({ owner, claim, forMs: 10_000 }, Infinity));
+    await cluster.settle(leader.commands.reserve({ owner, claim, forMs: 0 }, Infinity));
     await cluster.settle(several);
     expect(await cluster.settle(waiting)).to.include({ code: 'CANCELLED' });
     const beganMs = cluster.loop.nowMs;
@@ -213,7 +213,7 @@ describe('a transaction that takes its time while others write its keys all the 
     const leader = leadingReplica(cluster, key);
     const claimOf = (names: readonly string[]) => ({ writes: [], reads: names.map(bytes), ranges: [] });
     const reserve = (first: number, names: readonly string[]): Promise<Timestamp> =>
-      leader.reserve({ owner: { reservation: first, first }, claim: claimOf(names), forMs: 10_000 }, Infinity);
+      leader.commands.reserve({ owner: { reservation: first, first }, claim: claimOf(names), forMs: 10_000 }, Infinity);
     await cluster.settle(Promise.all([reserve(1, ['other']), reserve(2, [key])]));
     const put = cluster.client('c').put(bytes(key), bytes('later'));
     await cluster.loop.runFor(200);
@@ -290,7 +290,7 @@ describe('a plain put of a key that transactions read, the next one always befor
       const conditions = [{ position: 0, condition: { kind: 'exists', key: bytes(key) } }] as const;
       const first = leader.clock.latest + session;
       const request = { id: id(session), home: bucketOf(bytes(home), BUCKETS), start: first, first, reservation: 0 };
-      const { kind } = await cluster.settle(leader.prepare({ ...request, conditions, mutations: [] }, Infinity));
+      const { kind } = await cluster.settle(leader.commands.prepare({ ...request, conditions, mutations: [] }, Infinity));
       return kind;
     };
     const found = [await prepare(1)];
@@ -299,7 +299,7 @@ describe('a plain put of a key that transactions read, the next one always befor
     await cluster.loop.runFor(20);
     for (let session = 2; session <= 6 && !over; session += 1) {
       found.push(await prepare(session));
-      await cluster.settle(leader.resolve({ id: id(session - 1), start: 0, commit: 0 }, Infinity));
+      await cluster.settle(leader.commands.resolve({ id: id(session - 1), start: 0, commit: 0 }, Infinity));
       await cluster.loop.runFor(20);
     }
     expect(found).to.deep.equal(['prepared', 'prepared', 'prepared', 'locked']);

@@ -324,7 +324,7 @@ describe('a transaction over several buckets', () => {
     const { id, start: began, timestamp: commit } = record ?? expect.fail('home keeps no record');
     cluster.process(2).resume();
     expect(deposed.raft.role).to.equal('leader');
-    const word = endingOf(deposed.resolve({ id, start: began, commit }, cluster.clock(2).monotonicMs() + 2000));
+    const word = endingOf(deposed.commands.resolve({ id, start: began, commit }, cluster.clock(2).monotonicMs() + 2000));
     expect((await cluster.settle(word)).outcome, 'it cannot know').to.equal('none');
     resolving.letGo();
     forgetting.letGo();
@@ -339,8 +339,8 @@ describe('a transaction over several buckets', () => {
     const { cluster, client, home, other } = world;
     const participant = leadingReplica(cluster, other);
     const requests: PrepareRequest[] = [];
-    const original = participant.prepare.bind(participant);
-    participant.prepare = (request, deadlineMs) => {
+    const original = participant.commands.prepare.bind(participant.commands);
+    participant.commands.prepare = (request, deadlineMs) => {
       requests.push(request);
       return original(request, deadlineMs);
     };
@@ -351,7 +351,7 @@ describe('a transaction over several buckets', () => {
     // The network brings the same once more, before home has dropped the record.
     const [request] = requests;
     if (request === undefined) expect.fail('it was not prepared');
-    const second = await cluster.settle(participant.prepare(request, cluster.clock(2).monotonicMs() + 1000));
+    const second = await cluster.settle(participant.commands.prepare(request, cluster.clock(2).monotonicMs() + 1000));
     await cluster.loop.runFor(2 * PATIENCE_MS);
     expect(await cluster.settle(valueOf(client, other)), 'what came later stays').to.equal('later');
     expect(second.kind).to.equal('ended');

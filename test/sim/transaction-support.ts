@@ -114,7 +114,7 @@ export interface HeldUp {
 }
 
 /** `look`: what stands there is looked at, by a replica that is known to lead. */
-export function holdUp(replica: Replica, step: 'decide' | 'forget' | 'resolve' | 'look'): HeldUp {
+export function holdUp({ commands, reads }: Replica, step: 'decide' | 'forget' | 'resolve' | 'look'): HeldUp {
   let count = 0;
   let letGo: () => void = () => undefined;
   const free = new Promise<void>((resolve) => (letGo = resolve));
@@ -123,12 +123,12 @@ export function holdUp(replica: Replica, step: 'decide' | 'forget' | 'resolve' |
     await free;
     return go(...args);
   };
-  if (step === 'decide') replica.decide = held(replica.decide.bind(replica));
-  else if (step === 'forget') replica.forget = held(replica.forget.bind(replica));
-  else if (step === 'resolve') replica.resolve = held(replica.resolve.bind(replica));
+  if (step === 'decide') commands.decide = held(commands.decide.bind(commands));
+  else if (step === 'forget') commands.forget = held(commands.forget.bind(commands));
+  else if (step === 'resolve') commands.resolve = held(commands.resolve.bind(commands));
   else {
-    const open = replica.reads.open.bind(replica.reads);
-    replica.reads.open = async (...args) => {
+    const open = reads.open.bind(reads);
+    reads.open = async (...args) => {
       const view = await open(...args);
       await held(() => Promise.resolve())();
       return view;
