@@ -4,13 +4,13 @@ import { mutant } from '../lib/mutants.js';
 import type { Limits } from '../env/limits.js';
 import type { Timestamp } from '../mvcc/timestamp.js';
 import type { LogIndex, Term } from '../raft/types.js';
-import { isOlder, Locks, type Claim, type Holder } from '../txn/locks.js';
-import { Reservations, type Owner } from '../txn/reservations.js';
+import type { Claim, Holder } from '../txn/locks.js';
 import { transactionKey, type Prepared, type TransactionId, type TransactionKey } from '../txn/transaction.js';
-import { claimOf, claimOfPrepared } from './claims.js';
+import { claimOf } from './claims.js';
 import { encodeEffects, type Effects, type WriteEffects } from './effects.js';
 import { Evaluation } from './evaluation.js';
-import { Blocked, LockQueue } from './lock-queue.js';
+import { LockManager, type Waiting } from './lock-manager.js';
+import type { Blocked } from './lock-queue.js';
 import { NO_RANGES, RangeChecks, type WatchedRanges } from './range-conditions.js';
 import type {
   Condition,
@@ -39,9 +39,7 @@ import type { BucketState } from './state.js';
  * Conditions on ranges may take several turns to look at (range-conditions.ts). A command that has some waits for that; it is
  * known by its id from the start, is evaluated in the turn in which all has been looked at, and others may overtake it.
  *
- * Locks of transactions are taken when they are proposed and let go when their resolution is applied. What meets one waits in
- * the queue, or, if it holds locks elsewhere and is younger, is refused (txn/locks.ts). Before that it must pass the reservations
- * (txn/reservations.ts).
+ * What transactions have locked or reserved must be passed before (lock-manager.ts): a command may have to wait for that as well.
  */
 interface Proposal {
   readonly effects: Effects;
@@ -67,18 +65,6 @@ export interface ProposalHost {
   monotonicMs(): number;
 }
 
-/** A plain command, which may meet locks. */
-interface Waiting {
-  readonly request: WriteRequest;
-  /** Of a reservation: its transaction's, or its own, whose number is below 0. */
-  owner: Owner | undefined;
-  readonly deadlineMs: number;
-  /** How often it had to wait for somebody. */
-  waits: number;
-}
-
-const WAITS_MAX = 3;
-
 export class Proposals {
   readonly #host: ProposalHost;
   readonly #term: Term;
@@ -89,13 +75,7 @@ export class Proposals {
   /** Resolutions that are proposed. */
   readonly #resolving = new Map<TransactionKey, Promise<void>>();
   readonly #evaluation: Evaluation;
-  readonly #locks = new Locks();
-  readonly #reservations: Reservations;
-  /** The latest turn of each that waits to reserve: what its owner lets go of meanwhile must not come back. */
-  readonly #reserving = new Map<number, symbol>();
-  /** How many commands of this term have reserved what they wait for. */
-  #ownReservations = 0;
-  readonly #queue: LockQueue;
+  readonly #locks: LockManager;
   readonly #ranges: RangeChecks;
   /** Commands whose ranges are being looked at. */
   #examining = 0;
@@ -108,14 +88,9 @@ export class Proposals {
   constructor(host: ProposalHost, term: Term) {
     this.#host = host;
     this.#term = term;
-    const { lockWaitersPerBucketMax, reservationBytesPerBucketMax } = host.limits;
-    this.#queue = new LockQueue(lockWaitersPerBucketMax);
-    this.#reservations = new Reservations(reservationBytesPerBucketMax, (ended) => this.#queue.released(reservationName(ended)));
+    this.#locks = new LockManager(host);
     this.#evaluation = new Evaluation(host.state);
     this.#ranges = new RangeChecks(host.state, host.limits);
-    for (const prepared of host.state.participant.prepared()) {
-      if (!mutant('locks-lost-with-leader')) this.#locks.take(prepared, claimOfPrepared(prepared));
-    }
   }
 
   get term(): Term {
@@ -134,11 +109,11 @@ export class Proposals {
     const known = this.#known(id);
     if (known !== undefined) return known;
     const conditions = request.conditions.map((condition, position) => ({ position, condition }));
-    const waiting: Waiting = { request, owner: request.owner, deadlineMs, waits: 0 };
+    const waiting: Waiting = { request, owner: request.owner, deadlineMs, waits: 0, result: () => this.#byId.get(name) };
     const result = this.#whenFree(conditions, deadlineMs, (ranges) => {
       const knownByNow = this.#known(id);
       if (knownByNow !== undefined) return knownByNow;
-      const blocked = this.#blocked(waiting);
+      const blocked = this.#locks.blocked(waiting);
       if (blocked !== undefined) return blocked;
       this.#checkLoad();
       const effects = this.#evaluate(id, conditions, mutations, ranges);
@@ -155,39 +130,6 @@ export class Proposals {
     return known.kind === 'done' ? Promise.resolve(known.result) : Promise.reject(forgotten(id, state));
   }
 
-  #blocked(waiting: Waiting): Blocked | undefined {
-    if ((this.#locks.isEmpty && this.#reservations.count === 0) || mutant('writes-ignore-locks')) return undefined;
-    const { request, owner } = waiting;
-    const claim = claimOf(request.conditions, request.mutations);
-    const [holder] = this.#locks.conflicts(claim);
-    const blocked = holder === undefined ? this.#reserved(claim, owner) : blockedBy(holder);
-    if (blocked !== undefined) this.#waits(waiting, claim);
-    return blocked;
-  }
-
-  /** What is read all the time is never free of shared locks: who finds new ones again and again lets no more come. */
-  #waits(waiting: Waiting, claim: Claim): void {
-    waiting.waits += 1;
-    const { request, waits, owner, deadlineMs } = waiting;
-    const hasReserved = owner !== undefined && owner.reservation !== 0;
-    if (waits !== WAITS_MAX || hasReserved || mutant('waiting-writes-overtaken')) return;
-    this.#ownReservations += 1;
-    const reservation = -this.#ownReservations;
-    waiting.owner = { reservation, first: owner?.first ?? this.#host.clock() };
-    this.#reservations.place(waiting.owner, claim, deadlineMs);
-    const ended = (): void => {
-      this.#reservations.end(reservation);
-      this.#queue.wake();
-    };
-    // It has waited before, so it is known by its id by now.
-    this.#byId.get(idKey(request.id))?.then(ended, ended);
-  }
-
-  #reserved(claim: Claim, owner: Owner | undefined): Blocked | undefined {
-    const reservation = mutant('reservations-ignored') ? undefined : this.#reservations.inTheWay(claim, owner);
-    return reservation === undefined ? undefined : new Blocked(reservationName(reservation));
-  }
-
   /** Does the step in a turn in which all ranges of the conditions have been looked at and nothing that it meets is locked. */
   #whenFree<T>(
     conditions: readonly PlacedCondition[],
@@ -200,7 +142,7 @@ export class Proposals {
     } catch (error) {
       return Promise.reject(error instanceof Error ? error : new Error(String(error)));
     }
-    const run = (): Promise<T> => this.#queue.run(deadlineMs, () => step(ranges));
+    const run = (): Promise<T> => this.#locks.run(deadlineMs, () => step(ranges));
     const result = ranges.examine === undefined ? run() : this.#whenExamined(ranges.examine, run);
     const ended = (): void => ranges.end();
     if (conditions.length > 0) result.then(ended, ended);
@@ -266,33 +208,8 @@ export class Proposals {
   // --- reservations
 
   /** Resolves when nothing that is locked is in the way any more; what was proposed before may still have to be applied. */
-  reserve({ owner, claim, forMs }: ReserveRequest, deadlineMs: number): Promise<void> {
-    const { reservation } = owner;
-    if (forMs === 0) {
-      this.#reserving.delete(reservation);
-      this.#reservations.end(reservation);
-      this.#queue.wake();
-      return Promise.resolve();
-    }
-    const turn = Symbol(reservationName(reservation));
-    const isOver = (): boolean => this.#reserving.get(reservation) !== turn;
-    this.#reserving.set(reservation, turn);
-    const result = this.#queue.run(deadlineMs, () => {
-      if (isOver()) throw new TidemarkError('CANCELLED', 'CANCELLED', 'its owner has let go of it, or reserved something else');
-      if (!this.#reservations.place(owner, claim, this.#host.monotonicMs() + forMs)) {
-        const message = `${this.#reservations.count} older transactions have reserved much of bucket ${this.#host.state.bucket}`;
-        throw new TidemarkError('RESOURCE_EXHAUSTED', 'BUCKET_OVERLOADED', message, { retriable: true });
-      }
-      const [holder] = this.#locks.conflicts(claim);
-      return this.#reserved(claim, owner) ?? (holder === undefined ? Promise.resolve() : blockedBy(holder));
-    });
-    const settled = (): void => {
-      if (!isOver()) this.#reserving.delete(reservation);
-    };
-    result.then(settled, settled);
-    // Those whose reservations had to make room keep nobody waiting any more, nor does its own former one.
-    this.#queue.wake();
-    return result;
+  reserve(request: ReserveRequest, deadlineMs: number): Promise<void> {
+    return this.#locks.reserve(request, deadlineMs);
   }
 
   // --- transactions: as a participant
@@ -311,7 +228,7 @@ export class Proposals {
       if (this.#hasEnded(request.id, request.start)) {
         return Promise.resolve({ kind: 'ended', upTo: participant.tooOldFor(this.#host.clock()) });
       }
-      const blocked = this.#blockedOrDead(holder, claim, request.reservation);
+      const blocked = this.#locks.blockedOrDead(holder, claim, request.reservation);
       if (blocked !== undefined) return blocked === 'dead' ? Promise.resolve({ kind: 'locked' }) : blocked;
       this.#checkLoad();
       this.#checkRoom();
@@ -322,19 +239,6 @@ export class Proposals {
 
   #hasEnded(id: TransactionId, start: Timestamp): boolean {
     return this.#resolving.has(transactionKey(id)) || this.#host.state.participant.hasEnded(id, start, this.#host.clock());
-  }
-
-  /**
-   * Wait-die: who is older than all in its way waits for one of them, who is younger than one gives up. Only older ones have
-   * reservations that are in the way.
-   */
-  #blockedOrDead(holder: Holder, claim: Claim, reservation: number): Blocked | 'dead' | undefined {
-    if (this.#reserved(claim, { reservation, first: holder.first }) !== undefined) return 'dead';
-    const conflicts = this.#locks.conflicts(claim);
-    const [first] = conflicts;
-    if (first === undefined) return undefined;
-    const mayWait = mutant('younger-waits-too') || conflicts.every((other) => isOlder(holder, other));
-    return mayWait ? blockedBy(first) : 'dead';
   }
 
   #checkRoom(): void {
@@ -389,7 +293,7 @@ export class Proposals {
       const known = state.sessions.lookup(request.request);
       if (known.kind === 'done') return Promise.resolve({ kind: 'done', committed: false, result: known.result });
       if (known.kind === 'unknown') throw forgotten(request.request, state);
-      const blocked = this.#blockedOrDead({ id, first }, claim, reservation);
+      const blocked = this.#locks.blockedOrDead({ id, first }, claim, reservation);
       if (blocked !== undefined) return blocked === 'dead' ? Promise.resolve({ kind: 'locked' }) : blocked;
       this.#checkLoad();
       if (state.home.count + this.#recordsInFlight >= limits.recordsPerBucketMax) {
@@ -423,7 +327,7 @@ export class Proposals {
   refuse(id: RequestId, conditions: readonly PlacedCondition[]): Promise<WriteResult> | undefined {
     const onKeys = conditions.filter(({ condition }) => condition.kind !== 'unchanged');
     if (onKeys.length === 0 || this.#host.state.sessions.lookup(id).kind !== 'new') return undefined;
-    if (this.#locks.conflicts(claimOf(unplaced(onKeys), [])).length > 0) return undefined;
+    if (this.#locks.isLocked(claimOf(unplaced(onKeys), []))) return undefined;
     const timestamp = this.#host.nextTimestamp();
     const result = this.#evaluation.refusal(onKeys, timestamp, NO_RANGES);
     return result && this.#append({ kind: 'write', timestamp, id, result, effects: [] }, result);
@@ -452,10 +356,9 @@ export class Proposals {
         this.#preparesInFlight -= 1;
         break;
       case 'resolve':
-        for (const key of this.#locks.release(effects.id)) {
+        this.#locks.release(effects.id, (key) => {
           if (!mutant('range-misses-resolved')) this.#ranges.note(toMapKey(key), effects.commit);
-        }
-        this.#queue.released(transactionKey(effects.id));
+        });
         break;
       case 'refuse':
       case 'forget':
@@ -465,18 +368,16 @@ export class Proposals {
 
   /** Tries again what waited for locks that were let go. Not in the midst of applying. */
   wake(): void {
-    this.#queue.wake();
+    this.#locks.wake();
   }
 
   /** Commands wait for locks, or something is reserved, which ends by time. */
   get areWaiting(): boolean {
-    return this.#queue.count > 0 || this.#reservations.count > 0;
+    return this.#locks.areWaiting;
   }
 
   expire(now: number): void {
-    this.#reservations.expire(now);
-    this.#queue.wake();
-    this.#queue.expire(now);
+    this.#locks.expire(now);
   }
 
   /** Leadership ended: whatever is in flight may or may not commit. */
@@ -486,7 +387,7 @@ export class Proposals {
     this.#byIndex.clear();
     this.#evaluation.clear();
     this.#bytes = 0;
-    this.#queue.abandon(() => this.#host.notLeader());
+    this.#locks.abandon(() => this.#host.notLeader());
   }
 }
 
@@ -506,14 +407,6 @@ function track<K, T>(running: Map<K, Promise<T>>, name: K, promise: Promise<T>):
 
 function unplaced(conditions: readonly PlacedCondition[]): Condition[] {
   return conditions.map(({ condition }) => condition);
-}
-
-function blockedBy({ id }: Holder): Blocked {
-  return new Blocked(transactionKey(id));
-}
-
-function reservationName(reservation: number): string {
-  return `reservation ${reservation}`;
 }
 
 function idKey(id: RequestId): string {
