@@ -211,7 +211,7 @@ export class Membership {
   called({ bucket, message }: { readonly bucket: BucketId; readonly message: Message }): void {
     const { hosting, nodeId, log, added, onBug } = this.#options;
     // Heartbeats as well: a leader whose log begins later than what a silent replica lacks has nothing else to send to it.
-    const isLeaders = ['append', 'heartbeat', 'snapshot'].includes(message.type);
+    const isLeaders = message.type === 'append' || message.type === 'heartbeat';
     if (!isLeaders || nodeOfReplica(message.to) !== nodeId || this.#isBusy(bucket)) return;
     const make = async (): Promise<void> => {
       const replica = await hosting.add(bucket, message.to);

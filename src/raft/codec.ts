@@ -1,8 +1,5 @@
 import { EMPTY, toBytes } from '../lib/bytes.js';
-import { configFromArrays } from './config.js';
-import type {
-  AppendMessage, AppendReply, Config, Entry, EntryKind, HeartbeatMessage, HeartbeatReply, Message, SnapshotMeta,
-} from './types.js';
+import type { AppendMessage, AppendReply, Entry, EntryKind, HeartbeatMessage, HeartbeatReply, Message } from './types.js';
 
 /**
  * Messages as arrays in a fixed order, ready for a frame: [kind, from, to, term, then the fields of that kind].
@@ -19,18 +16,18 @@ const KINDS = [
   'preVote',
   'voteReply',
   'preVoteReply',
-  'snapshot',
+  // Was a message that nobody sent. The kinds behind it keep their numbers.
+  undefined,
   'timeoutNow',
   'readIndex',
   'readIndexReply',
   'appendReply',
-] as const satisfies readonly Message['type'][];
+] as const satisfies readonly (Message['type'] | undefined)[];
 
 const APPEND = 0;
 const APPEND_REPLY = 1;
 const HEARTBEAT = 2;
 const HEARTBEAT_REPLY = 3;
-const SNAPSHOT = 8;
 const TIMEOUT_NOW = 9;
 const READ_INDEX = 10;
 const READ_INDEX_REPLY = 11;
@@ -60,8 +57,6 @@ export function messageToArray(m: Message): unknown[] {
     case 'voteReply':
     case 'preVoteReply':
       return [KINDS.indexOf(m.type), m.from, m.to, m.term, m.granted, m.floor];
-    case 'snapshot':
-      return [SNAPSHOT, m.from, m.to, m.term, ...metaToArray(m.meta)];
     case 'timeoutNow':
       return [TIMEOUT_NOW, m.from, m.to, m.term];
     case 'readIndex':
@@ -97,11 +92,6 @@ export function messageFromArray(fields: unknown): Message {
     case 'preVoteReply':
       mustHave(f, 6);
       return { type, from, to, term, granted: flag(f[4]), floor: whole(f[5]) };
-    case 'snapshot': {
-      const meta = metaFromArray(f.slice(4));
-      if (meta.term > term) throw malformed();
-      return { type, from, to, term, meta };
-    }
     case 'timeoutNow':
       mustHave(f, 4);
       return { type, from, to, term };
@@ -113,18 +103,6 @@ export function messageFromArray(fields: unknown): Message {
       whole(f[6]);
       return { type, from, to, term, context: whole(f[4]), index: whole(f[5]) };
   }
-}
-
-/** [index, term, voters, outgoing, learners, learnersNext] */
-export function metaToArray({ index, term, config }: SnapshotMeta): unknown[] {
-  return [index, term, ...configToArrays(config)];
-}
-
-export function metaFromArray(fields: unknown): SnapshotMeta {
-  if (!Array.isArray(fields)) throw malformed();
-  const f: readonly unknown[] = fields;
-  mustHave(f, 6);
-  return { index: positive(f[0]), term: positive(f[1]), config: configFromArrays(f[2], f[3], f[4], f[5]) };
 }
 
 interface Envelope {
@@ -208,10 +186,6 @@ function heartbeatFrom(f: readonly unknown[], { from, to, term }: Envelope): Hea
     closed: whole(f[7]),
     closedIndex: whole(f[8]),
   };
-}
-
-function configToArrays(config: Config): unknown[] {
-  return [config.voters, config.outgoing, config.learners, config.learnersNext];
 }
 
 function mustHave(fields: readonly unknown[], length: number): void {

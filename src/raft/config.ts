@@ -132,7 +132,7 @@ export function decodeConfig(data: Bytes): Config {
   return configFromArrays(fields[1], fields[2], fields[3], fields[4]);
 }
 
-export function configFromArrays(voters: unknown, outgoing: unknown, learners: unknown, next: unknown): Config {
+function configFromArrays(voters: unknown, outgoing: unknown, learners: unknown, next: unknown): Config {
   const config = {
     voters: idList(voters),
     outgoing: idList(outgoing),

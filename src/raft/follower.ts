@@ -3,7 +3,7 @@ import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { decodeConfig } from './config.js';
 import type { Core } from './core.js';
-import type { AppendMessage, HeartbeatMessage, LogIndex, Message, ReplicaId, SnapshotMessage } from './types.js';
+import type { AppendMessage, HeartbeatMessage, LogIndex, Message, ReplicaId } from './types.js';
 
 /** How many closed timestamps wait for their index to be applied; more are thinned out. */
 const CLOSED_WAITING_MAX = 16;
@@ -157,12 +157,5 @@ export class Follower {
     const reply: Message = { type: 'appendReply', from: core.id, to, term: core.term, ...found };
     if (mutant('ack-before-sync')) core.send(reply);
     else core.sendAfterSync(reply);
-  }
-
-  onSnapshot(m: SnapshotMessage): void {
-    const { core } = this;
-    // The log may have come this far by itself; then the data is not needed.
-    if (m.meta.index > core.commit && core.log.term(m.meta.index) === m.meta.term) core.commitTo(m.meta.index);
-    if (m.meta.index <= core.commit) this.accept(m.from, core.commit, 0, 0);
   }
 }

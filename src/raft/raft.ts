@@ -228,10 +228,6 @@ export class Raft {
         this.hearLeader(m.from);
         this.follower.onHeartbeat(m);
         break;
-      case 'snapshot':
-        this.hearLeader(m.from);
-        this.follower.onSnapshot(m);
-        break;
       case 'appendReply':
         this.leadership?.onAppendReply(m);
         break;
@@ -429,9 +425,8 @@ export class Raft {
   private onStale(m: Message): void {
     const { core } = this;
     const envelope = { from: core.id, to: m.from, term: core.term };
-    if (m.type === 'append' || m.type === 'snapshot') {
-      const index = m.type === 'append' ? m.prevIndex : m.meta.index;
-      const nothing = { index, rejected: true, hintIndex: 0, hintTerm: 0, round: 0, floor: 0 };
+    if (m.type === 'append') {
+      const nothing = { index: m.prevIndex, rejected: true, hintIndex: 0, hintTerm: 0, round: 0, floor: 0 };
       core.send({ type: 'appendReply', ...envelope, ...nothing });
     } else if (m.type === 'heartbeat') {
       core.send({ type: 'heartbeatReply', ...envelope, round: 0, floor: 0 });

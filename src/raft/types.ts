@@ -126,12 +126,6 @@ export interface VoteReply extends Envelope {
   readonly floor: number;
 }
 
-/** Tells a follower that it needs a snapshot; the data travels outside the core and ends in `Raft.restore`. */
-export interface SnapshotMessage extends Envelope {
-  readonly type: 'snapshot';
-  readonly meta: SnapshotMeta;
-}
-
 export interface TimeoutNowMessage extends Envelope {
   readonly type: 'timeoutNow';
 }
@@ -156,7 +150,6 @@ export type Message =
   | HeartbeatReply
   | VoteMessage
   | VoteReply
-  | SnapshotMessage
   | TimeoutNowMessage
   | ReadIndexMessage
   | ReadIndexReply;
@@ -206,6 +199,9 @@ export interface Ready {
   readonly messagesAfterSync: readonly Message[];
   readonly committed: readonly Entry[];
   readonly reads: readonly ReadState[];
-  /** Followers that need a snapshot: the caller takes one, sends it, and reports with `snapshotSent`. */
+  /**
+   * Followers that need a snapshot: the caller takes one, sends it outside the core, where it ends in `Raft.restore`, and reports
+   * with `snapshotSent`.
+   */
   readonly snapshotsWanted: readonly ReplicaId[];
 }

@@ -33,7 +33,6 @@ const MESSAGES: Message[] = [
   { type: 'preVote', ...envelope, lastIndex: 9, lastTerm: 6, transfer: false },
   { type: 'voteReply', ...envelope, granted: true, floor: 2 ** 50 },
   { type: 'preVoteReply', ...envelope, granted: false, floor: 0 },
-  { type: 'snapshot', ...envelope, meta: { index: 9, term: 6, config } },
   { type: 'timeoutNow', ...envelope },
   { type: 'readIndex', ...envelope, context: 2 ** 40 },
   { type: 'readIndexReply', ...envelope, context: 2 ** 40, index: 9 },
@@ -53,8 +52,8 @@ describe('raft messages as arrays', () => {
     expect(bytes[2]).to.equal('990c0102070903040805');
     expect(bytes[3]).to.equal('99020102070803cb4330000000000000cb43200000000000020c');
     expect(bytes[4]).to.equal('96030102070304');
-    expect(bytes[10]).to.equal('9409010207');
-    expect(bytes[12]).to.equal('970b010207cb42700000000000000900');
+    expect(bytes[9]).to.equal('9409010207');
+    expect(bytes[11]).to.equal('970b010207cb42700000000000000900');
   });
 
   it('is small for heartbeats of an idle group', () => {
@@ -90,6 +89,12 @@ describe('raft messages as arrays', () => {
         }
       }),
       { numRuns: 2000, seed: 1 },
+    );
+  });
+
+  it('refuses the number that no message has any more', () => {
+    expect(() => messageFromArray([8, 1, 2, 7, 9, 6, config.voters, config.outgoing, config.learners, config.learnersNext])).to.throw(
+      RangeError,
     );
   });
 

@@ -245,8 +245,6 @@ function shortMessage(m: Message): string {
     case 'voteReply':
     case 'preVoteReply':
       return `${head} ${m.granted ? 'granted' : 'refused'}${m.floor > 0 ? ` floor ${m.floor}` : ''}`;
-    case 'snapshot':
-      return `${head} ${m.meta.index}/${m.meta.term}`;
     case 'timeoutNow':
       return head;
     case 'readIndex':
