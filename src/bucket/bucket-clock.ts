@@ -4,7 +4,7 @@ import type { Raft } from '../raft/raft.js';
 import type { BucketState } from './state.js';
 
 /**
- * What one replica of a bucket promises about time, and so what it may assign and call complete (design rules 9 and 11).
+ * What one replica of a bucket promises about time, and so what it may assign and call complete.
  *
  *   floor      what it has told a leader, and repeats to every candidate: whoever leads next assigns above it
  *   closed     at or below it nothing new commits behind the present last entry: leaders tell it, as far as a quorum has floors

@@ -7,8 +7,8 @@ import type { BucketState } from './state.js';
 import type { StateStore } from './state-store.js';
 
 /**
- * Garbage collection of one bucket (design rule 12): what no moment from the horizon on can show is deleted. The horizon is
- * raised by an entry of the log before; each replica collects by itself, when it likes.
+ * Garbage collection of one bucket: what no moment from the horizon on can show is deleted. The horizon is raised by an entry of
+ * the log before; each replica collects by itself, when it likes.
  *
  * When the horizon has passed a record, the version before it goes: every moment that can be read shows this record or a later
  * one. When the record is a deletion it goes too, for a missing version says the same; and if it is still the latest of its key,

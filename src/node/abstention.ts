@@ -3,8 +3,8 @@ import type { ClockCeiling } from './ceiling.js';
 
 /**
  * For a while after its start a node votes for nobody and leads nothing: it has forgotten which leaders it heard and when, so an
- * election timeout must pass, and which floors it promised, so its wall clock must pass the ceiling of those (design rule 9). A
- * clock that was behind, and is set right, ends that at once.
+ * election timeout must pass, and which floors it promised, so its wall clock must pass the ceiling of those. A clock that was
+ * behind, and is set right, ends that at once.
  */
 export class Abstention {
   readonly #clock: Clock;

@@ -8,7 +8,7 @@ import { later, type HybridClock, type Timestamp } from '../mvcc/timestamp.js';
 import type { LogWriter } from './log-writer.js';
 
 /**
- * The clock ceiling (design rule 9). A voter promises floors: timestamps that a later leader must stay above. It does not
+ * The clock ceiling. A voter promises floors: timestamps that a later leader must stay above. It does not
  * write each one down; it persists, now and then, a timestamp a little ahead of its clock and promises nothing above it.
  * After a restart it no longer knows which floors it promised, only that all were at or below the ceiling: until its wall
  * clock has passed that, it votes for nobody and promises nothing, and from then on the ceiling is its floor.

@@ -6,8 +6,8 @@ import type { LogIndex } from '../raft/types.js';
 import type { DigestItem, DigestJudged, PeerItem } from './peer-items.js';
 
 /**
- * Equal applied index means equal digest of applied effects (design rule 8). Here that is looked at, all the time: a replica
- * that has come to another state than the others, by a bug or by bad memory, must not go on serving.
+ * Equal applied index means equal digest of applied effects. Here that is looked at, all the time: a replica that has come to
+ * another state than the others, by a bug or by bad memory, must not go on serving.
  *
  *   leader   -> all       digestAsked   what is your digest at entry i (my last one)?
  *   follower -> leader    digestTold    as soon as it has applied entry i

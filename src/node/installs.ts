@@ -16,9 +16,9 @@ import type { SnapshotTransfer } from './snapshots.js';
 /**
  * Snapshots in and out of this node's replicas: takes one where raft wants it, and puts a received one in a replica's place.
  *
- * The order of an install (design rule 5): stage everything in a new slot and sync it; stop the replica; turn the meta record
- * to the new slot, durably; restart the log behind the snapshot, durably; tell raft; go on. A crash between the last two
- * writes leaves a state ahead of its log, which the next start recognises.
+ * The order of an install: stage everything in a new slot and sync it; stop the replica; turn the meta record to the new slot,
+ * durably; restart the log behind the snapshot, durably; tell raft; go on. A crash between the last two writes leaves a state
+ * ahead of its log, which the next start recognises.
  */
 export interface InstallOptions {
   readonly hosting: Hosting;

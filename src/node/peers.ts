@@ -22,8 +22,8 @@ export type { PeerItem, RaftItem, SnapshotItem } from './peer-items.js';
  * that is checked:
  *
  * - The first uuid seen for a node id is pinned, durably. A node id that later comes with another uuid has lost its data
- *   directory, and with it votes and acknowledged entries that the others count on (design rule 4). It is refused by all who
- *   knew it, and stops.
+ *   directory, and with it votes and acknowledged entries that the others count on. It is refused by all who knew it, and
+ *   stops.
  * - A node of another cluster, of one of this name that was founded otherwise (placement/founding.ts), or another node than the
  *   one dialed, is refused and said so in both logs. A node that is new stops: its configuration is wrong, and it has nothing
  *   to lose yet. A node that has been part of its cluster goes on: it may be the other that is wrong.

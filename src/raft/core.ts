@@ -33,7 +33,7 @@ export interface RaftOptions {
   readonly logCacheBytesMax: number;
   /**
    * While false the replica grants no vote and does not stand. A replica that restarted has forgotten which leader it heard
-   * and when, so it waits for one election timeout; and it has forgotten its floors (design rule 9).
+   * and when, so it waits for one election timeout; and it has forgotten which floors it promised.
    */
   readonly mayVote: () => boolean;
 }

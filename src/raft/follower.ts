@@ -9,9 +9,9 @@ import type { AppendMessage, HeartbeatMessage, LogIndex, Message, ReplicaId } fr
 const CLOSED_WAITING_MAX = 16;
 
 /**
- * The closed timestamps that a follower heard (design rule 11). One counts when the last index that its leader had then is
- * applied here, if that happens in the same term: what is applied is then exactly what that leader had. Once it counts it
- * is a fact for ever; what still waits when the term ends is forgotten, for other entries may take those places.
+ * The closed timestamps that a follower heard. One counts when the last index that its leader had then is applied here, if that
+ * happens in the same term: what is applied is then exactly what that leader had. Once it counts it is a fact for ever; what
+ * still waits when the term ends is forgotten, for other entries may take those places.
  */
 export class ClosedTimestamps {
   /** The highest one that counts. */

@@ -56,7 +56,7 @@ interface Envelope {
  * Rounds. Each time a leader sends a heartbeat or an append, the message carries `round`, a number that grows within the
  * term; a round's token is (term, round). A follower answers with the highest round of this term that it has accepted. One
  * mechanism serves three purposes: a quorum's round proves leadership since the round was sent (ReadIndex), renews the
- * lease from its send time, and acknowledges the floor (design rule 9) that was sent in it.
+ * lease from its send time, and acknowledges the floor that was sent in it.
  *
  * `floor` in a request is the leader's offer; in an answer the highest floor that this replica has promised to repeat to any
  * candidate it votes for, or 0 if it may promise none.

@@ -6,7 +6,7 @@ import { TidemarkError, messageOf } from '../../lib/errors.js';
  * - RESOURCE_EXHAUSTED / DISK_FULL: no space, or no quota, was left, or a file reached the size that this process may write.
  *   Fatal for the process all the same: it is not known how much of the batch is in the log file.
  * - DATA_LOSS / DISK_FAILED: a write or sync failed. After a failed fsync the kernel may have dropped the dirty pages and
- *   marked them clean, so a retry could succeed without the data (design rule 3).
+ *   marked them clean, so a retry could succeed without the data.
  * - DATA_LOSS / STORE_CORRUPT: the stored bytes are not what was written.
  * - FAILED_PRECONDITION / DATA_DIRECTORY_IN_USE, DATA_DIRECTORY_UNUSABLE: before anything was read or written.
  */
