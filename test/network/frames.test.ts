@@ -37,6 +37,14 @@ describe('the frame codec', () => {
     expect(decodeFrame(encodeFrame({ error: undefined }))).to.deep.equal({ error: undefined });
   });
 
+  it('takes a code that is none for UNKNOWN', () => {
+    for (const code of ['NO_SUCH_CODE', 'constructor', 'toString', '']) {
+      const frame = decodeFrame(general.encode({ end: { error: { code, reason: 'R', message: 'm' } } }));
+      if (Buffer.isBuffer(frame)) throw new Error('expected an end');
+      expect([frame.error?.code, frame.error?.reason], code).to.deep.equal(['UNKNOWN', 'R']);
+    }
+  });
+
   it('never throws, whatever the bytes are', () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 64 }), fc.boolean(), (bytes, tagged) => {

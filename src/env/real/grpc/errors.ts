@@ -34,7 +34,7 @@ export function detailOf(error: TidemarkError): ErrorDetail {
 }
 
 export function errorOfDetail(detail: ErrorDetail): TidemarkError {
-  const code: StatusCode = detail.code in STATUS ? (detail.code as StatusCode) : 'UNKNOWN';
+  const code: StatusCode = Object.hasOwn(STATUS, detail.code) ? (detail.code as StatusCode) : 'UNKNOWN';
   const outcome: Outcome = detail.outcome === 'OUTCOME_NONE' ? 'none' : 'unknown';
   const { retriable, details } = detail;
   return new TidemarkError(code, detail.reason, detail.message, { outcome, retriable, details });
