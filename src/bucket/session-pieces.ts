@@ -33,16 +33,6 @@ export class SessionPieces {
     this.#frozen = frozen;
   }
 
-  /** How many were made. */
-  get count(): number {
-    return this.#number;
-  }
-
-  /** The last one was made. */
-  get done(): boolean {
-    return this.#done;
-  }
-
   /** The next piece, of about that many bytes at most; undefined behind the last. */
   next(bytesMax = PIECE_BYTES): Bytes | undefined {
     if (this.#done) return undefined;
@@ -77,10 +67,6 @@ export class SessionLoader {
   /** Into an empty table. */
   constructor(sessions: Sessions) {
     this.sessions = sessions;
-  }
-
-  get count(): number {
-    return this.#count;
   }
 
   /** The last piece has come. */

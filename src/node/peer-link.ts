@@ -74,10 +74,6 @@ export class PeerLink {
     return this.#connectedSince;
   }
 
-  get queuedBytes(): number {
-    return this.#queuedBytes;
-  }
-
   dial(): void {
     if (this.#state === 'idle') this.#connect();
   }

@@ -68,15 +68,6 @@ export interface PeersOptions {
 /** Called when the stream to a node, or the one from it, has ended: what was on its way may be lost. */
 export type LostListener = (nodeId: NodeId, error: TidemarkError) => void;
 
-export interface PeerStatus {
-  readonly nodeId: NodeId;
-  /** Monotonic ms since when this node can send to it; undefined while it cannot. */
-  readonly connectedSince: number | undefined;
-  /** The peer has a stream to this node. */
-  readonly receiving: boolean;
-  readonly queuedBytes: number;
-}
-
 /** A stream that a peer dialed. */
 interface Inbound {
   readonly stream: FrameStream;
@@ -167,19 +158,6 @@ export class Peers {
   /** Monotonic ms since when `connected`, or undefined. */
   connectedSince(nodeId: NodeId): number | undefined {
     return this.#links.get(nodeId)?.connectedSince;
-  }
-
-  status(): PeerStatus[] {
-    const nodes = new Set([...this.#links.keys(), ...this.#inbound.keys()]);
-    return [...nodes].sort((a, b) => a - b).map((nodeId) => {
-      const link = this.#links.get(nodeId);
-      return {
-        nodeId,
-        connectedSince: link?.connectedSince,
-        receiving: this.#inbound.has(nodeId),
-        queuedBytes: link?.queuedBytes ?? 0,
-      };
-    });
   }
 
   /** Tells about ended streams, of both directions. Returns what ends that. */

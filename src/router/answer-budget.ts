@@ -150,10 +150,6 @@ export class Hold {
     this.#changed = changed;
   }
 
-  get bytes(): number {
-    return this.#bytes;
-  }
-
   get released(): boolean {
     return this.#released;
   }

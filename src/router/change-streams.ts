@@ -59,15 +59,11 @@ const ROTATIONS = 64;
 export class ChangeStreams {
   readonly #ports: ChangeStreamsPorts;
   #replicas: FeedReplicas | undefined;
+  /** How many of callers are open. */
   #open = 0;
 
   constructor(ports: ChangeStreamsPorts) {
     this.#ports = ports;
-  }
-
-  /** How many of callers are open. */
-  get size(): number {
-    return this.#open;
   }
 
   async *events(range: KeyRange, options: ChangesOptions): AsyncGenerator<StreamEvent> {

@@ -81,11 +81,6 @@ export class NearCache {
     this.#sketch = new SpaceSaving(keysMax * COUNTERS);
   }
 
-  /** How many keys are kept. */
-  get size(): number {
-    return this.#kept.size;
-  }
-
   /** What a bounded read shows, if that can be proved here; it counts as a read either way. */
   read(key: Bytes, maxStalenessMs: number, seen: Timestamp): Shown | undefined {
     const name = key.toString('latin1');

@@ -122,10 +122,6 @@ export class Locks {
     return this.#held.size === 0;
   }
 
-  get count(): number {
-    return this.#held.size;
-  }
-
   has(id: TransactionId): boolean {
     return this.#held.has(transactionKey(id));
   }

@@ -425,7 +425,7 @@ describe('peers', () => {
     a.peers.prune();
     await world.until(() => !b.peers.connected(1));
     await world.run(5000);
-    expect(a.peers.status()).to.deep.equal([]);
+    expect([a.peers.connected(2), a.peers.hears(2)]).to.deep.equal([false, false]);
     expect(b.peers.connected(1)).to.equal(false);
     expect(b.fatals).to.deep.equal([]);
   });

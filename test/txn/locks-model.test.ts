@@ -92,7 +92,7 @@ describe('the locks of a bucket, held against a simple model', () => {
       const random = new SimRandom(`locks/${seed}`);
       const locks = new Locks();
       const model = new Model();
-      let taken = 0;
+      const taken: Holder[] = [];
       for (let n = 1; n <= 400; n += 1) {
         const claim = claimOf(random);
         const conflicts = model.conflicts(claim);
@@ -101,15 +101,16 @@ describe('the locks of a bucket, held against a simple model', () => {
           const holder = holderOf(n);
           locks.take(holder, claim);
           model.held.push({ holder, claim });
-          taken += 1;
+          taken.push(holder);
         } else if (random.chance(0.3)) {
           const ended = random.pick(model.held);
           expect(locks.release(ended.holder.id)).to.deep.equal(ended.claim.writes);
           model.held = model.held.filter((each) => each !== ended);
         }
-        expect(locks.count).to.equal(model.held.length);
+        expect(taken.filter(({ id }) => locks.has(id))).to.deep.equal(model.held.map(({ holder }) => holder));
+        expect(locks.isEmpty).to.equal(model.held.length === 0);
       }
-      expect(taken).to.be.greaterThan(20);
+      expect(taken.length).to.be.greaterThan(20);
     });
   }
 });
