@@ -5,6 +5,9 @@ import type { SnapshotSource } from '../bucket/snapshot-port.js';
 import type { BucketId, NodeId } from '../placement/map.js';
 import { TransferHalf, type TransferHost } from './snapshot-transfer.js';
 
+/** How long it waits for the end of the installation, once all is sent. */
+const INSTALL_MS_MAX = 300_000;
+
 export interface Outgoing {
   readonly to: NodeId;
   readonly bucket: BucketId;
@@ -71,7 +74,7 @@ export class SnapshotSender extends TransferHalf {
 
   async #send(source: SnapshotSource): Promise<void> {
     const { bucket, transfer } = this;
-    const { limits, progressMsMax, installMsMax } = this.host;
+    const { limits, progressMsMax } = this.host;
     const { header } = source;
     const headerBytesMax = limits.messageBytesMax / 2;
     if (header.length > headerBytesMax) {
@@ -92,7 +95,7 @@ export class SnapshotSender extends TransferHalf {
     }
     this.#ended = true;
     this.post({ kind: 'snapshotEnd', bucket, transfer, chunks: this.#sent, crc });
-    await this.within(installMsMax, 'installation', () => this.#installed);
+    await this.within(INSTALL_MS_MAX, 'installation', () => this.#installed);
   }
 
   async #sendInTurn(data: Bytes): Promise<void> {

@@ -17,7 +17,6 @@ export interface TransferHost {
   /** Of the chunks of all transfers together. */
   readonly pace: Pace;
   readonly progressMsMax: number;
-  readonly installMsMax: number;
   accept(from: NodeId, bucket: BucketId, header: Bytes, toReplica: number): MaybePromise<SnapshotSink | undefined>;
   /** Whether the peer can answer. */
   hears(from: NodeId): boolean;

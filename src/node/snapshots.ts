@@ -44,9 +44,8 @@ export interface SnapshotTransferOptions {
   accept: TransferHost['accept'];
   /** A sink or a source failed as only a broken disk or a bug makes it: the node must stop. */
   onFatal(error: unknown): void;
-  /** How long one half waits for the other's next step; for the installation, for its end. */
+  /** How long one half waits for the other's next step. */
   readonly progressMsMax?: number;
-  readonly installMsMax?: number;
 }
 
 interface Receiving {
@@ -84,7 +83,6 @@ export class SnapshotTransfer {
       log: env.log,
       pace: new Pace(env, limits.snapshotBytesPerSecond),
       progressMsMax: options.progressMsMax ?? 30_000,
-      installMsMax: options.installMsMax ?? 300_000,
       accept: (from, bucket, header, toReplica) => options.accept(from, bucket, header, toReplica),
       hears: (from) => options.peers.hears(from),
       post: (to, item) => this.#post(to, item),

@@ -23,7 +23,7 @@ import { Trail } from './trail.js';
  *
  * Rounds: within a round every replica is asked at most once, the believed leader first, so that redirects cannot go in
  * circles. When nobody is left to ask, it waits, longer each time, or until somebody is heard to lead; then a new round begins.
- * A replica that leaves an attempt unanswered for `attemptTimeoutMs` (doubled each time) is passed over like one that refuses.
+ * A replica that leaves an attempt unanswered for ATTEMPT_TIMEOUT_MS (doubled each time) is passed over like one that refuses.
  *
  * A write keeps its request id through all attempts, so it cannot apply twice. Once an attempt may have taken effect, only an
  * answer settles the matter; without one the outcome is reported as unknown, whatever the last error said.
@@ -42,7 +42,6 @@ export interface DispatcherOptions {
   readonly zone: string;
   readonly linearizableAnywhere: 'hot' | 'always';
   readonly hedging: Hedging;
-  readonly attemptTimeoutMs: number;
   /** The cluster's present time, about. */
   readonly now: () => Timestamp;
   /** The router has been closed: nothing is tried any more. */
@@ -55,6 +54,8 @@ export interface DispatcherOptions {
 
 type KeyOperation = Extract<Operation, { readonly bucket: BucketId }>;
 
+/** How long one replica may take before another is asked; doubled each time. */
+const ATTEMPT_TIMEOUT_MS = 1000;
 const PAUSE_MIN_MS = 10;
 const PAUSE_MAX_MS = 250;
 
@@ -145,7 +146,7 @@ export class Dispatcher {
 
   /** One try at one node, within the time for one try. */
   async attempt<O extends Operation>(node: NodeId, operation: O, call: Call, trail?: Trail): Promise<Answer<O['kind']>> {
-    const { connections, cache, env, isHop, attemptTimeoutMs } = this.#options;
+    const { connections, cache, env, isHop } = this.#options;
     checkWanted(call.signal);
     const handle = connections.handleOf(node);
     if (handle === undefined) {
@@ -153,7 +154,7 @@ export class Dispatcher {
       throw new TidemarkError('UNAVAILABLE', 'NOT_CONNECTED', message, { retriable: true });
     }
     const alone = (cache.placement?.nodes.length ?? 0) <= 1;
-    const attemptMs = alone ? Infinity : attemptTimeoutMs * 2 ** (trail?.timeouts ?? 0);
+    const attemptMs = alone ? Infinity : ATTEMPT_TIMEOUT_MS * 2 ** (trail?.timeouts ?? 0);
     this.#loads.begin(node);
     try {
       return await handle.execute(operation, {

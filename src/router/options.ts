@@ -24,8 +24,6 @@ export interface RouterOptions {
   readonly self?: { readonly node: NodeId; readonly handle: NodeHandle } | undefined;
   /** The clock of the node in this process; without it, what the nodes say of theirs. */
   readonly now?: (() => Timestamp) | undefined;
-  /** How long one replica may take before another is asked; doubled each time. */
-  readonly attemptTimeoutMs?: number | undefined;
   /**
    * Which linearizable reads of one key go to any replica, which asks its leader how far it must be: those of buckets that have
    * read replicas, or whose leader has far more to do than others (`hot`, the default), or all.

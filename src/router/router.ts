@@ -63,7 +63,6 @@ import { Trail } from './trail.js';
  */
 const LINEARIZABLE = { kind: 'linearizable' } as const;
 const TIMEOUT_MS = 10_000;
-const ATTEMPT_TIMEOUT_MS = 1000;
 /** Keys of one getMany that are asked for at a time. */
 const GET_MANY_WINDOW_MIN = 16;
 const GET_MANY_WINDOW_MAX = 256;
@@ -128,7 +127,6 @@ export class Router implements NodeHandle {
       zone,
       linearizableAnywhere: options.linearizableAnywhere ?? 'hot',
       hedging: new Hedging(options.hedging ?? {}, env.metrics),
-      attemptTimeoutMs: options.attemptTimeoutMs ?? ATTEMPT_TIMEOUT_MS,
       now: () => this.#seen.now(),
       isClosed: () => this.#closed,
       retried: () => retries.add(),
