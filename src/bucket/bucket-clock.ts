@@ -104,7 +104,7 @@ export class BucketClock {
    */
   resolved(): Timestamp {
     const { maxTimestamp, horizon, participant } = this.#state;
-    const complete = Math.max(this.#raft().closed().timestamp, maxTimestamp, horizon);
+    const complete = Math.max(this.#raft().closedTimestamp, maxTimestamp, horizon);
     const lowest = mutant('resolved-above-intents') ? undefined : participant.lowestIntent();
     return Math.min(complete, (lowest ?? Infinity) - 1);
   }

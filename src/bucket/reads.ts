@@ -410,7 +410,7 @@ export class Reads {
   /** A bucket at rest has told of no timestamp since its last heartbeat: a later one is looked for only if somebody wants it. */
   #latestView(consistency: Consistency['kind'], atLeast: Timestamp = 0): View {
     const { raft, state } = this.#replica;
-    const known = Math.max(raft.closed().timestamp, state.maxTimestamp);
+    const known = Math.max(raft.closedTimestamp, state.maxTimestamp);
     const named = known >= atLeast ? known : Math.max(known, this.#replica.clock.completeUpTo(atLeast));
     return this.#view(consistency, TIMESTAMP_MAX, named);
   }

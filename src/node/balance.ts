@@ -1,7 +1,7 @@
 import type { Clock, Logger, Timers } from '../env/env.js';
 import type { Replica } from '../bucket/replica.js';
 import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
-import type { FollowerProgress } from '../raft/raft.js';
+import type { FollowerProgress } from '../raft/progress.js';
 import type { Peers } from './peers.js';
 
 /**

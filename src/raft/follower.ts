@@ -159,3 +159,17 @@ export class Follower {
     else core.sendAfterSync(reply);
   }
 }
+
+/** A message of an earlier term. Its sender learns what it must know to catch up; everything else is too late. */
+export function answerStale(core: Core, m: Message): void {
+  const envelope = { from: core.id, to: m.from, term: core.term };
+  if (m.type === 'append') {
+    const nothing = { index: m.prevIndex, rejected: true, hintIndex: 0, hintTerm: 0, round: 0, floor: 0 };
+    core.send({ type: 'appendReply', ...envelope, ...nothing });
+  } else if (m.type === 'heartbeat') {
+    core.send({ type: 'heartbeatReply', ...envelope, round: 0, floor: 0 });
+  } else if (m.type === 'vote' || m.type === 'preVote') {
+    const type = m.type === 'vote' ? 'voteReply' : 'preVoteReply';
+    core.send({ type, ...envelope, granted: false, floor: 0 });
+  }
+}

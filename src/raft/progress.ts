@@ -78,6 +78,9 @@ export class Progress {
   }
 }
 
+/** What the caller may know of it. */
+export type FollowerProgress = Readonly<Pick<Progress, 'id' | 'match' | 'next' | 'state' | 'heardMs'>>;
+
 /** The appends in flight to one follower: a ring of (last index, bytes), bounded in both. */
 export class Window {
   private readonly appendsMax: number;

@@ -4,9 +4,9 @@ import { TidemarkError } from '../lib/errors.js';
 import type { ConfigChange } from './config.js';
 import { Core, type RaftOptions } from './core.js';
 import { Election } from './election.js';
-import { Follower } from './follower.js';
+import { answerStale, Follower } from './follower.js';
 import { Leadership } from './leadership.js';
-import type { ProgressState } from './progress.js';
+import type { FollowerProgress } from './progress.js';
 import { ForwardedReads } from './reads.js';
 import type {
   Config, LogIndex, Message, Ready, ReplicaId, Role, SnapshotMeta, TellBeat, Term, VoteMessage, VoteReply,
@@ -122,11 +122,6 @@ export class Raft {
     return this.core.configs.at(this.core.applied);
   }
 
-  /** A change of members is under way: the next one is refused until it is over. */
-  get pendingConfig(): boolean {
-    return this.core.configs.activeIndex > this.core.commit || this.core.config.outgoing.length > 0;
-  }
-
   /** The replica that leadership is being handed to; 0 if none. */
   get transferringTo(): ReplicaId {
     return this.leadership?.transferringTo ?? 0;
@@ -215,7 +210,7 @@ export class Raft {
     const { core } = this;
     if (m.to !== core.id || m.from === core.id) return;
     if (m.term < core.term) {
-      this.onStale(m);
+      answerStale(core, m);
       return;
     }
     if (m.term > core.term && adoptsTerm(m)) this.becomeFollower(m.term, 0);
@@ -399,8 +394,8 @@ export class Raft {
   }
 
   /** The highest closed timestamp that holds for what is applied here, on a leader as well; 0 if none was heard. */
-  closed(): { readonly timestamp: number } {
-    return { timestamp: this.follower.closed.usable };
+  get closedTimestamp(): number {
+    return this.follower.closed.usable;
   }
 
   /** A leader closes at once what it may; others do nothing. */
@@ -419,21 +414,6 @@ export class Raft {
       retriable: true,
       details: leader === 0 ? {} : { leader: String(leader) },
     });
-  }
-
-  /** A message of an earlier term. Its sender learns what it must know to catch up; everything else is too late. */
-  private onStale(m: Message): void {
-    const { core } = this;
-    const envelope = { from: core.id, to: m.from, term: core.term };
-    if (m.type === 'append') {
-      const nothing = { index: m.prevIndex, rejected: true, hintIndex: 0, hintTerm: 0, round: 0, floor: 0 };
-      core.send({ type: 'appendReply', ...envelope, ...nothing });
-    } else if (m.type === 'heartbeat') {
-      core.send({ type: 'heartbeatReply', ...envelope, round: 0, floor: 0 });
-    } else if (m.type === 'vote' || m.type === 'preVote') {
-      const type = m.type === 'vote' ? 'voteReply' : 'preVoteReply';
-      core.send({ type, ...envelope, granted: false, floor: 0 });
-    }
   }
 
   private onVote(m: VoteMessage, now: number): void {
@@ -507,16 +487,6 @@ export class Raft {
     const { core } = this;
     core.send({ type: 'readIndexReply', from: core.id, to, term: core.term, context, index: 0 });
   }
-}
-
-export interface FollowerProgress {
-  readonly id: ReplicaId;
-  /** Durable there, as far as it told. */
-  readonly match: LogIndex;
-  readonly next: LogIndex;
-  readonly state: ProgressState;
-  /** When it was last heard of in this term. */
-  readonly heardMs: number;
 }
 
 /** Requests for votes are weighed first; and a pre-vote is granted in a term that nobody is in. */

@@ -326,7 +326,7 @@ class Chaos {
     const leader = this.network.leaders[0];
     if (leader === undefined || this.network.leaders.length > 1) return false;
     const { live } = leader;
-    if (!live.canServe() || live.pendingConfig || live.commitIndex < live.lastIndex) return false;
+    if (!live.canServe() || live.hasPendingConfig || live.commitIndex < live.lastIndex) return false;
     if (leader.state.index < live.commitIndex) return false;
     const { voters, learners } = live.config;
     return [...voters, ...learners].every((id) => {

@@ -124,7 +124,7 @@ describe('reads of a simulated cluster', () => {
       await cluster.loop.runFor(5);
       // Or a moment that lies ahead of it: then the answer has to wait until a quorum knows of the promise.
       await readAsOf(later(cluster.node(fast).hybrid.physicalNow(), round % 2 === 0 ? 0 : 500));
-      const closed = cluster.ids.map((id) => cluster.node(id).hosting.replicas.get(0)?.raft.closed().timestamp ?? 0);
+      const closed = cluster.ids.map((id) => cluster.node(id).hosting.replicas.get(0)?.raft.closedTimestamp ?? 0);
       cluster.network.isolate(`n${fast}`);
       cluster.crash(fast);
       await untilLed(cluster);

@@ -83,7 +83,7 @@ describe('resolved timestamps', () => {
     cluster.crash(2);
     await cluster.restart(2);
     const replica = replicasOf(cluster, 0).find(({ node }) => node === 2)?.replica;
-    expect(replica?.raft.closed().timestamp, 'nothing was heard').to.equal(0);
+    expect(replica?.raft.closedTimestamp, 'nothing was heard').to.equal(0);
     expect(replica?.resolved()).to.be.at.least(timestamp);
     const read = await cluster.settle(
       cluster.node(2).router.get(bytes('k'), { consistency: { kind: 'bounded', maxStalenessMs: 60_000 } }),
