@@ -27,3 +27,10 @@ export interface Random {
 export function randomIdentity(random: Random): number {
   return Math.max(1, random.uint32() * 2 ** 21 + Math.floor(random.uint32() / 2 ** 11));
 }
+
+/** Fulfilled when a timer of so many milliseconds goes off; nothing ends it earlier. */
+export function sleep(timers: Timers, ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    timers.after(ms, resolve);
+  });
+}

@@ -1,4 +1,5 @@
 import type { Clock, Logger, Timers } from '../env/env.js';
+import { sleep } from '../env/time.js';
 import type { Replica } from '../bucket/replica.js';
 import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
 import type { FollowerProgress } from '../raft/progress.js';
@@ -109,9 +110,7 @@ export class LeaderBalance {
     const { clock } = this.#options;
     const untilMs = clock.monotonicMs() + RESIGN_MS_MAX;
     while (!isOver() && this.handOver() > 0 && clock.monotonicMs() < untilMs) {
-      await new Promise<void>((resolve) => {
-        timers.after(RESIGN_LOOK_MS, resolve);
-      });
+      await sleep(timers, RESIGN_LOOK_MS);
     }
   }
 

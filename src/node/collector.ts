@@ -1,4 +1,5 @@
 import type { Counter, Metrics, Timers } from '../env/env.js';
+import { sleep } from '../env/time.js';
 import { mutant } from '../lib/mutants.js';
 import { keyAfter } from '../lib/ordered.js';
 import { collectedUpTo, collectRecord, noteCollected } from '../bucket/collect.js';
@@ -141,9 +142,7 @@ export class Collector {
   async #pause(): Promise<void> {
     const { state, timers } = this.#options;
     do {
-      await new Promise<void>((resolve) => {
-        timers.after(state.full ? PAUSE_BUSY_MS : PAUSE_MS, resolve);
-      });
+      await sleep(timers, state.full ? PAUSE_BUSY_MS : PAUSE_MS);
     } while (state.full && !this.#closed);
   }
 }

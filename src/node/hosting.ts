@@ -1,5 +1,6 @@
-import type { Env, Timers } from '../env/env.js';
+import type { Env } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
+import { sleep } from '../env/time.js';
 import { assert } from '../lib/assert.js';
 import type { Bytes } from '../lib/bytes.js';
 import { mutant } from '../lib/mutants.js';
@@ -145,7 +146,7 @@ export class Hosting {
     const { bucket, id } = replica;
     replica.beginInstall();
     await settled(replica);
-    while (replica.state.copies > 0) await pause(env.timers);
+    while (replica.state.copies > 0) await sleep(env.timers, PAUSE_MS);
     const { slot } = replica.state;
     this.replicas.delete(bucket);
     replica.close();
@@ -304,10 +305,4 @@ function emptyMeta(slot: Slot, replicaId: ReplicaId, config: Config): Meta {
 
 function goneKey(bucket: BucketId): Bytes {
   return Buffer.from(`${GONE_PREFIX}${bucket}`);
-}
-
-function pause(timers: Timers): Promise<void> {
-  return new Promise((resolve) => {
-    timers.after(PAUSE_MS, resolve);
-  });
 }

@@ -1,5 +1,6 @@
 import { pack, unpack } from 'msgpackr';
 import type { Env, FrameStream, StreamHandlers } from '../env/env.js';
+import { sleep } from '../env/time.js';
 import { EMPTY, type Bytes } from '../lib/bytes.js';
 import { isTidemarkError, messageOf, TidemarkError } from '../lib/errors.js';
 import type { Founding } from '../placement/founding.js';
@@ -102,9 +103,7 @@ async function askAll(env: Env, options: JoinOptions, applicant: Applicant): Pro
       log.warn(advice, { asked: options.seeds.join(', ') });
       hintDueMs = Infinity;
     }
-    await new Promise<void>((resolve) => {
-      timers.after(PAUSE_MS, resolve);
-    });
+    await sleep(timers, PAUSE_MS);
   }
 }
 

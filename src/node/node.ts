@@ -1,5 +1,6 @@
 import type { Env, Server, Store } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
+import { sleep } from '../env/time.js';
 import { messageOf, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica, ReplicaHost, Timing } from '../bucket/replica.js';
@@ -546,9 +547,7 @@ export class Node {
       if (this.#failed) throw new TidemarkError('UNAVAILABLE', 'SHUTTING_DOWN', 'the node is stopping', { retriable: true });
       // Nothing else does: a replica that is to go hears neither messages nor the clock.
       this.#turns.changed(replica);
-      await new Promise<void>((resolve) => {
-        this.#env.timers.after(1, resolve);
-      });
+      await sleep(this.#env.timers, 1);
     }
   }
 

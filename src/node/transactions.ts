@@ -1,6 +1,6 @@
 import type { Env } from '../env/env.js';
 import type { Limits } from '../env/limits.js';
-import { randomIdentity } from '../env/time.js';
+import { randomIdentity, sleep } from '../env/time.js';
 import { isTidemarkError, TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
@@ -158,9 +158,7 @@ export class Transactions {
         this.#keepAge(coordination);
         throw this.#failure(coordination, locked ?? result);
       }
-      await new Promise<void>((resolve) => {
-        env.timers.after(pauseMs, resolve);
-      });
+      await sleep(env.timers, pauseMs);
     }
   }
 

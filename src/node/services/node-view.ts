@@ -1,4 +1,4 @@
-import type { Clock, Timers } from '../../env/time.js';
+import { sleep, type Clock, type Timers } from '../../env/time.js';
 import { TidemarkError } from '../../lib/errors.js';
 import type { Replica } from '../../bucket/replica.js';
 import type { Timestamp } from '../../bucket/requests.js';
@@ -107,7 +107,7 @@ export class NodeView implements ClusterView {
   }
 
   async transferLeader(bucket: BucketId, to: NodeId, deadlineMs: number): Promise<NodeId> {
-    const { nodeId, clock, replicas } = this.#parts;
+    const { nodeId, clock, timers, replicas } = this.#parts;
     const replica = replicas.get(bucket);
     if (replica?.isLeader !== true) throw notLeader(nodeId, bucket, this.#parts.leaderOf(bucket));
     if (to === nodeId) return nodeId;
@@ -122,13 +122,9 @@ export class NodeView implements ClusterView {
     const untilMs = Math.min(deadlineMs, clock.monotonicMs() + TRANSFER_MS);
     while (replica.leaderNode === nodeId || replica.leaderNode === 0) {
       if (clock.monotonicMs() >= untilMs) throw notInTime(bucket, to);
-      await this.#pause();
+      await sleep(timers, LOOK_MS);
     }
     return replica.leaderNode;
-  }
-
-  #pause(): Promise<void> {
-    return new Promise((resolve) => void this.#parts.timers.after(LOOK_MS, resolve));
   }
 }
 

@@ -1,3 +1,4 @@
+import { sleep } from '../../env/time.js';
 import { isTidemarkError } from '../../lib/errors.js';
 import { SYSTEM_BUCKET, type NodeId } from '../../placement/map.js';
 import { placeOf, type PlacementChange, type PlacementRecord } from '../../placement/record.js';
@@ -28,9 +29,7 @@ export class Mover {
 
   async run(): Promise<void> {
     while (!this.#stopped) {
-      await new Promise<void>((resolve) => {
-        this.#cluster.loop.timers.after(this.#everyMs * 2 * this.#random.float(), resolve);
-      });
+      await sleep(this.#cluster.loop.timers, this.#everyMs * 2 * this.#random.float());
       if (!this.#stopped) this.#change();
     }
   }
