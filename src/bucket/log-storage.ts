@@ -67,6 +67,7 @@ export class LogStorage implements RecordUse {
   /** Those in use, oldest first. */
   readonly #records = new Map<number, RecordInfo>();
   #bytes = 0;
+  #added = 0;
   /** Records that nobody needs any more. */
   readonly #unused: number[] = [];
   #nextSequence = 1;
@@ -124,6 +125,11 @@ export class LogStorage implements RecordUse {
     return this.#bytes;
   }
 
+  /** Bytes of all records that were ever found or written, those included that are gone. */
+  get added(): number {
+    return this.#added;
+  }
+
   /** True if the next batch can delete something. */
   get hasUnused(): boolean {
     return this.#unused.length > 0;
@@ -164,6 +170,7 @@ export class LogStorage implements RecordUse {
     const record: RecordInfo = { bytes: data.length, segments: 0 };
     this.#records.set(sequence, record);
     this.#bytes += record.bytes;
+    this.#added += record.bytes;
     for (const { bucket, first, count, term } of sectionsOf(data)) this.log(bucket).segments.add(sequence, first, count, term);
     if (record.segments === 0) this.#drop(sequence, record);
   }

@@ -42,7 +42,7 @@ export interface Limits {
   readonly logBytesKept: number;
   /**
    * Log on disk of all buckets of a node: above it the oldest entries go, as far as they are applied, whoever might still want
-   * them. Never less than what is not yet applied.
+   * them; what somebody needs behind a snapshot only above four times of it. Never less than what is not yet applied.
    */
   readonly logStoreBytesMax: number;
   readonly snapshotChunkBytes: number;

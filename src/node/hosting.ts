@@ -51,6 +51,11 @@ const PAUSE_MS = 5;
 const LOG_CACHE_BYTES = 2 * 1024 * 1024;
 /** Logs that are over their limit are shortened to this part of it, so that it is not reached again at once. */
 const LOG_SHRINKS_TO = 7 / 8;
+/**
+ * So many times that limit the logs may take while somebody needs them behind a snapshot: to drop that costs the whole snapshot
+ * once more, and the next one is no faster. But not more, or a receiver that is slow for long would fill the disk of its sender.
+ */
+const HELD_LOG_FACTOR = 4;
 
 export interface HostingOptions {
   readonly env: Env;
@@ -69,6 +74,8 @@ export class Hosting {
   readonly #options: HostingOptions;
   readonly #checkpoints: Checkpoints;
   #nextSlot: Slot = 1;
+  /** Where the logs were cut last, being over their limit, and what had been added to them by then. */
+  #logCut = { oldest: 0, added: -Infinity };
   readonly #adding = new Set<BucketId>();
 
   constructor(options: HostingOptions) {
@@ -264,30 +271,47 @@ export class Hosting {
 
   /**
    * Checkpoints the tables and drops log that neither a restart nor a slow follower needs, nor, by `wantedBehind`, who gets a
-   * snapshot; and, if the logs of all buckets together have outgrown their limit, the oldest of it though somebody may need it:
-   * entries of a bucket that is hardly written to share their records with those of busy ones, and hold on to all of that.
+   * snapshot; and, if the logs of all buckets together have outgrown their limit, the oldest of it though a slow follower may
+   * need it: entries of a bucket that is hardly written to share their records with those of busy ones, and hold on to all that.
+   * What is needed behind a snapshot goes last, when the logs have outgrown a larger limit: `wantedBehind` is told up to where.
    */
-  compact(wantedBehind: (replica: Replica, kept: number) => LogIndex): void {
+  compact(wantedBehind: (replica: Replica, kept: number, gone: LogIndex) => LogIndex): void {
     const { limits, logs, writer } = this.#options;
-    const isOver = logs.bytes > limits.logStoreBytesMax;
-    const oldest = isOver ? logs.oldestWithin(limits.logStoreBytesMax * LOG_SHRINKS_TO) : 0;
+    const oldest = this.#oldestLog();
+    const heldBytesMax = limits.logStoreBytesMax * HELD_LOG_FACTOR;
+    const oldestHeld = logs.bytes > heldBytesMax ? logs.oldestWithin(heldBytesMax * LOG_SHRINKS_TO) : 0;
     for (const replica of this.replicas.values()) {
       const { state, log, raft } = replica;
       if (replica.installing) continue;
       const kept = Math.min(limits.logEntriesKept, Math.ceil(limits.logBytesKept / log.entryBytes));
-      const unwanted = log.lastIndexBefore(oldest);
+      const wanted = wantedBehind(replica, kept, log.lastIndexBefore(oldestHeld));
+      const unwanted = Math.min(log.lastIndexBefore(oldest), wanted);
       const isWanted = unwanted < log.firstIndex();
       // As much log as a checkpoint is large must have come, or a large table would be written over and over.
       const worthwhile = Math.max(kept / 2, (state.tables.bytes * CHECKPOINT_PART) / log.entryBytes);
       const isBehind = state.sessionsIndex < unwanted;
       if (isBehind || state.applied.index - state.sessionsIndex >= worthwhile) this.#checkpoints.request(state);
       const needed = mutant('log-compacted-too-far') ? Infinity : Math.min(state.sessionsIndex, state.durableIndex);
-      const spare = Math.min(state.applied.index - kept, wantedBehind(replica, kept));
+      const spare = Math.min(state.applied.index - kept, wanted);
       const index = Math.min(needed, Math.max(spare, unwanted));
       if (index < log.firstIndex() || (isWanted && index - log.firstIndex() < kept / 4)) continue;
       raft.compact(index);
       writer.compact(replica, index);
     }
+  }
+
+  /**
+   * The oldest record of the log that may stay; 0 while the logs are within their limit. It is another one only when as much has
+   * been added as a cut takes off: where the logs stay over their limit for a while, not every second asks for checkpoints.
+   */
+  #oldestLog(): number {
+    const { limits: { logStoreBytesMax }, logs } = this.#options;
+    if (logs.bytes <= logStoreBytesMax) return 0;
+    const { added } = logs;
+    if (added - this.#logCut.added >= logStoreBytesMax * (1 - LOG_SHRINKS_TO)) {
+      this.#logCut = { oldest: logs.oldestWithin(logStoreBytesMax * LOG_SHRINKS_TO), added };
+    }
+    return this.#logCut.oldest;
   }
 
   /** Writes the tables of every replica, so that the next start has nothing to replay; resolves when the store has them. */

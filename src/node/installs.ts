@@ -100,17 +100,27 @@ export class Installs {
 
   /**
    * The log behind this index stays, beyond the `kept` entries that stay in any case: somebody needs it to go on from a snapshot.
-   * Or one that takes longer than those entries last would be followed by the next, for ever.
+   * Or one that takes longer than those entries last would be followed by the next, for ever. What is `gone`, or has to go, up to
+   * that index, is kept for nobody: who needs it gets another snapshot, and nothing that is kept would help until that is made.
    */
-  logWantedBehind({ bucket, raft }: Replica, kept: number): LogIndex {
+  logWantedBehind({ bucket, raft }: Replica, kept: number, gone: LogIndex): LogIndex {
+    const { now, log } = this.#options;
     let lowest = Infinity;
     if (mutant('snapshot-chases-log')) return lowest;
     for (const receiver of this.#receivers.get(bucket) ?? []) {
       const peer = raft.progress().find(({ id }) => id === receiver.to);
-      const isSilent = peer === undefined || this.#options.now() - peer.heardMs > SILENT_MS;
+      const isSilent = peer === undefined || now() - peer.heardMs > SILENT_MS;
       const isInStep = peer?.state === 'replicate' && peer.match + kept / 2 >= raft.lastIndex;
-      if (receiver.delivered && (isSilent || isInStep)) this.#forget(bucket, receiver);
-      else lowest = Math.min(lowest, Math.max(receiver.index, peer?.match ?? 0));
+      const behind = Math.max(receiver.index, peer?.match ?? 0);
+      if (receiver.delivered && (isSilent || isInStep)) {
+        this.#forget(bucket, receiver);
+      } else if (behind < gone) {
+        this.#forget(bucket, receiver);
+        const message = 'the log behind a snapshot had to go before its receiver was in step: another snapshot will follow';
+        log.warn(message, { bucket, to: nodeOfReplica(receiver.to), index: behind, gone });
+      } else {
+        lowest = Math.min(lowest, behind);
+      }
     }
     return lowest;
   }

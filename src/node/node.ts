@@ -493,7 +493,7 @@ export class Node {
   }
 
   #eachSecond(): void {
-    this.hosting.compact((replica, kept) => this.#installs.logWantedBehind(replica, kept));
+    this.hosting.compact((replica, kept, gone) => this.#installs.logWantedBehind(replica, kept, gone));
     this.keeper.tick();
     this.#peers.prune();
     this.#balance.spread();
