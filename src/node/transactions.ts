@@ -329,24 +329,23 @@ export class Transactions {
 
   /** Asks the homes of transactions what became of them. */
   async outcomes(asked: readonly Prepared[], asOf: Timestamp, deadlineMs: number): Promise<ReadonlyMap<Prepared, Outcome>> {
-    const byHome = new Map<BucketId, Prepared[]>();
-    for (const prepared of asked) {
-      const list = byHome.get(prepared.home);
-      if (list === undefined) byHome.set(prepared.home, [prepared]);
-      else list.push(prepared);
-    }
-    const found = new Map<Prepared, Outcome>();
-    const ask = async (bucket: BucketId, list: readonly Prepared[]): Promise<void> => {
-      const ids = list.map(({ id }) => id);
-      const context = this.#context(deadlineMs);
-      const { result } = await this.#options.handle().execute({ kind: 'outcomes', bucket, ids, asOf }, context);
-      list.forEach((prepared, at) => {
-        const outcome = result.outcomes[at];
-        if (outcome !== undefined) found.set(prepared, outcome);
-      });
-    };
-    await Promise.all([...byHome].map(([bucket, list]) => ask(bucket, list)));
-    return found;
+    const found = await Promise.all([...byHome(asked)].map(([home, list]) => this.#outcomesAt(home, list, asOf, deadlineMs)));
+    return new Map(found.flat());
+  }
+
+  async #outcomesAt(
+    home: BucketId,
+    asked: readonly Prepared[],
+    asOf: Timestamp,
+    deadlineMs: number,
+  ): Promise<(readonly [Prepared, Outcome])[]> {
+    const ids = asked.map(({ id }) => id);
+    const context = this.#context(deadlineMs);
+    const { result } = await this.#options.handle().execute({ kind: 'outcomes', bucket: home, ids, asOf }, context);
+    return asked.flatMap((prepared, at) => {
+      const outcome = result.outcomes[at];
+      return outcome === undefined ? [] : [[prepared, outcome] as const];
+    });
   }
 
   /** Looks for what nobody else will do: records whose participants were not told, and intents that nobody comes back to. */
@@ -374,23 +373,35 @@ export class Transactions {
       else if (nowMs - sinceMs >= limits.intentPatienceMs && !this.#asking.has(transactionKey(prepared.id))) old.push(prepared);
       if (old.length === ASK_AT_ONCE) break;
     }
-    if (old.length === 0) return;
-    for (const { id } of old) this.#asking.add(transactionKey(id));
-    this.#background.run(async () => {
-      try {
-        const deadlineMs = nowMs + RESOLVE_TIMEOUT_MS;
-        const outcomes = await this.outcomes(old, 0, deadlineMs);
-        const resolved = [...outcomes].map(async ([{ id, start }, outcome]) => {
-          if (outcome.kind === 'pending') return;
-          const commit = outcome.kind === 'committed' ? outcome.timestamp : 0;
-          await replica.commands.resolve({ id, start, commit }, deadlineMs);
-        });
-        await Promise.all(resolved);
-      } finally {
-        for (const { id } of old) this.#asking.delete(transactionKey(id));
-      }
-    });
+    // Each home by itself: one that nobody leads keeps no intents but its own.
+    for (const [home, list] of byHome(old)) this.#background.run(() => this.#resolveOld(replica, home, list));
   }
+
+  async #resolveOld(replica: Replica, home: BucketId, old: readonly Prepared[]): Promise<void> {
+    const deadlineMs = this.#options.env.clock.monotonicMs() + RESOLVE_TIMEOUT_MS;
+    for (const { id } of old) this.#asking.add(transactionKey(id));
+    try {
+      const outcomes = await this.#outcomesAt(home, old, 0, deadlineMs);
+      const resolved = outcomes.map(async ([{ id, start }, outcome]) => {
+        if (outcome.kind === 'pending') return;
+        const commit = outcome.kind === 'committed' ? outcome.timestamp : 0;
+        await replica.commands.resolve({ id, start, commit }, deadlineMs);
+      });
+      await Promise.all(resolved);
+    } finally {
+      for (const { id } of old) this.#asking.delete(transactionKey(id));
+    }
+  }
+}
+
+function byHome(asked: readonly Prepared[]): ReadonlyMap<BucketId, readonly Prepared[]> {
+  const lists = new Map<BucketId, Prepared[]>();
+  for (const prepared of asked) {
+    const list = lists.get(prepared.home);
+    if (list === undefined) lists.set(prepared.home, [prepared]);
+    else list.push(prepared);
+  }
+  return lists;
 }
 
 type PrepareReply = PrepareResult | { readonly kind: 'failed'; readonly error: TidemarkError };

@@ -436,6 +436,33 @@ describe('a transaction over several buckets', () => {
     expect(cluster.fatal).to.deep.equal([]);
   });
 
+  it('whose coordinator died keeps no lock for as long as another beside it, whose home has no quorum', async () => {
+    const cluster = await startCluster({ seed: 'orphans', nodes: 5, buckets: 5, limits: { intentPatienceMs: PATIENCE_MS } });
+    await untilLed(cluster);
+    const client = cluster.client('c1');
+    const [other, home, lost] = [keyLedBy(cluster, 1), keyLedBy(cluster, 2), keyLedBy(cluster, 3)];
+    expect([other, home, lost].map((key) => nodesOf(cluster, key))).to.deep.equal([[1, 2, 3], [2, 3, 4], [3, 4, 5]]);
+    const participant = leadingReplica(cluster, other);
+    const [stuck, free] = [besideOf(other, 5), other];
+    for (const [sequence, key, from] of [[1, stuck, lost], [2, free, home]] as const) {
+      const start = participant.hybrid.now();
+      const id = { session: 4711, sequence, attempt: sequence };
+      const request = { id, home: bucketOf(bytes(from), 5), start, first: start, reservation: 0, conditions: [] };
+      const result = await cluster.settle(participant.prepare({ ...request, mutations: puts([key], 'never') }, Infinity));
+      expect(result.kind).to.equal('prepared');
+    }
+    for (const node of [4, 5]) cluster.crash(node);
+    const left = (): string[] => [...participant.state.participant.prepared()].flatMap(({ intents }) => intents.map(({ key }) => key.toString()));
+    const isFree = (): boolean => leadingReplica(cluster, other) === participant && !left().includes(free);
+    expect(await cluster.loop.runUntil(isFree, PATIENCE_MS + 1500), 'before the question to the other is given up').to.equal(true);
+    expect(left()).to.deep.equal([stuck]);
+    await cluster.settle(client.put(bytes(free), bytes('after')));
+    for (const node of [4, 5]) await cluster.restart(node);
+    await untilSettled(cluster);
+    expect(await cluster.settle(valueOf(client, stuck))).to.equal(undefined);
+    expect(cluster.fatal).to.deep.equal([]);
+  });
+
   for (const restarts of [false, true]) {
     const name = restarts ? 'is there after a restart behind a snapshot' : 'comes with a snapshot';
     it(`that is prepared ${name}, intents and locks`, async () => {
@@ -483,7 +510,7 @@ function nodesOf(cluster: SimCluster, key: string): NodeId[] {
 }
 
 /** Another key of the same bucket. */
-function besideOf(key: string): string {
-  const bucket = bucketOf(bytes(key), BUCKETS);
-  for (let n = 0; ; n += 1) if (bucketOf(bytes(`beside${n}`), BUCKETS) === bucket) return `beside${n}`;
+function besideOf(key: string, buckets = BUCKETS): string {
+  const bucket = bucketOf(bytes(key), buckets);
+  for (let n = 0; ; n += 1) if (bucketOf(bytes(`beside${n}`), buckets) === bucket) return `beside${n}`;
 }
