@@ -348,12 +348,13 @@ export class BucketState implements BatchMember {
 
   /**
    * Begins a checkpoint of the tables as of what is applied now. One at a time; undefined if the last is as new. Until all of
-   * the new one is on disk, the old one counts.
+   * the new one is on disk, the old one counts. One that is complete while another still waits for its batch takes its place.
    */
   beginCheckpoint(): TablesCheckpoint | undefined {
     const newest = this.#newCheckpoint ?? this.#batchCheckpoint ?? this.#checkpoint;
     if (this.#retired || newest.index === this.applied.index) return undefined;
     return new TablesCheckpoint(this, (checkpoint) => {
+      if (this.#newCheckpoint !== undefined) this.#delete(this.#newCheckpoint);
       this.#newCheckpoint = checkpoint;
       this.store.enrol(this);
     });
@@ -380,11 +381,14 @@ export class BucketState implements BatchMember {
     if (checkpoint !== undefined) {
       this.#newCheckpoint = undefined;
       this.#batchCheckpoint = checkpoint;
-      const { index, pieces } = this.#checkpoint;
-      for (let piece = 0; piece < pieces; piece += 1) this.store.del(sessionsKey(this.slot, index, piece));
+      this.#delete(this.#checkpoint);
     }
     const sessionsIndex = (this.#batchCheckpoint ?? this.#checkpoint).index;
     this.store.put(metaKey(this.bucket), encodeMeta({ ...this.#meta, sessionsIndex }));
+  }
+
+  #delete({ index, pieces }: Checkpoint): void {
+    for (let piece = 0; piece < pieces; piece += 1) this.store.del(sessionsKey(this.slot, index, piece));
   }
 
   afterBatch(): void {
