@@ -448,7 +448,7 @@ describe('a transaction over several buckets', () => {
       const start = participant.hybrid.now();
       const id = { session: 4711, sequence, attempt: sequence };
       const request = { id, home: bucketOf(bytes(from), 5), start, first: start, reservation: 0, conditions: [] };
-      const result = await cluster.settle(participant.prepare({ ...request, mutations: puts([key], 'never') }, Infinity));
+      const result = await cluster.settle(participant.commands.prepare({ ...request, mutations: puts([key], 'never') }, Infinity));
       expect(result.kind).to.equal('prepared');
     }
     for (const node of [4, 5]) cluster.crash(node);
