@@ -300,16 +300,17 @@ class SwarmRun {
 
   async #readFinals(): Promise<Map<string, readonly VersionSeen[]>> {
     const finals = new Map<string, readonly VersionSeen[]>();
-    const read = async (): Promise<void> => {
-      for (const key of this.#plan.keys) {
-        const found: VersionSeen[] = [];
-        for await (const { versions } of this.#prober.history(Buffer.from(key))) {
-          for (const { version, deleted, value } of versions) found.push({ version, deleted, value: value.toString() });
-        }
-        finals.set(key, found);
+    for (const key of this.#plan.keys) {
+      const found: VersionSeen[] = [];
+      const pages = this.#prober.history(Buffer.from(key))[Symbol.asyncIterator]();
+      // Each page in time: a plan may let a page have one version only, and there may be a thousand.
+      for (;;) {
+        const page = await this.cluster.loop.runUntilSettled(pages.next(), LIVENESS_MS);
+        if (page.done === true) break;
+        for (const { version, deleted, value } of page.value.versions) found.push({ version, deleted, value: value.toString() });
       }
-    };
-    await this.cluster.loop.runUntilSettled(read(), LIVENESS_MS);
+      finals.set(key, found);
+    }
     return finals;
   }
 
