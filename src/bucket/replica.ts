@@ -6,6 +6,7 @@ import { mutant } from '../lib/mutants.js';
 import type { HybridClock, Timestamp } from '../mvcc/timestamp.js';
 import { nodeOfReplica, type BucketId, type NodeId } from '../placement/map.js';
 import { Raft } from '../raft/raft.js';
+import type { Reading } from '../raft/reading.js';
 import { electorate, type ConfigChange } from '../raft/config.js';
 import type { Entry, HardState, LogIndex, Message, Ready, ReplicaId, SnapshotMeta, TellBeat, Term } from '../raft/types.js';
 import type { Outcome, Prepared } from '../txn/transaction.js';
@@ -316,9 +317,9 @@ export class Replica {
   }
 
   /** Takes raft's Ready, applies what is committed, and answers reads; the rest is the node's to write and to send. */
-  collect(): Ready | undefined {
+  collect(reading: Reading): Ready | undefined {
     if (this.#closed) return undefined;
-    const ready = this.#collect();
+    const ready = this.#collect(reading);
     this.#dueMs = this.raft.nextTickMs;
     const { leader, term } = this.raft;
     // A leader is worth naming by itself when it serves: whoever asked it too early waits to hear of it again.
@@ -330,9 +331,9 @@ export class Replica {
     return ready;
   }
 
-  #collect(): Ready | undefined {
+  #collect(reading: Reading): Ready | undefined {
     this.#requestRound();
-    const ready = this.raft.hasReady() ? this.raft.ready() : undefined;
+    const ready = this.raft.hasReady() ? this.raft.ready(reading) : undefined;
     if (ready !== undefined) {
       this.#backlog.add(ready.committed);
       this.reads.confirmed(ready.reads);

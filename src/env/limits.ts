@@ -41,6 +41,13 @@ export interface Limits {
   readonly logEntriesKept: number;
   readonly logBytesKept: number;
   /**
+   * What a node reads of its log on disk in one turn of its event loop: for all followers that catch up, and as much again of
+   * what is committed and no longer in memory. The rest comes in the turns that follow. Reading is synchronous and takes 10 to 40
+   * microseconds for each entry: so many take some milliseconds.
+   */
+  readonly logEntriesReadPerTurn: number;
+  readonly logBytesReadPerTurn: number;
+  /**
    * Log on disk of all buckets of a node: above it the oldest entries go, as far as they are applied, whoever might still want
    * them; what somebody needs behind a snapshot only above four times of it. Never less than what is not yet applied.
    */
@@ -152,6 +159,8 @@ export const DEFAULT_LIMITS: Limits = {
   appendBytesInFlightMax: 8 * MIB,
   logEntriesKept: 2000,
   logBytesKept: 4 * MIB,
+  logEntriesReadPerTurn: 256,
+  logBytesReadPerTurn: 256 * KIB,
   logStoreBytesMax: 256 * MIB,
   snapshotChunkBytes: 512 * KIB,
   snapshotChunksInFlightMax: 4,

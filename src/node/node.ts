@@ -228,6 +228,7 @@ export class Node {
       clock,
       timers,
       this.#writer,
+      limits,
       {
         send: (to, bucket, message) => this.#peers.send(to, { kind: 'raft', bucket, message }),
         flush: () => this.#peers.flush(),

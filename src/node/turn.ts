@@ -1,7 +1,9 @@
 import type { Clock, Timer, Timers } from '../env/env.js';
+import type { Limits } from '../env/limits.js';
 import { mutant } from '../lib/mutants.js';
 import type { Replica } from '../bucket/replica.js';
 import { nodeOfReplica, type NodeId } from '../placement/map.js';
+import { Reading } from '../raft/reading.js';
 import type { Message, Ready } from '../raft/types.js';
 import type { BucketId } from '../placement/map.js';
 import type { LogWriter } from './log-writer.js';
@@ -14,6 +16,9 @@ import type { LogWriter } from './log-writer.js';
  * buckets go into one synced batch; messages that depend on it wait until it is on disk.
  *
  * What gathers for learners leaves when it is due, between two ticks of the node.
+ *
+ * Entries that are no longer in memory are read synchronously, so all replicas together read only so much in a turn. Those that
+ * wanted more read first in the next one, and of these those that got nothing; so each gets its share in turn.
  */
 export interface TurnOutput {
   /** False if it is not sent. */
@@ -28,13 +33,18 @@ interface Unsynced {
   batches: number;
 }
 
+export type ReadLimits = Pick<Limits, 'logEntriesReadPerTurn' | 'logBytesReadPerTurn'>;
+
 export class TurnLoop {
   readonly #clock: Clock;
   readonly #timers: Timers;
   readonly #writer: LogWriter;
+  readonly #limits: ReadLimits;
   readonly #output: TurnOutput;
   readonly #onBug: (error: unknown) => void;
   #changed = new Set<Replica>();
+  /** Replicas that want to read more than they may, in the order in which they get it. */
+  #reading: readonly Replica[] = [];
   readonly #unsynced = new Map<Replica, Unsynced>();
   /** Replicas for whose learners entries gather, and when the first of them is due. */
   #gathering = new Set<Replica>();
@@ -43,10 +53,18 @@ export class TurnLoop {
   #scheduled = false;
   #stopped = false;
 
-  constructor(clock: Clock, timers: Timers, writer: LogWriter, output: TurnOutput, onBug: (error: unknown) => void) {
+  constructor(
+    clock: Clock,
+    timers: Timers,
+    writer: LogWriter,
+    limits: ReadLimits,
+    output: TurnOutput,
+    onBug: (error: unknown) => void,
+  ) {
     this.#clock = clock;
     this.#timers = timers;
     this.#writer = writer;
+    this.#limits = limits;
     this.#output = output;
     this.#onBug = onBug;
   }
@@ -78,15 +96,22 @@ export class TurnLoop {
   }
 
   #run(): void {
-    const changed = this.#changed;
+    const { logEntriesReadPerTurn, logBytesReadPerTurn } = this.#limits;
+    const reading = new Reading(logEntriesReadPerTurn, logBytesReadPerTurn);
+    const changed = this.#reading.length === 0 ? this.#changed : new Set([...this.#reading, ...this.#changed]);
     this.#changed = new Set();
+    const unserved: Replica[] = [];
+    const served: Replica[] = [];
     for (const replica of changed) {
-      const ready = replica.collect();
+      reading.next();
+      const ready = replica.collect(reading);
+      if (reading.isShort) (reading.hasGivenNothing ? unserved : served).push(replica);
       if (ready !== undefined) this.#carryOut(replica, ready);
       this.#planGather(replica);
       // One Ready holds a page of committed entries; the next page follows in the next turn, not with the next message.
       if (replica.raft.hasReady() && !mutant('turn-forgets-rest')) this.changed(replica);
     }
+    this.#reading = [...unserved, ...served];
     this.#writer.flush();
     this.#output.flush();
   }

@@ -3,6 +3,7 @@ import { EMPTY } from '../lib/bytes.js';
 import { mutant } from '../lib/mutants.js';
 import { ConfigHistory, decodeConfig, isVoter } from './config.js';
 import { entryBytes, RaftLog } from './log.js';
+import { Reading, type Allowance } from './reading.js';
 import type {
   Config, Entry, EntryKind, HardState, LogIndex, LogReader, Message, Promises, ReadState, Ready, ReplicaId, Role, Term,
 } from './types.js';
@@ -173,14 +174,14 @@ export class Core {
     );
   }
 
-  takeReady(): Ready {
+  takeReady(reading: Reading): Ready {
     const entries = this.log.hasUnwritten ? this.log.takeUnwritten() : NONE;
     const ready = {
       entries,
       hardState: this.takeHardState(entries.length > 0),
       messages: this.messages ?? NONE,
       messagesAfterSync: this.messagesAfterSync ?? NONE,
-      committed: this.canHand() ? this.takeCommitted() : NONE,
+      committed: this.canHand() ? this.takeCommitted(reading.toApply) : NONE,
       reads: this.reads ?? NONE,
       snapshotsWanted: this.snapshotsWanted ?? NONE,
     };
@@ -205,8 +206,10 @@ export class Core {
     return mutant('apply-before-durable') ? this.commit : Math.min(this.commit, this.log.durableIndex);
   }
 
-  private takeCommitted(): readonly Entry[] {
-    const entries = this.log.slice(this.handed + 1, this.handEnd + 1, this.options.appendBytesMax);
+  /** None where what is next may not be read now; then there is something ready still. */
+  private takeCommitted(allowed: Allowance): readonly Entry[] {
+    const entries = this.log.slice(this.handed + 1, this.handEnd + 1, this.options.appendBytesMax, allowed);
+    if (entries.length === 0) return NONE;
     let bytes = 0;
     for (const entry of entries) bytes += entryBytes(entry);
     this.handed += entries.length;
@@ -217,8 +220,9 @@ export class Core {
 
   private loadConfigs(): void {
     const { log, options } = this;
+    const { toApply } = Reading.all;
     for (let next = options.applied + 1; next <= log.lastIndex; ) {
-      const entries = log.slice(next, log.lastIndex + 1, options.appendBytesMax);
+      const entries = log.slice(next, log.lastIndex + 1, options.appendBytesMax, toApply);
       for (const entry of entries) {
         if (entry.kind === 'config') this.configs.push(entry.index, decodeConfig(entry.data));
       }

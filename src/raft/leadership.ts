@@ -4,6 +4,7 @@ import { mutant } from '../lib/mutants.js';
 import { changeConfig, encodeConfig, isJoint, isVoter, leaveJoint, members, quorumValue } from './config.js';
 import type { ConfigChange } from './config.js';
 import type { Core } from './core.js';
+import type { Allowance } from './reading.js';
 import { Replication } from './replication.js';
 import type { Bytes } from '../lib/bytes.js';
 import type { AppendReply, Config, LogIndex, ReplicaId, TellBeat } from './types.js';
@@ -266,7 +267,7 @@ export class Leadership {
   }
 
   /** Makes what is to be sent. Returns true if leadership ends here because this replica is no longer a voter. */
-  work(): boolean {
+  work(reading: Allowance): boolean {
     const { core, replication } = this;
     const { config, configs } = core;
     const isCommitted = core.commit >= configs.activeIndex || mutant('leave-joint-uncommitted');
@@ -274,11 +275,11 @@ export class Leadership {
       if (isJoint(config)) {
         if (this.transferTarget === 0 && this.floorsHeld()) this.appendConfig(leaveJoint(config));
       } else if (!isVoter(config, core.id)) {
-        this.resign();
+        this.resign(reading);
         return true;
       }
     }
-    replication.send(this.openRound);
+    replication.send(this.openRound, reading);
     return false;
   }
 
@@ -384,10 +385,10 @@ export class Leadership {
    * way, so that nobody is known to have all of the log, but what the heir lacks is sent to it first, as far as its window has
    * room. One that was told to stand already is not given a rival.
    */
-  private resign(): void {
+  private resign(reading: Allowance): void {
     const { core, replication } = this;
     replication.notice();
-    replication.send(this.openRound);
+    replication.send(this.openRound, reading);
     const { voters } = core.config;
     if (voters.includes(this.timeoutSentTo)) return;
     const heirs = replication.peers.filter(({ id, state }) => state === 'replicate' && voters.includes(id));

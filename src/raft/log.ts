@@ -1,5 +1,6 @@
 import { assert } from '../lib/assert.js';
 import { mutant } from '../lib/mutants.js';
+import type { Allowance } from './reading.js';
 import type { Entry, LogIndex, LogReader, Term } from './types.js';
 
 /** What an entry costs in memory and on the wire beside its data, roughly. */
@@ -155,15 +156,23 @@ export class RaftLog {
     return true;
   }
 
-  /** Entries of [from, to): at least one, then as many as fit into `bytesMax`. */
-  slice(from: LogIndex, to: LogIndex, bytesMax: number): readonly Entry[] {
+  /**
+   * Entries of [from, to): at least one, then as many as fit into `bytesMax`. Of what is not in memory no more than is allowed,
+   * so maybe none.
+   */
+  slice(from: LogIndex, to: LogIndex, bytesMax: number, allowed: Allowance): readonly Entry[] {
     assert(from >= this.first && from < to && to <= this.last + 1, 'a slice lies within the log');
     if (from < this.cacheFirst) {
-      const entries = this.reader.entries(from, Math.min(to, this.cacheFirst), bytesMax);
+      const { entries: count, bytes } = allowed.ask();
+      if (count === 0) return [];
+      const entries = this.reader.entries(from, Math.min(to, this.cacheFirst, from + count), Math.min(bytesMax, bytes));
       assert(entries[0]?.index === from, 'the reader returns what it was asked for');
+      let read = 0;
       for (const entry of entries) {
         assert(entry.term === this.term(entry.index), 'the entries of the stored log belong together');
+        read += entryBytes(entry);
       }
+      allowed.take(entries.length, read);
       return entries;
     }
     let end = from - this.cacheFirst;

@@ -7,6 +7,7 @@ import { Election } from './election.js';
 import { answerStale, Follower } from './follower.js';
 import { Leadership } from './leadership.js';
 import type { FollowerProgress } from './progress.js';
+import { Reading } from './reading.js';
 import { ForwardedReads } from './reads.js';
 import type {
   Config, LogIndex, Message, Ready, ReplicaId, Role, SnapshotMeta, TellBeat, Term, VoteMessage, VoteReply,
@@ -28,7 +29,8 @@ const IN_STEP_ENTRIES = 64;
  * 1. After any call, when `hasReady()`, take `ready()` and do all that it says. Messages in `messages` may leave at once.
  *    `entries` and `hardState` go to disk in one synced batch, batches in the order of the Readies that they hold; then
  *    `messagesAfterSync` of these Readies leave, and `persisted(index, term)` is called with the last entry of the batch (if it
- *    had entries). A failed write is fatal: there is no way to tell the core that one did not happen.
+ *    had entries). A failed write is fatal: there is no way to tell the core that one did not happen. Where `ready` is told how
+ *    much it may read of the stored log, it is to be taken again while `hasReady()`, each time with a new allowance.
  * 2. `committed` entries are applied in order, then `applied(index)` is called. Not calling it in time is back-pressure: after
  *    some pages no more entries are given out.
  * 3. `now` is monotonic and read after the input that it comes with had arrived, in the same turn. A read that rests on
@@ -308,9 +310,10 @@ export class Raft {
     return this.leadership?.hasWork === true || this.core.hasReady();
   }
 
-  ready(): Ready {
-    if (this.leadership?.hasWork === true && this.leadership.work()) this.becomeFollower(this.core.term, 0);
-    return this.core.takeReady();
+  /** What stands in the store is read only as far as it is allowed. While something is not, `hasReady` stays true. */
+  ready(reading = Reading.all): Ready {
+    if (this.leadership?.hasWork === true && this.leadership.work(reading.toSend)) this.becomeFollower(this.core.term, 0);
+    return this.core.takeReady(reading);
   }
 
   /** The batch whose last entry is (index, term) is on disk, and so is every batch before it. */

@@ -3,6 +3,7 @@ import { isVoter, members } from './config.js';
 import type { Core } from './core.js';
 import { entryBytes } from './log.js';
 import { Progress } from './progress.js';
+import type { Allowance } from './reading.js';
 import { Rounds } from './rounds.js';
 import type { AppendReply, Entry, LogIndex, ReplicaId } from './types.js';
 
@@ -17,6 +18,8 @@ const GATHER_PART = 0.1;
 const GATHER_ENTRIES_MAX = 32;
 /** A snapshot that arrived is installed within this many election timeouts, or it is sent again. */
 const INSTALL_TIMEOUTS = 5;
+
+const NONE: readonly never[] = [];
 
 /** The leader's sending side: what each other replica has, and what it is to be sent next. */
 export class Replication {
@@ -179,18 +182,27 @@ export class Replication {
     this.tellAwaited(peer);
   }
 
-  /** Makes all messages that are due. One round at most is opened, when the first message needs it. */
-  send(openRound: () => number): void {
+  /**
+   * Makes all messages that are due. One round at most is opened, when the first message needs it. Who lacks entries that may not
+   * be read of the store now gets heartbeats and notices as ever, and is the first to get entries when this is called again.
+   */
+  send(openRound: () => number, reading: Allowance): void {
     const { core, heartbeatWanted, noticeWanted } = this;
     const roundWanted = this.rounds.isRoundWanted;
     this.awake = this.heartbeatWanted = this.noticeWanted = false;
     let round = roundWanted ? openRound() : 0;
+    let unserved: Progress | undefined;
     for (const peer of this.peers) {
-      if (this.canAppend(peer) && !this.gathers(peer)) {
+      const isNext = this.canAppend(peer) && !this.gathers(peer);
+      let entries = isNext ? this.entriesFor(peer, reading) : undefined;
+      if (isNext && entries === undefined) unserved ??= peer;
+      if (entries !== undefined) {
         if (round === 0) round = openRound();
         const isProbe = peer.state === 'probe';
-        do this.sendAppend(peer, round);
-        while (this.canAppend(peer));
+        do {
+          this.sendAppend(peer, entries, round);
+          entries = this.canAppend(peer) ? this.entriesFor(peer, reading) : undefined;
+        } while (entries !== undefined);
         // A probe may carry entries, and is answered when the follower's disk has them: alive it may be all the same.
         if (isProbe && heartbeatWanted && this.isSilent(peer)) this.sendHeartbeat(peer, round);
       } else if (heartbeatWanted && peer.state === 'snapshot' && core.log.term(peer.snapshotIndex) >= 0) {
@@ -205,6 +217,12 @@ export class Replication {
     }
     this.slice = [];
     this.sliceFrom = 0;
+    if (unserved !== undefined) this.putFirst(unserved);
+  }
+
+  private putFirst(peer: Progress): void {
+    const at = this.peers.indexOf(peer);
+    if (at > 0) this.peers = [...this.peers.slice(at), ...this.peers.slice(0, at)];
   }
 
   private onRejection(peer: Progress, m: AppendReply): void {
@@ -246,19 +264,27 @@ export class Replication {
     this.core.wantSnapshot(peer.id);
   }
 
-  private sendAppend(peer: Progress, round: number): void {
-    const { core } = this;
-    const { log } = core;
-    const prev = peer.next - 1;
+  /** What the next append to it carries; undefined, and there will be more to do, if that may not be read now. */
+  private entriesFor(peer: Progress, reading: Allowance): readonly Entry[] | undefined {
+    const { log, options } = this.core;
     // A replica that is silent, or answers no probe, gets no entries: they would pile up in front of a closed door.
     const isClosed = peer.state === 'probe' && (peer.probes > 0 || !this.isAlive(peer));
-    const isEmpty = peer.next > log.lastIndex || isClosed;
-    if (!isEmpty && this.sliceFrom !== peer.next) {
-      this.slice = log.slice(peer.next, log.lastIndex + 1, core.options.appendBytesMax);
+    if (peer.next > log.lastIndex || isClosed) return NONE;
+    if (this.sliceFrom !== peer.next) {
+      const slice = log.slice(peer.next, log.lastIndex + 1, options.appendBytesMax, reading);
+      if (slice.length === 0) {
+        this.awake = true;
+        return undefined;
+      }
+      this.slice = slice;
       this.sliceFrom = peer.next;
     }
-    const entries = isEmpty ? [] : this.slice;
-    this.sendEntries(peer, prev, entries, round);
+    return this.slice;
+  }
+
+  private sendAppend(peer: Progress, entries: readonly Entry[], round: number): void {
+    const { core } = this;
+    this.sendEntries(peer, peer.next - 1, entries, round);
     if (peer.state === 'probe') {
       peer.probing = true;
       peer.probes += 1;

@@ -1,6 +1,8 @@
 import { expect } from 'chai';
 import type { Replica } from '../../src/bucket/replica.js';
 import type { LogWriter } from '../../src/node/log-writer.js';
+import { DEFAULT_LIMITS } from '../../src/env/limits.js';
+import type { Reading } from '../../src/raft/reading.js';
 import { TurnLoop } from '../../src/node/turn.js';
 import { SimLoop } from '../../src/sim/loop.js';
 
@@ -16,12 +18,47 @@ describe('the turn loop', () => {
     } as unknown as Replica;
     const writer = { flush: () => undefined } as unknown as LogWriter;
     const output = { send: () => true, flush: () => undefined, snapshotWanted: () => undefined };
-    const turns = new TurnLoop(loop.clock(), loop.timers, writer, output, (error) => {
+    const turns = new TurnLoop(loop.clock(), loop.timers, writer, DEFAULT_LIMITS, output, (error) => {
       throw error;
     });
     turns.changed(replica);
     await loop.runFor(1);
     expect(pages).to.equal(0);
+  });
+
+  it('lets replicas read what is stored in turn, no more than so much in a turn of all', async () => {
+    const loop = new SimLoop(1);
+    const turns: Reading[] = [];
+    const writer = { flush: () => undefined } as unknown as LogWriter;
+    const output = { send: () => true, flush: () => undefined, snapshotWanted: () => undefined };
+    const limits = { logEntriesReadPerTurn: 10, logBytesReadPerTurn: 1e6 };
+    const loopOfTurns = new TurnLoop(loop.clock(), loop.timers, writer, limits, output, (error) => {
+      throw error;
+    });
+    const order: string[] = [];
+    const start = (name: string, wanted: number, use: 'toSend' | 'toApply'): void => {
+      const replica = {
+        collect: (reading: Reading) => {
+          if (turns.at(-1) !== reading) turns.push(reading);
+          while (wanted > 0) {
+            const count = Math.min(wanted, reading[use].ask().entries);
+            if (count === 0) return;
+            reading[use].take(count, 8 * count);
+            wanted -= count;
+            order.push(`${name}${turns.length}:${count}`);
+          }
+        },
+        gatherDueMs: Infinity,
+        raft: { hasReady: () => wanted > 0 },
+      };
+      loopOfTurns.changed(replica as unknown as Replica);
+    };
+    start('a', 25, 'toSend');
+    start('b', 14, 'toSend');
+    start('c', 12, 'toApply');
+    start('d', 3, 'toSend');
+    await loop.runFor(1);
+    expect(order.join(' ')).to.equal('a1:10 c1:10 b2:10 c2:2 d3:3 a3:7 b4:4 a4:6 a5:2');
   });
 
   describe('and what gathers for learners', () => {
@@ -32,7 +69,7 @@ describe('the turn loop', () => {
       clock.slept(1234.567);
       const writer = { flush: () => undefined } as unknown as LogWriter;
       const output = { send: () => true, flush: () => undefined, snapshotWanted: () => undefined };
-      const turns = new TurnLoop(clock, timers, writer, output, (error) => {
+      const turns = new TurnLoop(clock, timers, writer, DEFAULT_LIMITS, output, (error) => {
         throw error;
       });
       const left = everyMs.map((partMs) => {

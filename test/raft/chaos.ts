@@ -1,5 +1,6 @@
 import { isTidemarkError } from '../../src/lib/errors.js';
 import type { ConfigChange } from '../../src/raft/config.js';
+import { Reading } from '../../src/raft/reading.js';
 import type { Message, ReplicaId } from '../../src/raft/types.js';
 import { Invariants } from './invariants.js';
 import { Network, seeded, type Replica } from './network.js';
@@ -59,6 +60,8 @@ class Chaos {
     this.syncMsMax = random() < 0.7 ? 20 : 300;
     this.slowDisk = random() < 0.5 ? 0 : 1 + Math.floor(random() * 3);
     this.storm = 1 + Math.floor(random() * 5);
+    const sparing = seeded(-seed);
+    const readMax = Math.floor(sparing() * 4);
     this.network = new Network({
       ...TIMING,
       electionJitterMs: random() < 0.5 ? 600 : 50,
@@ -67,6 +70,8 @@ class Chaos {
       appendsInFlightMax: 1 + Math.floor(random() * 8),
       appendBytesInFlightMax: 2000,
       logCacheBytesMax: Math.floor(random() * 2000),
+      // Others may have read all that there is to read in a turn.
+      ...(readMax > 0 ? { reading: () => new Reading(Math.floor(sparing() * (readMax + 1)), sparing() * 400) } : {}),
       observer: this.invariants,
     });
     this.invariants.network = this.network;

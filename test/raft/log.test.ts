@@ -1,5 +1,6 @@
 import { expect } from 'chai';
 import { RaftLog } from '../../src/raft/log.js';
+import { Allowance } from '../../src/raft/reading.js';
 import type { Entry, LogReader } from '../../src/raft/types.js';
 
 class Stored implements LogReader {
@@ -37,6 +38,8 @@ function entry(index: number, term: number): Entry {
   return { index, term, kind: 'data', data: Buffer.alloc(10) };
 }
 
+const all = (): Allowance => new Allowance(Infinity, Infinity);
+
 describe('the raft log', () => {
   it('knows every term after some reads', () => {
     const terms = [2, ...Array<number>(700).fill(2), ...Array<number>(500).fill(5), 6, 6, 9];
@@ -70,21 +73,40 @@ describe('the raft log', () => {
     stored.terms = Array<number>(21).fill(1);
     for (let index = 1; index <= 20; index += 1) log.append(entry(index, 1));
     expect(log.takeUnwritten()).to.have.length(20);
-    expect(log.slice(1, 21, 1e6)).to.have.length(20);
+    expect(log.slice(1, 21, 1e6, all())).to.have.length(20);
     expect(stored.reads).to.equal(0);
     expect(log.persisted(20, 1)).to.equal(true);
-    log.slice(20, 21, 1e6);
+    log.slice(20, 21, 1e6, all());
     expect(stored.reads).to.equal(0);
-    log.slice(1, 5, 1e6);
+    log.slice(1, 5, 1e6, all());
     expect(stored.reads).to.equal(1);
   });
 
   it('gives at least one entry, then as many as fit', () => {
     const log = new RaftLog(new Stored(0, [0]), 1e6);
     for (let index = 1; index <= 9; index += 1) log.append(entry(index, 1));
-    expect(log.slice(3, 10, 1)).to.have.length(1);
-    expect(log.slice(3, 10, 58 * 3)).to.have.length(3);
-    expect(log.slice(3, 5, 1e6)).to.have.length(2);
+    expect(log.slice(3, 10, 1, all())).to.have.length(1);
+    expect(log.slice(3, 10, 58 * 3, all())).to.have.length(3);
+    expect(log.slice(3, 5, 1e6, all())).to.have.length(2);
+  });
+
+  it('reads no more of what is stored than is allowed, and gives what is in memory anyway', () => {
+    const stored = new Stored(0, [0, ...Array<number>(20).fill(1)]);
+    const log = new RaftLog(stored, 1e6);
+    for (const index of [21, 22]) log.append(entry(index, 1));
+    const few = new Allowance(5, 1e6);
+    expect(log.slice(1, 21, 1e6, few)).to.have.length(5);
+    expect(few.isShort).to.equal(false);
+    expect(log.slice(6, 21, 1e6, few)).to.have.length(0);
+    expect([few.isShort, few.hasGivenNothing, stored.reads]).to.deep.equal([true, false, 1]);
+    expect(log.slice(21, 23, 1e6, few)).to.have.length(2);
+    few.next();
+    expect([few.isShort, few.hasGivenNothing]).to.deep.equal([false, false]);
+    expect(log.slice(6, 21, 1e6, few)).to.have.length(0);
+    expect([few.isShort, few.hasGivenNothing, stored.reads]).to.deep.equal([true, true, 1]);
+    const small = new Allowance(50, 1);
+    expect(log.slice(1, 2, 1e6, small)).to.have.length(1);
+    expect(log.slice(2, 3, 1e6, small)).to.have.length(0);
   });
 
   it('does not take a batch for durable whose entries were replaced, even when the same ones came back', () => {

@@ -1,6 +1,7 @@
 import { assert } from '../../src/lib/assert.js';
 import { NO_CONFIG } from '../../src/raft/config.js';
 import { Raft } from '../../src/raft/raft.js';
+import { Reading } from '../../src/raft/reading.js';
 import type {
   Config, Entry, HardState, LogIndex, LogReader, Message, ReadState, Ready, ReplicaId, SnapshotMeta, Term,
 } from '../../src/raft/types.js';
@@ -113,6 +114,8 @@ export interface NetworkOptions extends Timing {
   readonly appendsInFlightMax: number;
   readonly appendBytesInFlightMax: number;
   readonly logCacheBytesMax: number;
+  /** What each Ready may read of the disk; everything if undefined. */
+  readonly reading?: () => Reading;
   /** Told of everything that may break a promise; may throw. */
   readonly observer?: Observer;
 }
@@ -239,7 +242,7 @@ export class Replica {
   collect(): void {
     for (let rounds = 0; this.raft?.hasReady() === true; rounds += 1) {
       assert(rounds < 1000, 'ready() comes to an end');
-      this.carryOut(this.raft.ready());
+      this.carryOut(this.raft.ready(this.network.options.reading?.() ?? Reading.all));
     }
   }
 

@@ -48,9 +48,9 @@ describe('state stores that fall behind', () => {
     const portions: number[] = [];
     for (const { replica } of replicasOf(cluster, 0)) {
       const collect = replica.collect.bind(replica);
-      replica.collect = () => {
+      replica.collect = (reading) => {
         const before = replica.blocked ? replica.state.applied.index : Infinity;
-        const ready = collect();
+        const ready = collect(reading);
         portions.push(Math.max(0, replica.state.applied.index - before));
         return ready;
       };

@@ -268,7 +268,12 @@ function drawHeat(random: SimRandom): Partial<Limits> {
 function drawAllLimits(random: SimRandom, hasRoomForReaders: boolean): Partial<Limits> {
   const drawn = drawLimits(random);
   const heat = hasRoomForReaders ? drawHeat(random.fork('heat')) : {};
-  return { ...drawn, ...heat, ...drawPace(random.fork('pace'), drawn) };
+  return { ...drawn, ...heat, ...drawPace(random.fork('pace'), drawn), ...drawReading(random.fork('reading')) };
+}
+
+/** In some runs hardly anything is read of a log in one turn. */
+function drawReading(random: SimRandom): Partial<Limits> {
+  return random.chance(0.35) ? { logEntriesReadPerTurn: random.pick([1, 3, 20]) } : {};
 }
 
 /**

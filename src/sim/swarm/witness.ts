@@ -106,8 +106,8 @@ export class Witness {
       this.#hear(replica.bucket, message);
       step(message);
     };
-    replica.collect = () => {
-      const ready = collect();
+    replica.collect = (reading) => {
+      const ready = collect(reading);
       this.#look(replica, node, seen);
       return ready;
     };
