@@ -15,8 +15,8 @@ import type { Peers } from './peers.js';
  *   bucket away, and says so to its peers again and again, for nobody else can know. They give it none until a while after it
  *   last said so.
  *
- * Leadership is only ever given to a follower that has nearly all of the log: the hand-over itself waits for the last entries,
- * and until it is over, or has failed, no command is taken.
+ * Leadership is only ever given to a follower that has nearly all of the log, or all but the latest: the hand-over itself waits
+ * for the last entries, and until it is over, or has failed, no command is taken.
  */
 const TRANSFERS_AT_ONCE = 8;
 /** How long the preferred node must have been there: a node that just came back may go again. */
@@ -76,7 +76,7 @@ export class LeaderBalance {
       const preferred = this.#options.preferredLeader(replica.bucket);
       const since = this.#options.peers.connectedSince(preferred);
       if (preferred === this.#options.nodeId || since === undefined || now - since < SETTLED_MS) continue;
-      const heir = this.#heirs(replica, now).find(({ id }) => nodeOfReplica(id) === preferred);
+      const heir = this.#inStep(replica, now).find(({ id }) => nodeOfReplica(id) === preferred);
       const last = this.#handed.get(replica.bucket) ?? { atMs: -Infinity, keptMs: 0 };
       if (heir === undefined || now - last.atMs < last.keptMs) continue;
       const hasComeBack = now - last.atMs < 2 * last.keptMs;
@@ -133,14 +133,18 @@ export class LeaderBalance {
     return true;
   }
 
-  /** Who could take a bucket at once, those before others who have all that is committed. */
-  #heirs({ raft }: Replica, now: number): readonly FollowerProgress[] {
-    const heirs = raft.progress().filter((peer) => {
-      const isAlive = raft.hears(peer.id, now) && this.#isFit(nodeOfReplica(peer.id), now);
-      return isAlive && raft.isInStep(peer) && raft.config.voters.includes(peer.id);
-    });
-    const complete = heirs.filter(({ match }) => match >= raft.commitIndex);
+  /** Who could take a bucket, those before others who have all that is committed. */
+  #heirs(replica: Replica, now: number): readonly FollowerProgress[] {
+    const heirs = this.#inStep(replica, now);
+    const complete = heirs.filter(({ match }) => match >= replica.raft.commitIndex);
     return complete.length > 0 ? complete : heirs;
+  }
+
+  #inStep({ raft }: Replica, now: number): readonly FollowerProgress[] {
+    return raft.progress().filter((peer) => {
+      const isAlive = raft.hears(peer.id, now) && this.#isFit(nodeOfReplica(peer.id), now);
+      return isAlive && raft.isInStep(peer, now) && raft.config.voters.includes(peer.id);
+    });
   }
 
   #isFit(node: NodeId, now: number): boolean {

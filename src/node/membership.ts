@@ -119,7 +119,7 @@ export class Membership {
     if (newest > epoch) return;
     const now = this.#options.clock.monotonicMs();
     const isReady = (id: ReplicaId): boolean => {
-      const isInStep = raft.progress().some((peer) => peer.id === id && raft.isInStep(peer));
+      const isInStep = raft.progress().some((peer) => peer.id === id && raft.isInStep(peer, now));
       return (isInStep && raft.hears(id, now)) || mutant('promoted-unready');
     };
     const changes = nextChange(config, target, isReady);

@@ -4,7 +4,7 @@ import type { Config, ReplicaId } from '../raft/types.js';
 
 /**
  * The next step from the configuration that a group has to the replicas that it should have; undefined if there is none to take
- * now. `isReady` says whether a learner has nearly all of the log.
+ * now. `isReady` says whether a learner has nearly all of the log, or all but the latest.
  *
  * 1. Whoever is new becomes a learner: it takes part in no decision while it copies what there is.
  * 2. When all that are to vote are ready, they become voters and those that should go go, in one (joint) change: there is no

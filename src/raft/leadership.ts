@@ -1,6 +1,7 @@
 import { assert } from '../lib/assert.js';
 import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
+import { CommitTrail } from './commit-trail.js';
 import { changeConfig, encodeConfig, isJoint, isVoter, leaveJoint, members, quorumValue } from './config.js';
 import type { ConfigChange } from './config.js';
 import type { Core } from './core.js';
@@ -8,6 +9,12 @@ import type { Allowance } from './reading.js';
 import { Replication } from './replication.js';
 import type { Bytes } from '../lib/bytes.js';
 import type { AppendReply, Config, LogIndex, ReplicaId, TellBeat } from './types.js';
+
+/**
+ * A follower that has what was committed this part of the election timeout ago is in step: however far away it is, it keeps up.
+ * When it votes, commits that need it wait for so long at most; and it has all of the log long before a hand-over is given up.
+ */
+const IN_STEP_TIMEOUTS = 0.5;
 
 /**
  * One leader's term of office: made when the election is won, thrown away when leadership ends, so that nothing of it can
@@ -29,6 +36,7 @@ export class Leadership {
   private readonly hearClosed: (timestamp: number) => void;
   private readonly replication: Replication;
   private readonly firstIndex: LogIndex;
+  private readonly trail: CommitTrail;
   readonly matchOf = (id: ReplicaId): LogIndex =>
     id === this.core.id ? this.ownMatch : this.replication.matchOf(id);
 
@@ -51,6 +59,7 @@ export class Leadership {
     this.floorPromised = electedFloor;
     this.replication = new Replication(core, electedFloor);
     this.firstIndex = core.append('empty');
+    this.trail = new CommitTrail(IN_STEP_TIMEOUTS * core.options.electionTimeoutMs);
     this.heartbeatDueMs = this.nextHeartbeat(core.now);
   }
 
@@ -252,6 +261,11 @@ export class Leadership {
     return this.replication.hears(id, now);
   }
 
+  /** The commit index that a follower must have to be in step. */
+  committedLately(now: number): LogIndex {
+    return this.trail.lately(this.core.commit, now);
+  }
+
   onUnreachable(from: ReplicaId): void {
     this.replication.onUnreachable(from);
     // Whether it was told to stand is not known: if it was, it may still be elected, and so the lease stays away.
@@ -330,6 +344,7 @@ export class Leadership {
     const { core } = this;
     const index = quorumValue(core.config, this.matchOf);
     if (index <= core.commit || (core.log.term(index) !== core.term && !mutant('commit-prior-term'))) return;
+    this.trail.note(core.commit, core.now);
     core.commitTo(index);
     this.floor = undefined;
     this.replication.onCommit();

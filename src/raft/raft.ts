@@ -16,7 +16,7 @@ import type {
 export type { RaftOptions } from './core.js';
 export type { ConfigChange } from './config.js';
 
-/** A follower that lacks no more of what is committed gets it while its promotion, or the hand-over to it, is under way. */
+/** A follower that lacks no more of what is committed is in step, however old that is. */
 const IN_STEP_ENTRIES = 64;
 
 /**
@@ -145,11 +145,13 @@ export class Raft {
   }
 
   /**
-   * Leader: this follower has nearly all that is committed, so that it can vote, or lead, in a moment. What is on its way to the
-   * disks of all is not counted: under load nobody has that.
+   * Leader: this follower has nearly all that is committed, or all but the latest, so that it can vote, or lead, in a moment.
+   * What is on its way to the disks of all is not counted: under load nobody has that. Nor does the number alone count: who is
+   * far away lacks the entries of a whole round trip.
    */
-  isInStep({ state, match }: FollowerProgress): boolean {
-    return state === 'replicate' && match + IN_STEP_ENTRIES >= this.commitIndex;
+  isInStep({ state, match }: FollowerProgress, now: number): boolean {
+    const lately = this.leadership?.committedLately(now) ?? this.commitIndex;
+    return state === 'replicate' && match >= Math.min(lately, this.commitIndex - IN_STEP_ENTRIES);
   }
 
   /** `tick` has nothing to do before this moment. It moves with every call: ask again each time. */

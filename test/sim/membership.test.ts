@@ -1,14 +1,16 @@
 import { expect } from 'chai';
 import type { Replica } from '../../src/bucket/replica.js';
 import { isTidemarkError } from '../../src/lib/errors.js';
+import { preferredLeader } from '../../src/placement/initial.js';
 import { nodeOfReplica, SYSTEM_BUCKET, type BucketId, type NodeId } from '../../src/placement/map.js';
 import { joined, moveReplica, placeOf, type PlacementChange, type PlacementRecord } from '../../src/placement/record.js';
 import { encodeRecordOf } from '../../src/placement/record-format.js';
+import { NO_CONFIG } from '../../src/raft/config.js';
 import type { ReplicaId } from '../../src/raft/types.js';
 import type { SimCluster } from '../../src/sim/cluster.js';
 import { SimRandom } from '../../src/sim/random.js';
 import { withReadReplica } from '../../src/sim/read-replicas.js';
-import { bytes, change, Counters, leaderOf, replicasOf, startCluster } from './support.js';
+import { bytes, change, Counters, leaderOf, replicasOf, startCluster, untilLed } from './support.js';
 
 /** Every bucket has its replicas where the newest placement wants them, all equal, and nowhere else. */
 function misplaced(cluster: SimCluster, record: PlacementRecord): string[] {
@@ -181,6 +183,52 @@ async function writesInHalves(seed: string, changeThere: (leader: Replica, learn
   expect(cluster.fatal).to.deep.equal([]);
   return outcomes;
 }
+
+describe('a node that is farther away', () => {
+  /** It takes messages a tenth of a second to node `far` and back each. `perSecond` writes, until `done` holds. */
+  async function until(cluster: SimCluster, far: NodeId, perSecond: number, done: () => boolean): Promise<void> {
+    for (const id of cluster.ids.filter((each) => each !== far)) {
+      for (const [from, to] of [[id, far], [far, id]] as const) {
+        cluster.network.setLatency({ minMs: 100, maxMs: 101 }, `n${from}`, `n${to}`);
+      }
+    }
+    const client = cluster.client('c1');
+    const endMs = cluster.loop.nowMs + 15_000;
+    const puts: Promise<unknown>[] = [];
+    for (let n = 0; !done() && cluster.loop.nowMs < endMs; ) {
+      for (const next = n + perSecond / 100; n < next; n += 1) {
+        puts.push(client.put(bytes(`k${n % 100}`), bytes('v'), { timeoutMs: 10_000 }));
+      }
+      await cluster.loop.runFor(10);
+    }
+    expect(done()).to.equal(true);
+    await cluster.settle(Promise.all(puts));
+    expect(cluster.fatal).to.deep.equal([]);
+  }
+
+  const leader = (cluster: SimCluster): Replica | undefined => replicasOf(cluster, 0).find(({ replica }) => replica.isLeader)?.replica;
+
+  it('gets a vote under load, though it always lacks what is on its way', async () => {
+    const cluster = await startCluster({ seed: 'far', nodes: 4, buckets: 1, limits: UNPLANNED });
+    await untilLed(cluster);
+    await change(cluster, move(0, 3, 4));
+    await until(cluster, 4, 600, () => {
+      const { voters, outgoing } = leader(cluster)?.raft.config ?? NO_CONFIG;
+      return outgoing.length === 0 && voters.some((id) => nodeOfReplica(id) === 4) && voters.length === 3;
+    });
+  });
+
+  it('gets back what it is to lead under load', async () => {
+    const cluster = await startCluster({ seed: 'far-leader', nodes: 3, buckets: 1, limits: UNPLANNED });
+    await untilLed(cluster);
+    const [place] = cluster.node(1).keeper.record.map;
+    const preferred = place === undefined ? 0 : preferredLeader(place);
+    cluster.crash(preferred);
+    await cluster.loop.runFor(3000);
+    await cluster.restart(preferred);
+    await until(cluster, preferred, 600, () => cluster.loop.nowMs > 6000 && leader(cluster)?.leaderNode === preferred);
+  });
+});
 
 describe('members that change while the network is in halves', () => {
   it('all at once, decide nothing without a majority of those before', async () => {
