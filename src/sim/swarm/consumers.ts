@@ -34,7 +34,7 @@ export interface ConsumersOptions {
   gateways(): readonly Router[];
   /** What a stream may be told when nothing is wrong but what the faults broke, and wild clocks. */
   excuses(error: TidemarkError): boolean;
-  /** No replica has collected anything above it. */
+  /** No replica has ever collected anything above it. */
   horizon(): Timestamp;
 }
 

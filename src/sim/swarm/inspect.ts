@@ -62,7 +62,7 @@ export class Inspector {
     }
   }
 
-  /** The highest of all replicas: what is above was not collected anywhere. */
+  /** The highest of all replicas that run: in the end, what is above was not collected anywhere. */
   get horizon(): Timestamp {
     const running = this.#cluster.ids.filter((id) => this.#cluster.running(id));
     const replicas = running.flatMap((id) => [...this.#cluster.node(id).hosting.replicas.values()]);

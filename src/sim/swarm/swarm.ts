@@ -169,7 +169,7 @@ class SwarmRun {
       routers,
       gateways: () => cluster.ids.flatMap((id) => (this.#isAwake(id) ? [cluster.node(id).router] : [])),
       excuses: (error) => isExcused(plan, error),
-      horizon: () => (collectsHistory(plan) ? this.#inspector.horizon : 0),
+      horizon: () => (collectsHistory(plan) ? this.#witness.horizon : 0),
     });
     this.#pinners = new Pinners({
       loop,

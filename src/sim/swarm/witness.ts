@@ -62,6 +62,7 @@ export class Witness {
   /** Replicas that were given up: of what they had said nothing needs to be kept. */
   readonly #gone = new Set<string>();
   readonly #nodeClocks = new Map<NodeId, Timestamp>();
+  #horizon: Timestamp = 0;
 
   constructor(options: WitnessOptions) {
     this.#options = options;
@@ -71,6 +72,14 @@ export class Witness {
 
   get problems(): readonly string[] {
     return this.#problems.found;
+  }
+
+  /**
+   * The highest of all replicas so far: nobody can have been told of a higher one. A node that told of it may be down when that
+   * arrives, or not have applied again what raised it.
+   */
+  get horizon(): Timestamp {
+    return this.#horizon;
   }
 
   /** A node is up: looks at what it still knows, and at all that happens to it from now on. */
@@ -120,6 +129,7 @@ export class Witness {
     const { raft, bucket } = replica;
     if (replica.installing) return;
     this.#lookAtClocks(replica, node, seen);
+    this.#horizon = Math.max(this.#horizon, replica.state.horizon);
     if (raft.commitIndex !== seen.commit) {
       if (raft.commitIndex < seen.commit) {
         this.#fail(`bucket ${bucket} on node ${node}: commit index went from ${seen.commit} to ${raft.commitIndex}`);
