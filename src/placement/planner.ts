@@ -184,7 +184,8 @@ function moveVoters(draft: Draft, places: Places, below: (from: NodeId) => numbe
     if (draft.load.spread(draft.usable) <= 1) break;
     let best: { readonly from: ReplicaInfo; readonly to: NodeId } | undefined;
     let gain = 1;
-    for (const from of replicas) {
+    // Of two that are on equally full nodes the follower: the bucket need not be handed over.
+    for (const from of [...replicas].reverse()) {
       if (from.learner || !draft.usable.has(from.node)) continue;
       const limit = Math.min(draft.load.of(from.node) - gain, below(from.node));
       const to = limit > 0 ? places.emptiestFor(replicas, from, limit) : undefined;
