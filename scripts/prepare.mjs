@@ -4,7 +4,7 @@
  */
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -69,6 +69,8 @@ export async function build() {
   rmSync(join(root, 'dist'), { recursive: true, force: true });
   const code = await tool('typescript/bin/tsc', ['-p', 'tsconfig.build.json']);
   if (code !== 0) return code;
+  // npm sets it only when it links the command, which may have been long before.
+  chmodSync(join(root, 'dist', 'cli', 'main.js'), 0o755);
   mkdirSync(dirname(STAMP), { recursive: true });
   writeFileSync(STAMP, before);
   return 0;
