@@ -205,7 +205,7 @@ async function serve(open: (onFatal: OnFatal, signal: AbortSignal) => Promise<()
   const lifetime = beginLifetime();
   const told = aborted(lifetime.signal);
   const close = await Promise.race([open(die, lifetime.signal).catch(die), told]);
-  if (typeof close === 'string') process.exit(EXIT.INTERRUPTED);
+  if (typeof close === 'string') process.exit(close === 'SIGTERM' ? EXIT.OK : EXIT.INTERRUPTED);
   lifetime.ready();
   await told;
   await close();

@@ -145,7 +145,7 @@ class Run {
         if (attempt >= attemptsMax) throw failure;
         this.#owner ??= { reservation: 0, first: tx.timestamp ?? this.#router.now() };
         const reserved = isLost(ending) && lost >= RESERVE_AFTER && (await this.#reserve(tx, this.#owner.first));
-        if (!reserved && !(await this.#pause(attempt))) throw failure;
+        if (!reserved && !(await this.#pause(attempt, 'again' in ending))) throw failure;
       }
     } finally {
       await this.#release();
@@ -204,7 +204,8 @@ class Run {
   async #failed(tx: Transaction, error: unknown): Promise<Failed> {
     const { failure } = tx;
     if (failure !== undefined && mayHelpAgain(failure)) return { again: failure };
-    if (failure !== undefined && (error === failure || (error as Error).cause === failure)) throw error;
+    const cause = (error as { readonly cause?: unknown } | null | undefined)?.cause;
+    if (failure !== undefined && (error === failure || cause === failure)) throw error;
     const conditions = this.#options.snapshot === true || tx.isOneRead ? [] : tx.conditions();
     if (conditions.length === 0) throw error;
     let reply: WriteReply;
@@ -238,12 +239,13 @@ class Run {
     throw new TidemarkError('DEADLINE_EXCEEDED', 'TRANSACTION_TIMEOUT', message, { retriable: true });
   }
 
-  /** False: there is no time left for another attempt. */
-  async #pause(attempt: number): Promise<boolean> {
+  /** False: there is no time left for another attempt, or, where locks were in the way, to hear what became of it. */
+  async #pause(attempt: number, isLocked: boolean): Promise<boolean> {
     const { clock, timers, random } = this.#env;
     const longMs = Math.min(PAUSE_MAX_MS, PAUSE_MIN_MS * 2 ** Math.min(attempt - 1, 20));
     const pauseMs = longMs * random.float();
-    if (isTooLate(this.#deadlineMs, clock.monotonicMs() + pauseMs)) return false;
+    const beginMs = clock.monotonicMs() + pauseMs;
+    if (isLocked ? isTooLate(this.#deadlineMs, beginMs) : beginMs >= this.#deadlineMs) return false;
     await pause(timers, pauseMs, this.#options.signal);
     return true;
   }

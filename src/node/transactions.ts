@@ -18,6 +18,7 @@ import {
   type TransactionKey,
 } from '../txn/transaction.js';
 import type { NodeHandle, OperationContext } from '../router/operations.js';
+import { isTooLate } from '../router/margin.js';
 import { Background } from './background.js';
 import type { Part, Parts } from './parts.js';
 
@@ -133,6 +134,7 @@ export class Transactions {
     if (refused !== undefined) return refused;
     let locked: Exclude<AttemptResult, { kind: 'done' }> | undefined;
     for (let tries = 0; ; tries += 1) {
+      const isShort = isTooLate(coordination.deadlineMs, env.clock.monotonicMs());
       const now = hybrid.now();
       // Of this request alone: a participant's clock that is far ahead must not carry this node's away.
       const start = Math.min(TIMESTAMP_MAX, Math.max(now, coordination.tooOld + 1));
@@ -151,8 +153,9 @@ export class Transactions {
       if (!committed) this.#abort(parts.others, { id, start, commit: 0 });
       if (result.kind === 'done') return result.result;
       if (result.kind === 'failed' && (!result.error.retriable || result.error.reason === 'NOT_LEADER')) throw result.error;
-      // Of the last try, whose time is short, it may not be told any more.
+      // Of a last try whose time is short it may not be told any more that it met locks, as those before did.
       if (result.kind === 'locked' || result.error.reason === 'TRANSACTION_CONFLICT') locked = result;
+      else if (!isShort) locked = undefined;
       const pauseMs = Math.min(BACKOFF_MAX_MS, BACKOFF_MIN_MS * 2 ** Math.min(tries, 10)) * (0.5 + env.random.float());
       if (env.clock.monotonicMs() + pauseMs >= coordination.deadlineMs) {
         this.#keepAge(coordination);

@@ -174,14 +174,15 @@ export class Core {
     );
   }
 
-  takeReady(reading: Reading): Ready {
+  /** `toApply` is what may be read of the stored log for what is committed. */
+  takeReady(toApply: Allowance): Ready {
     const entries = this.log.hasUnwritten ? this.log.takeUnwritten() : NONE;
     const ready = {
       entries,
       hardState: this.takeHardState(entries.length > 0),
       messages: this.messages ?? NONE,
       messagesAfterSync: this.messagesAfterSync ?? NONE,
-      committed: this.canHand() ? this.takeCommitted(reading.toApply) : NONE,
+      committed: this.canHand() ? this.takeCommitted(toApply) : NONE,
       reads: this.reads ?? NONE,
       snapshotsWanted: this.snapshotsWanted ?? NONE,
     };

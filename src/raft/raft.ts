@@ -7,7 +7,7 @@ import { Election } from './election.js';
 import { answerStale, Follower } from './follower.js';
 import { Leadership } from './leadership.js';
 import type { FollowerProgress } from './progress.js';
-import { Reading } from './reading.js';
+import { Reading, UNLIMITED } from './reading.js';
 import { ForwardedReads } from './reads.js';
 import type {
   Config, LogIndex, Message, Ready, ReplicaId, Role, SnapshotMeta, TellBeat, Term, VoteMessage, VoteReply,
@@ -315,7 +315,8 @@ export class Raft {
   /** What stands in the store is read only as far as it is allowed. While something is not, `hasReady` stays true. */
   ready(reading = Reading.all): Ready {
     if (this.leadership?.hasWork === true && this.leadership.work(reading.toSend)) this.becomeFollower(this.core.term, 0);
-    return this.core.takeReady(reading);
+    // Who leads answers callers, and serves nobody before it has applied all: what it follows elsewhere is not in its way.
+    return this.core.takeReady(this.leadership === undefined ? reading.toApply : UNLIMITED);
   }
 
   /** The batch whose last entry is (index, term) is on disk, and so is every batch before it. */

@@ -38,10 +38,13 @@ export class Allowance {
   }
 }
 
+/** Nothing is ever refused. */
+export const UNLIMITED = new Allowance(Infinity, Infinity);
+
 /**
  * What all groups together may read of their stored logs in one turn. They are read synchronously, so who leads many groups to
- * which a follower returns would else do nothing but read for seconds. What is committed has an allowance of its own: callers
- * wait for it, and followers that catch up must not be in its way.
+ * which a follower returns would else do nothing but read for seconds. What is committed has an allowance of its own, that of
+ * followers: leaders apply what they have, since callers wait for it.
  */
 export class Reading {
   readonly toSend: Allowance;

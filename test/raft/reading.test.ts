@@ -101,6 +101,14 @@ describe('what a replica may read of its stored log', () => {
     expect(sent.filter((each) => each !== '')).to.deep.equal(['2:10', ...inTurn, ...rest]);
   });
 
+  it('is read without limit by who leads, for what is committed: it serves nobody before it has applied that', () => {
+    const leader = new Leader();
+    leader.answer(3, STORED + 1);
+    expect(leader.raft.canServe()).to.equal(false);
+    for (let turns = 0; turns < 3; turns += 1) leader.turn(NOTHING());
+    expect(leader.raft.canServe()).to.equal(true);
+  });
+
   it('holds nothing back that is in memory, nor heartbeats, nor a commit index', () => {
     const leader = new Leader();
     leader.answer(3, STORED + 1);

@@ -461,6 +461,7 @@ describe('a node', () => {
     expect(await without(1, 60_000), 'the drain is done').to.equal(true);
     expect(counts(newest(cluster))['5']).to.equal(0);
     await cluster.restart(5);
+    expect(await cluster.loop.runUntil(() => (counts(newest(cluster))['5'] ?? 0) > 0, 20_000), 'it is seen to be back').to.equal(true);
     const { map } = await untilPlaced(cluster);
     expect(map.filter(({ replicas }) => replicas.some(({ node }) => node === 5)).length).to.be.within(5, 7);
     expect(cluster.fatal).to.deep.equal([]);
