@@ -57,6 +57,7 @@ export async function ask<Reply>(options: ConnectionArguments, method: string, r
   const silent = new Set<number>();
   const asked = new Set<number>();
   let next: number | undefined;
+  let told: TidemarkError | undefined;
   for (let turn = 0; ;) {
     let node = order.find(({ id }) => id === next && !silent.has(id));
     if (node === undefined) {
@@ -73,6 +74,7 @@ export async function ask<Reply>(options: ConnectionArguments, method: string, r
     } catch (error) {
       const mayHelp = isTidemarkError(error) && (error.retriable || error.code === 'DEADLINE_EXCEEDED');
       if (!mayHelp) throw error;
+      if (error.code !== 'DEADLINE_EXCEEDED') told = error;
       const leader = Number(error.details['leader'] ?? 0);
       next = leader === 0 || leader === node.id ? undefined : leader;
       if (error.reason !== 'NOT_LEADER') silent.add(node.id);
@@ -80,7 +82,7 @@ export async function ask<Reply>(options: ConnectionArguments, method: string, r
       const isSentOn = next !== undefined && !silent.has(next) && !asked.has(next);
       pauseMs = isSentOn ? 0 : PAUSE_MS;
       // What it was told says more than that there was no time left to be told anything.
-      if (performance.now() + pauseMs >= giveUpMs) throw error;
+      if (performance.now() + pauseMs >= giveUpMs) throw told ?? error;
     } finally {
       rpc.close();
     }
