@@ -2,6 +2,7 @@ import type { Batch, Clock, Page, PageOptions, Store, Timers } from '../env/env.
 import { DEFAULT_LIMITS } from '../env/limits.js';
 import { assert } from '../lib/assert.js';
 import { toMapKey, type Bytes } from '../lib/bytes.js';
+import { TidemarkError } from '../lib/errors.js';
 import { mutant } from '../lib/mutants.js';
 import { keyAfter } from '../lib/ordered.js';
 import { merge, Overlay, type Run, type Write } from './overlay.js';
@@ -65,6 +66,8 @@ export class StateStore {
   #failure: Error | undefined;
   /** While a batch is being cut, its members' last records must not start another one. */
   #cutting = false;
+  /** No other batch begins than those that are needed to close it. */
+  #closing = false;
   #closed = false;
 
   constructor(options: StateStoreOptions) {
@@ -186,8 +189,19 @@ export class StateStore {
     });
   }
 
-  /** Resolves when everything written before the call is on disk; rejects, as every later call does, if a batch failed. */
+  /**
+   * Resolves when everything written before the call is on disk; rejects, as every later call does, if a batch failed, and with
+   * UNAVAILABLE / STORE_CLOSED once it is to be closed: a slot that is still being swept is swept at the next start.
+   */
   async flush(): Promise<void> {
+    await this.#running;
+    if (this.#closing && this.#failure === undefined) {
+      throw new TidemarkError('UNAVAILABLE', 'STORE_CLOSED', 'the state store is closed');
+    }
+    await this.#flush();
+  }
+
+  async #flush(): Promise<void> {
     await this.#running;
     if (this.#running === undefined) this.#start();
     await this.#running;
@@ -245,7 +259,8 @@ export class StateStore {
 
   /** Writes what is pending and closes the store. Rejects, leaving the store open, if that could not be written. */
   async close(): Promise<void> {
-    await this.flush();
+    this.#closing = true;
+    await this.#flush();
     this.#closed = true;
     await this.#store.close();
   }

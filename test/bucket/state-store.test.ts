@@ -190,6 +190,29 @@ describe('the state store', () => {
     expect(store.get(KEY)?.toString()).to.equal('kept');
   });
 
+  it('refuses to write what comes while it is closed, and takes that for no failure of the disk', async () => {
+    // Found by the swarm (seed 290005): a replica was being swept when its node was told to stop.
+    const loop = new SimLoop('close');
+    const disk = new SimDisk({ timers: loop.timers, random: loop.random, place: 'n1' });
+    const store = await loop.runUntilSettled(disk.openStore('state'), 1000);
+    const fatal: unknown[] = [];
+    const options = { store, clock: loop.clock(), timers: loop.timers, gatherMs: 10, overlayBytesMax: 1000 };
+    const state = new StateStore({ ...options, onFatal: (error) => fatal.push(error) });
+    state.put(KEY, Buffer.from('in time'));
+    const before = state.flush();
+    // A sweep goes on when its last batch is down, with what it deletes next.
+    const sweep = before.then(() => {
+      state.del(KEY);
+      return state.flush();
+    });
+    const outcome = sweep.then(() => undefined, (thrown: unknown) => thrown);
+    const closed = state.close();
+    const error = await loop.runUntilSettled(outcome, 1000);
+    await loop.runUntilSettled(closed, 1000);
+    expect(error).to.include({ reason: 'STORE_CLOSED' });
+    expect(fatal).to.deep.equal([]);
+  });
+
   it('answers with pages of what was applied, whatever waits, is written meanwhile or lands', async () => {
     await fc.assert(
       fc.asyncProperty(fc.nat(), fc.array(steps, { minLength: 5, maxLength: 25 }), async (seed, program) => {
