@@ -1,39 +1,12 @@
 import { expect } from 'chai';
 import { NO_CONFIG } from '../../src/raft/config.js';
 import { Raft } from '../../src/raft/raft.js';
-import type { Entry, LogReader } from '../../src/raft/types.js';
+import { logOf, optionsOf } from './support.js';
 
-/** A log of five entries of term 1. */
-const LOG: LogReader = {
-  firstIndex: () => 1,
-  lastIndex: () => 5,
-  term: (index) => (index === 0 ? 0 : 1),
-  entries: (from, to) => {
-    return Array.from({ length: to - from }, (_, i): Entry => ({ index: from + i, term: 1, kind: 'data', data: Buffer.alloc(1) }));
-  },
-};
+const LOG = logOf(5);
 
 function replica(): Raft {
-  return new Raft({
-    id: 1,
-    config: { ...NO_CONFIG, voters: [1, 2, 3] },
-    log: LOG,
-    hardState: { term: 1, vote: 0, commit: 0 },
-    applied: 0,
-    now: 0,
-    electionTimeoutMs: 1000,
-    electionJitterMs: 500,
-    heartbeatMs: 250,
-    driftBound: 0.1,
-    leaseReads: true,
-    random: () => 0.5,
-    promises: { offerFloor: () => 0, acceptFloor: () => 0, closed: () => 0 },
-    appendBytesMax: 1000,
-    appendsInFlightMax: 4,
-    appendBytesInFlightMax: 4000,
-    logCacheBytesMax: 1000,
-    mayVote: () => true,
-  });
+  return new Raft(optionsOf(LOG, [1, 2, 3], 1000));
 }
 
 describe('a snapshot that arrives late', () => {

@@ -1,45 +1,18 @@
 import { expect } from 'chai';
-import { NO_CONFIG } from '../../src/raft/config.js';
 import { Raft } from '../../src/raft/raft.js';
 import { Reading } from '../../src/raft/reading.js';
-import type { AppendReply, Entry, LogIndex, LogReader, Message, ReplicaId } from '../../src/raft/types.js';
+import type { AppendReply, LogIndex, Message, ReplicaId } from '../../src/raft/types.js';
+import { logOf, optionsOf } from './support.js';
 
 const STORED = 100;
 
-/** A log of a hundred stored entries of term 1. */
-const LOG: LogReader = {
-  firstIndex: () => 1,
-  lastIndex: () => STORED,
-  term: (index) => (index === 0 ? 0 : 1),
-  entries: (from, to) => {
-    return Array.from({ length: to - from }, (_, i): Entry => ({ index: from + i, term: 1, kind: 'data', data: Buffer.alloc(1) }));
-  },
-};
+const LOG = logOf(STORED);
 
 const NOTHING = (): Reading => new Reading(0, 1000);
 
 /** Leads in term 2; replica 4 has all of its log, 2 has nothing and 3 has said nothing yet. */
 class Leader {
-  readonly raft = new Raft({
-    id: 1,
-    config: { ...NO_CONFIG, voters: [1, 2, 3, 4, 5] },
-    log: LOG,
-    hardState: { term: 1, vote: 0, commit: 0 },
-    applied: 0,
-    now: 0,
-    electionTimeoutMs: 1000,
-    electionJitterMs: 500,
-    heartbeatMs: 250,
-    driftBound: 0.1,
-    leaseReads: true,
-    random: () => 0.5,
-    promises: { offerFloor: () => 0, acceptFloor: () => 0, closed: () => 0 },
-    appendBytesMax: 10_000,
-    appendsInFlightMax: 4,
-    appendBytesInFlightMax: 4000,
-    logCacheBytesMax: 1000,
-    mayVote: () => true,
-  });
+  readonly raft = new Raft(optionsOf(LOG, [1, 2, 3, 4, 5], 10_000));
   now = 2000;
   private readonly sent = new Map<ReplicaId, LogIndex>();
 
